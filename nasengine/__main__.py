@@ -1,0 +1,193 @@
+"""The command line: JSON lines on stdout, words for people on stderr.
+
+Exit codes: 0 done, 1 failed, 2 bad input, 3 stopped on request (the checkpoint is saved).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nasengine import config, events
+from nasengine.errors import ConfigError, EngineError, Interrupted
+from nasengine.events import Event, SearchFailed
+
+DONE, FAILED, BAD_INPUT, STOPPED = range(4)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    parsed = _parser().parse_args(arguments)
+    last = 0
+    try:
+        for line in parsed.run(parsed):
+            if isinstance(line, Event):
+                last = line.seq
+                print(events.to_line(line), flush=True)
+            else:
+                print(json.dumps(line), flush=True)
+                if line.get("ok") is False:
+                    return FAILED
+    except Interrupted as request:
+        print(request, file=sys.stderr)
+        return STOPPED
+    except ConfigError as error:
+        return _failed(error, last, list(error.problems), BAD_INPUT)
+    except EngineError as error:
+        return _failed(error, last, [], FAILED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    return DONE
+
+
+def _failed(error: EngineError, last: int, problems: list[tuple[str, str]], code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    event = SearchFailed(
+        seq=last + 1, error=type(error).__name__, message=str(error), problems=[list(problem) for problem in problems]
+    )
+    print(events.to_line(event), flush=True)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m nasengine", description="Search for small neural networks.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    search = commands.add_parser("search", help="run a search, or continue it from its checkpoint")
+    search.add_argument("config", metavar="CONFIG.json", type=Path)
+    search.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of this run")
+    search.add_argument("--fresh", action="store_true", help="start over even if DIR holds a checkpoint")
+    search.add_argument(
+        "--supervised", action="store_true", help="take commands (cancel) on stdin; its end means save and exit"
+    )
+    search.set_defaults(run=_search)
+    describe = commands.add_parser("describe", help="reachable sizes, feasibility and estimate, without running")
+    describe.add_argument("config", metavar="CONFIG.json", type=Path)
+    describe.set_defaults(run=_describe)
+    verify = commands.add_parser("verify", help="check a result: checksums, size, certificate")
+    verify.add_argument("folder", metavar="DIR", type=Path)
+    verify.set_defaults(run=_verify)
+    pack = commands.add_parser("pack", help="check and pack images")
+    pack.add_argument("--dataset", required=True)
+    pack.add_argument("--path")
+    pack.add_argument("--image-size", type=int, default=32)
+    pack.add_argument("--out", metavar="DIR", type=Path, required=True, help="for facts.json and thumbnails")
+    pack.set_defaults(run=_pack)
+    return parser
+
+
+def _search(parsed: argparse.Namespace) -> Iterator[Event]:
+    wanted = _read(parsed.config)
+    from nasengine.search import Control, search  # brings torch, which bad input need not wait for
+
+    control = Control()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _frame: _request(control, signal.Signals(number).name))
+    if parsed.supervised:
+        threading.Thread(target=_listen, args=(control,), daemon=True).start()
+    run = search(wanted, parsed.out, fresh=parsed.fresh, control=control)
+    return _with_bar(run) if sys.stderr.isatty() else run
+
+
+def _request(control: Any, reason: str) -> None:
+    control.requested = reason
+
+
+def _listen(control: Any) -> None:
+    for line in sys.stdin:
+        command = line.strip()
+        if command == "cancel":
+            control.requested = "cancel"
+            return
+        print(f"unknown command '{command}'; known is: cancel", file=sys.stderr)
+    control.requested = "the supervisor is gone"
+
+
+def _with_bar(run: Iterator[Event]) -> Iterator[Event]:
+    from tqdm import tqdm
+
+    with tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{postfix}", file=sys.stderr) as bar:
+        for event in run:
+            fraction, eta = getattr(event, "fraction", None), getattr(event, "eta_seconds", None)
+            if fraction is not None:
+                bar.n = round(100 * fraction, 1)
+            if eta is not None:
+                bar.set_postfix_str(tqdm.format_interval(int(eta)) + " left")
+            bar.set_description(event.kind.replace("_", " "))
+            yield event
+        bar.n = 100
+
+
+def _describe(parsed: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    wanted = _read(parsed.config)
+    from nasengine.outlook import outlook
+    from nasengine.splits import builtin_facts
+
+    if wanted.data.dataset in _builtin_names():
+        facts = builtin_facts(wanted.data.dataset)
+    else:
+        from nasengine import packing
+
+        facts = _returned(packing.load(wanted.data)).facts
+    look = outlook(wanted, facts)
+    yield {
+        "config": wanted.model_dump(mode="json"),
+        "metric": look.metric,
+        "full_size": look.full_size,
+        "smallest_size": look.smallest_size,
+        "target": look.target,
+        "feasible": look.feasible,
+        "problems": [list(problem) for problem in look.problems],
+        "choices": look.choices,
+        "estimate": look.estimate,
+        "data": facts.to_json(),
+    }
+
+
+def _builtin_names() -> list[str]:
+    from nasengine.catalogue import DATASETS
+
+    return list(DATASETS)
+
+
+def _returned(generator: Any) -> Any:
+    while True:
+        try:
+            next(generator)
+        except StopIteration as end:
+            return end.value
+
+
+def _verify(parsed: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    from nasengine.export import verified
+
+    yield verified(parsed.folder)
+
+
+def _pack(parsed: argparse.Namespace) -> Iterator[Event]:
+    wanted = {"dataset": parsed.dataset, "image_size": parsed.image_size}
+    settings = config.parse({"data": wanted if parsed.path is None else {**wanted, "path": parsed.path}}).data
+    from nasengine import packing
+
+    yield from packing.pack(settings, parsed.out)
+
+
+def _read(path: Path) -> config.SearchConfig:
+    try:
+        raw = json.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError.at("", f"{path} cannot be read ({error.strerror}); give the path of a JSON file") from None
+    except ValueError as error:
+        raise ConfigError.at("", f"{path} is not valid JSON ({error})") from None
+    return config.parse(raw)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,406 @@
+"""Networks as plain data: the Plan of a space (everything still open) and the Architecture found in it (nothing open).
+
+A `Plan` lists the layers of the full space in topological order. Channels are named by *group*: all layers that are
+added together or read one another channel by channel carry the same group, so that one filter choice decides for
+all of them. `lowered` turns a plan and a decision into an `Architecture`: only live layers, real widths, no gates.
+Sizes are counted here and nowhere else. No torch, so that a form can ask for the reachable range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+Kept = Mapping[str, Sequence[int]]
+"""Operation or filter choice -> kept units in rising order. A choice that is not named keeps all."""
+
+Nonzero = Callable[[str, Sequence[int], Sequence[int]], int]
+"""(layer, kept output channels, kept input channels) -> number of weights that are not pruned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One open decision: which of its units stay.
+
+    Attributes:
+        granularity: operation, filter or weight.
+        block: index of the block (stem, cell, head) that it belongs to.
+        floor: it always keeps its best `floor` units.
+        labels: what each unit is called; only for operations.
+    """
+
+    name: str
+    granularity: str
+    block: int
+    units: int
+    floor: int = 1
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One step of the full network.
+
+    Attributes:
+        op: image, conv, factorized_reduce, batch_norm, gate, relu, max_pool, avg_pool, align, mix, concat, mean, linear.
+            `gate` multiplies by the mask of its group; `align` reads the channels of one group as those of another;
+            `mix` adds candidates, each under its operation mask, and gates the sum.
+        channels: groups of the output, concatenated.
+        owner: the (operation choice, unit) it lives and dies with.
+        prunable: whether a weight choice of the same name plus ``_weights`` exists.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    channels: tuple[str, ...]
+    block: int
+    kernel: int = 1
+    stride: int = 1
+    dilation: int = 1
+    depthwise: bool = False
+    owner: tuple[str, int] | None = None
+    prunable: bool = False
+
+    @property
+    def weights(self) -> str:
+        """Name of its weight choice."""
+        return f"{self.name}_weights"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The full space.
+
+    Attributes:
+        groups: channel group -> full width.
+        exits: name of the logits layer of each stage, front to back; the last is the network's own.
+        exit_blocks: number of blocks that each exit's stage contains.
+    """
+
+    space: str
+    image_size: int
+    layers: tuple[Layer, ...]
+    groups: Mapping[str, int]
+    choices: tuple[Choice, ...]
+    blocks: tuple[str, ...]
+    exits: tuple[str, ...]
+    exit_blocks: tuple[int, ...]
+
+    @cached_property
+    def layer(self) -> dict[str, Layer]:
+        """Layers by name."""
+        return {layer.name: layer for layer in self.layers}
+
+    @cached_property
+    def choice(self) -> dict[str, Choice]:
+        """Choices by name."""
+        return {choice.name: choice for choice in self.choices}
+
+    @cached_property
+    def ends(self) -> frozenset[str]:
+        """Last layers of the candidates, those that a `mix` adds."""
+        return frozenset(source for layer in self.layers if layer.op == "mix" for source in layer.inputs)
+
+    @cached_property
+    def sides(self) -> dict[str, int]:
+        """Side of each layer's output in pixels."""
+        return spatial_sizes(
+            ({"name": x.name, "op": x.op, "inputs": x.inputs, "stride": x.stride} for x in self.layers), self.image_size
+        )
+
+    def width(self, name: str) -> int:
+        """Channels of a layer's output in the full space."""
+        return sum(self.groups[group] for group in self.layer[name].channels)
+
+    def program(self, exit_: str, kept: Kept | None = None) -> list[Layer]:
+        """The layers that `exit_` needs, in order, when only `kept` candidates are alive."""
+        alive = {name: set(units) for name, units in (kept or {}).items()}
+        needed = {exit_}
+        for layer in reversed(self.layers):
+            if layer.name in needed:
+                needed.update(source for source in layer.inputs if _alive(self.layer[source], alive, layer))
+        return [layer for layer in self.layers if layer.name in needed]
+
+    def choices_until(self, blocks: int) -> list[Choice]:
+        """Choices of the first `blocks` blocks."""
+        return [choice for choice in self.choices if choice.block < blocks]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A concrete network: ``architecture.json``, which ``model.py`` builds.
+
+    Attributes:
+        layers: JSON-able mappings with name, op, inputs and the numbers that the operation needs.
+        kept: the decision, choice -> kept units (operations and filters).
+        sources: layer -> (kept output channels, kept input channels) in the full space; for taking weights over.
+    """
+
+    space: str
+    image_size: int
+    layers: tuple[Mapping[str, Any], ...]
+    output: str
+    kept: Mapping[str, Sequence[int]]
+    sources: Mapping[str, tuple[Sequence[int], Sequence[int]]] = field(repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """What is stored: all but `sources`, which belongs to the search."""
+        return {
+            "format": 1,
+            "space": self.space,
+            "image_size": self.image_size,
+            "layers": [dict(layer) for layer in self.layers],
+            "output": self.output,
+            "kept": {name: list(units) for name, units in self.kept.items()},
+        }
+
+    @property
+    def params(self) -> int:
+        """Stored non-zero weights of the whole network, everything counted."""
+        return sum(_params(layer) for layer in self.layers)
+
+    @property
+    def params_dense(self) -> int:
+        """The same with pruned weights counted as if they were there."""
+        return sum(_params({**layer, "nonzero": None}) for layer in self.layers)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of convolutions and the classifier for one image; zeros are multiplied too."""
+        sizes = spatial_sizes(self.layers, self.image_size)
+        return sum(_macs(layer, sizes[layer["name"]]) for layer in self.layers)
+
+    def size(self, metric: str) -> int:
+        """`params` or `macs`."""
+        return self.macs if metric == "macs" else self.params
+
+
+def lowered(plan: Plan, kept: Kept, nonzero: Nonzero | None = None, exit_: str | None = None) -> Architecture:
+    """The compact network that computes what the full one computes under hard masks.
+
+    Drops candidates that are off, layers without reader, channels that nobody reads and channels that are always zero.
+
+    Args:
+        plan: the full space.
+        kept: decisions on operations and filters.
+        nonzero: counts unpruned weights; dense if not given.
+        exit_: the logits layer; the network's own if not given.
+    """
+    exit_ = exit_ or plan.exits[-1]
+    program = plan.program(exit_, kept)
+    builder = _Lowering(plan, _live_channels(plan, program, kept), nonzero, {layer.name for layer in program})
+    for layer in program:
+        builder.add(layer)
+    return Architecture(
+        space=plan.space,
+        image_size=plan.image_size,
+        layers=tuple(builder.layers),
+        output=builder.renamed[exit_],
+        kept={
+            choice.name: list(kept.get(choice.name, range(choice.units)))
+            for choice in plan.choices
+            if choice.granularity != "weight"
+        },
+        sources=builder.sources,
+    )
+
+
+def smallest(plan: Plan, granularities: Collection[str], metric: str, exit_: str | None = None) -> int:
+    """A size that every search can reach, whatever its scores say.
+
+    Each choice at its floor, every state in use, each node with its costliest candidate.
+    """
+    widths = {
+        group: plan.choice[group].floor if group in plan.choice and "filter" in granularities else width
+        for group, width in plan.groups.items()
+    }
+    total = 0
+    owned: dict[str, dict[int, int]] = {}
+    for layer in plan.program(exit_ or plan.exits[-1]):
+        size = _size_at(
+            plan, layer, widths, plan.sides[layer.name] if metric == "macs" else None, bare="weight" in granularities
+        )
+        if layer.owner is None or "operation" not in granularities:
+            total += size
+        else:
+            choice, unit = layer.owner
+            units = owned.setdefault(choice, {})
+            units[unit] = units.get(unit, 0) + size
+    return total + sum(max(units.values()) for units in owned.values())
+
+
+def spatial_sizes(layers: Iterable[Mapping[str, Any]], image_size: int) -> dict[str, int]:
+    """Side of each layer's output in pixels; 1 behind the global mean."""
+    sizes: dict[str, int] = {}
+    for layer in layers:
+        side = max((sizes[source] for source in layer["inputs"]), default=image_size)
+        sizes[layer["name"]] = 1 if layer["op"] == "mean" else -(-side // layer.get("stride", 1))
+    return sizes
+
+
+def _alive(source: Layer, alive: Mapping[str, set[int]], reader: Layer) -> bool:
+    if reader.op != "mix" or source.owner is None:
+        return True
+    choice, unit = source.owner
+    return choice not in alive or unit in alive[choice]
+
+
+def _size_at(plan: Plan, layer: Layer, widths: Mapping[str, int], side: int | None, *, bare: bool) -> int:
+    """A layer's multiply-adds (if `side` is given) or parameters at given widths; `bare`: one weight a convolution."""
+    outputs = sum(widths[group] for group in layer.channels)
+    inputs = sum(widths[group] for group in plan.layer[layer.inputs[0]].channels) if layer.inputs else 0
+    match layer.op:
+        case "conv" | "factorized_reduce":
+            if bare and layer.prunable and side is None:
+                return 1
+            return outputs * (1 if layer.depthwise else inputs) * layer.kernel**2 * (side or 1) ** 2
+        case "linear":
+            return (inputs + (side is None)) * outputs
+        case "batch_norm":
+            return 2 * outputs if side is None else 0
+    return int(side is None and layer.name in plan.ends)
+
+
+def _live_channels(plan: Plan, program: Sequence[Layer], kept: Kept) -> dict[str, list[int]]:
+    """Channels of each group that carry something (forward) and are read by somebody (backward)."""
+    names = {layer.name for layer in program}
+    live = {group: list(kept.get(group, range(width))) for group, width in plan.groups.items()}
+    for layer in program:  # forward: a channel that no producer fills is always zero
+        if layer.op == "mix":
+            group = layer.channels[0]
+            filled: set[int] = set()
+            for source in _live_inputs(plan, layer, names):
+                aligned = _aligned_group(plan, source)
+                filled |= set(live[group]) if aligned is None else set(live[aligned])
+            live[group] = [channel for channel in live[group] if channel in filled] or live[group][:1]
+    needs: dict[str, set[int]] = {}
+    for layer in reversed(program):  # backward: a group is settled before the groups it is made of
+        if layer.op in ("gate", "mix"):
+            group = layer.channels[0]
+            live[group] = [channel for channel in live[group] if channel in needs.get(group, set())] or live[group][:1]
+        sources = layer.inputs if layer.op != "mix" else ()
+        for source in sources:
+            for group in plan.layer[source].channels:
+                wanted = live[layer.channels[0]] if layer.op == "align" else live[group]
+                if layer.op in ("align", "conv", "factorized_reduce", "mean"):
+                    needs.setdefault(group, set()).update(wanted)
+    return live
+
+
+def _live_inputs(plan: Plan, layer: Layer, names: Collection[str]) -> list[Layer]:
+    return [plan.layer[source] for source in layer.inputs if source in names]
+
+
+def _aligned_group(plan: Plan, layer: Layer) -> str | None:
+    """The source group of a candidate that only moves channels (skip, pools); None for convolutions."""
+    while layer.op in ("max_pool", "avg_pool"):
+        layer = plan.layer[layer.inputs[0]]
+    return plan.layer[layer.inputs[0]].channels[0] if layer.op == "align" else None
+
+
+class _Lowering:
+    """Builds the compact layers one after the other; gates vanish, single sums collapse."""
+
+    def __init__(self, plan: Plan, live: Mapping[str, list[int]], nonzero: Nonzero | None, names: set[str]) -> None:
+        self.plan, self.live, self.nonzero, self.names = plan, live, nonzero, names
+        self.layers: list[dict[str, Any]] = []
+        self.sources: dict[str, tuple[list[int], list[int]]] = {}
+        self.renamed: dict[str, str] = {}
+
+    def add(self, layer: Layer) -> None:
+        inputs = [self.renamed[source] for source in layer.inputs if source in self.names]
+        outputs = self.indices(layer.channels)
+        numbers: dict[str, Any] = {}
+        if layer.op == "gate":  # folded into the batch norm before it
+            self.renamed[layer.name] = inputs[0]
+            return
+        if layer.op in ("conv", "factorized_reduce"):
+            numbers = self.convolution(layer, outputs)
+        elif layer.op in ("max_pool", "avg_pool"):
+            numbers = {"kernel": layer.kernel, "stride": layer.stride}
+        elif layer.op == "batch_norm":
+            numbers = {"channels": len(outputs)}
+            self.sources[layer.name] = (outputs, [])
+        elif layer.op == "linear":
+            sources = self.indices(self.plan.layer[layer.inputs[0]].channels)
+            numbers = {"in_features": len(sources), "out_features": len(outputs)}
+            self.sources[layer.name] = (outputs, sources)
+        elif layer.op == "align":
+            index = self.alignment(layer)
+            if index == list(range(len(self.live[self.plan.layer[layer.inputs[0]].channels[0]]))):
+                self.renamed[layer.name] = inputs[0]
+                return
+            self.emit(layer.name, "select", inputs, {"index": index})
+            return
+        elif layer.op == "mix":
+            self.emit(
+                layer.name, "sum", [self.scaled(source) for source in _live_inputs(self.plan, layer, self.names)], {}
+            )
+            return
+        self.emit(layer.name, layer.op, inputs, numbers)
+
+    def emit(self, name: str, op: str, inputs: list[str], numbers: dict[str, Any]) -> None:
+        self.layers.append({"name": name, "op": op, "inputs": inputs, **numbers})
+        self.renamed[name] = name
+
+    def indices(self, groups: Sequence[str]) -> list[int]:
+        """Kept channels of concatenated groups, counted in the full concatenation."""
+        found, start = [], 0
+        for group in groups:
+            found += [start + channel for channel in self.live[group]]
+            start += self.plan.groups[group]
+        return found
+
+    def convolution(self, layer: Layer, outputs: list[int]) -> dict[str, Any]:
+        sources = self.indices(self.plan.layer[layer.inputs[0]].channels)
+        self.sources[layer.name] = (outputs, [0] if layer.depthwise else sources)
+        numbers: dict[str, Any] = {"in_channels": len(sources), "out_channels": len(outputs)}
+        if layer.op == "factorized_reduce":
+            half = self.plan.width(layer.name) // 2
+            numbers |= {"split": sum(channel < half for channel in outputs), "stride": 2, "kernel": 1, "groups": 1}
+        else:
+            numbers |= {
+                "kernel": layer.kernel, "stride": layer.stride, "dilation": layer.dilation,
+                "groups": len(outputs) if layer.depthwise else 1,
+            }  # fmt: skip
+        if layer.prunable and self.nonzero is not None:
+            numbers["nonzero"] = self.nonzero(layer.name, *self.sources[layer.name])
+        return numbers
+
+    def alignment(self, layer: Layer) -> list[int]:
+        """Position of each output channel in the source, -1 where the source has none."""
+        source = self.live[self.plan.layer[layer.inputs[0]].channels[0]]
+        position = {channel: place for place, channel in enumerate(source)}
+        return [position.get(channel, -1) for channel in self.live[layer.channels[0]]]
+
+    def scaled(self, source: Layer) -> str:
+        """A candidate without weights keeps its factor as one learned number; others have it in their batch norm."""
+        if source.op == "batch_norm":
+            return self.renamed[source.name]
+        name = f"{source.name}_scale"
+        self.emit(name, "scale", [self.renamed[source.name]], {})
+        return name
+
+
+def _params(layer: Mapping[str, Any]) -> int:
+    match layer["op"]:
+        case "conv" | "factorized_reduce":
+            if layer.get("nonzero") is not None:
+                return int(layer["nonzero"])
+            return int(layer["out_channels"] * layer["in_channels"] // layer["groups"] * layer["kernel"] ** 2)
+        case "batch_norm":
+            return 2 * int(layer["channels"])
+        case "linear":
+            return int((layer["in_features"] + 1) * layer["out_features"])
+        case "scale":
+            return 1
+    return 0
+
+
+def _macs(layer: Mapping[str, Any], side: int) -> int:
+    if layer["op"] in ("conv", "factorized_reduce"):
+        return _params({**layer, "nonzero": None}) * side**2
+    return int(layer["in_features"] * layer["out_features"]) if layer["op"] == "linear" else 0

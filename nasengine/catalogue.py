@@ -1,0 +1,121 @@
+"""What there is to choose from: strategies, spaces and data sets as literal tables.
+
+Dotted paths are imported on first use, so this file imports nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy:
+    label: str
+    sentence: str
+    path: str
+    spaces: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    label: str
+    sentence: str
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltinDataset:
+    """A data set that has a name. Counts are images; a ``test`` of 0 means it is held out from ``train``."""
+
+    label: str
+    sentence: str
+    source: Literal["sklearn", "torchvision"]
+    image_size: int
+    channels: int
+    classes: int
+    train: int
+    test: int
+    flip: bool
+    """Whether a mirrored image still belongs to its class (not so for digits)."""
+
+
+STRATEGIES = {
+    "mgas": Strategy(
+        label="MGAS",
+        sentence="Prunes and regrows operations, filters and weights together, with learned thresholds.",
+        path="nasengine.strategies.mgas:strategy",
+        spaces=("cells",),
+    ),
+}
+
+SPACES = {
+    "cells": Space(
+        label="Cells",
+        sentence="DARTS-like cells: every connection may hold any of seven operations, each cell decides for itself.",
+        path="nasengine.spaces.cells:plan",
+    ),
+}
+
+DATASETS = {
+    "digits": BuiltinDataset(
+        label="Digits",
+        sentence="1,797 handwritten digits, 8x8 grey. Comes with scikit-learn, works offline.",
+        source="sklearn",
+        image_size=8,
+        channels=1,
+        classes=10,
+        train=1797,
+        test=0,
+        flip=False,
+    ),
+    "cifar10": BuiltinDataset(
+        label="CIFAR-10",
+        sentence="60,000 colour photographs of ten things, 32x32. Downloaded once (170 MB).",
+        source="torchvision",
+        image_size=32,
+        channels=3,
+        classes=10,
+        train=50_000,
+        test=10_000,
+        flip=True,
+    ),
+    "cifar100": BuiltinDataset(
+        label="CIFAR-100",
+        sentence="60,000 colour photographs of a hundred things, 32x32. Downloaded once (170 MB).",
+        source="torchvision",
+        image_size=32,
+        channels=3,
+        classes=100,
+        train=50_000,
+        test=10_000,
+        flip=True,
+    ),
+    "fashion_mnist": BuiltinDataset(
+        label="Fashion-MNIST",
+        sentence="70,000 grey pictures of clothes, 28x28. Downloaded once (30 MB).",
+        source="torchvision",
+        image_size=28,
+        channels=1,
+        classes=10,
+        train=60_000,
+        test=10_000,
+        flip=True,
+    ),
+    "svhn": BuiltinDataset(
+        label="SVHN",
+        sentence="99,289 colour photographs of house numbers, 32x32. Downloaded once (250 MB).",
+        source="torchvision",
+        image_size=32,
+        channels=3,
+        classes=10,
+        train=73_257,
+        test=26_032,
+        flip=False,
+    ),
+}
+
+FILE_DATASETS = {
+    "folder": "A folder with one sub-folder of images a class, with or without train/, val/ and test/ above.",
+    "zip": "A zip file of such a folder.",
+}

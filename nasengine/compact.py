@@ -1,0 +1,219 @@
+"""The found network as a plain PyTorch module.
+
+This very file is stored as ``model.py`` beside the weights. It needs torch and safetensors, nothing else:
+
+    from model import load
+    network = load("result")                        # in eval mode
+    logits = network(network.preprocess(images))    # uint8 images [H, W], [H, W, C], [N, H, W] or [N, H, W, C]
+    names = [network.classes[i] for i in logits.argmax(1)]
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 -- the name everybody uses
+from torch import Tensor, nn
+
+
+class Relu(nn.ReLU):
+    """Rectifier; never in place, since other layers read the same input."""
+
+
+class Scale(nn.Module):
+    """One learned factor for an operation without weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+
+class Select(nn.Module):
+    """Channels in another order; zeros where the source has none (index -1)."""
+
+    def __init__(self, index: Sequence[int]) -> None:
+        super().__init__()
+        self.pad = -1 in index
+        last = torch.tensor(index)
+        self.register_buffer("index", last, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.pad:
+            return x.index_select(1, self.index)
+        zero = x.new_zeros(x.shape[0], 1, x.shape[2], x.shape[3])
+        padded = torch.cat([x, zero], dim=1)
+        return padded.index_select(1, torch.where(self.index < 0, x.shape[1], self.index))
+
+
+class FactorizedReduce(nn.Module):
+    """Halves the image with 1x1 convolutions; the second part of the filters looks one pixel down and right."""
+
+    def __init__(self, in_channels: int, out_channels: int, split: int) -> None:
+        super().__init__()
+        self.split = split
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return factorized_reduce(x, self.weight, self.split)
+
+
+class Sum(nn.Module):
+    """Adds its inputs."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        total = inputs[0]
+        for x in inputs[1:]:
+            total = total + x
+        return total
+
+
+class Concat(nn.Module):
+    """Joins its inputs' channels."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return torch.cat(inputs, dim=1)
+
+
+class Mean(nn.Module):
+    """Mean over the image: [N, C, H, W] to [N, C]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3))
+
+
+def factorized_reduce(x: Tensor, weight: Tensor, split: int) -> Tensor:
+    """[N, I, H, W] to [N, O, ceil(H/2), ceil(W/2)]: filters before `split` see even pixels, the others odd ones."""
+    shifted = F.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]
+    parts = []
+    if split > 0:
+        parts.append(F.conv2d(x, weight[:split], stride=2))
+    if split < weight.shape[0]:
+        parts.append(F.conv2d(shifted, weight[split:], stride=2))
+    return torch.cat(parts, dim=1)
+
+
+def layer_module(layer: Mapping[str, Any]) -> nn.Module:
+    """The module of one line of ``architecture.json``."""
+    match layer["op"]:
+        case "conv":
+            return nn.Conv2d(
+                layer["in_channels"],
+                layer["out_channels"],
+                layer["kernel"],
+                stride=layer["stride"],
+                padding=layer["dilation"] * (layer["kernel"] - 1) // 2,
+                dilation=layer["dilation"],
+                groups=layer["groups"],
+                bias=False,
+            )
+        case "factorized_reduce":
+            return FactorizedReduce(layer["in_channels"], layer["out_channels"], layer["split"])
+        case "batch_norm":
+            return nn.BatchNorm2d(layer["channels"])
+        case "relu":
+            return Relu()
+        case "max_pool":
+            return nn.MaxPool2d(layer["kernel"], stride=layer["stride"], padding=layer["kernel"] // 2)
+        case "avg_pool":
+            return nn.AvgPool2d(
+                layer["kernel"], stride=layer["stride"], padding=layer["kernel"] // 2, count_include_pad=False
+            )
+        case "select":
+            return Select(layer["index"])
+        case "scale":
+            return Scale()
+        case "sum":
+            return Sum()
+        case "concat":
+            return Concat()
+        case "mean":
+            return Mean()
+        case "linear":
+            return nn.Linear(layer["in_features"], layer["out_features"])
+    raise ValueError(f"unknown operation {layer['op']!r} in the architecture; this model.py is older than the file")
+
+
+class Network(nn.Module):
+    """The layers of an architecture, run in their order.
+
+    Attributes:
+        classes: name of each logit.
+    """
+
+    def __init__(self, architecture: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.classes: list[str] = list(architecture.get("classes", []))
+        self.image_size: int = architecture["image_size"]
+        self.steps = [layer for layer in architecture["layers"] if layer["op"] != "image"]
+        self.layers = nn.ModuleDict({layer["name"]: layer_module(layer) for layer in self.steps})
+        self.register_buffer("mean", torch.tensor(architecture.get("mean", [0.0])), persistent=False)
+        self.register_buffer("std", torch.tensor(architecture.get("std", [1.0])), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, classes] of preprocessed images [N, C, S, S]."""
+        values = {"image": x}
+        for layer in self.steps:
+            values[layer["name"]] = self.layers[layer["name"]](*(values[source] for source in layer["inputs"]))
+        return values[self.architecture["output"]]
+
+    @torch.no_grad()
+    def preprocess(self, images: Any) -> Tensor:
+        """Network input of images with values 0 to 255.
+
+        Args:
+            images: a picture or array [H, W], [H, W, C], or a batch [N, H, W], [N, H, W, C]. A batch of grey images
+                must have three axes, or four with C = 1. Other sizes are scaled by the shorter side and cropped.
+
+        Returns:
+            [N, C, S, S], normalised as in training.
+        """
+        x = images if isinstance(images, Tensor) else torch.tensor(_array(images))
+        channels = self.mean.numel()
+        if x.ndim == 2:
+            x = x[None, :, :, None]
+        elif x.ndim == 3:
+            x = x[None] if x.shape[-1] in (1, 3) else x[..., None]
+        x = x.permute(0, 3, 1, 2).to(device=self.mean.device, dtype=torch.float32)
+        if x.shape[1] == 3 and channels == 1:
+            x = (x * x.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        elif x.shape[1] == 1 and channels == 3:
+            x = x.expand(-1, 3, -1, -1)
+        x = _square(x, self.image_size) / 255
+        dtype = next(self.parameters()).dtype
+        return ((x - self.mean.view(1, -1, 1, 1)) / self.std.view(1, -1, 1, 1)).to(dtype)
+
+
+def _array(images: Any) -> Any:
+    """Numbers of anything that numpy can read, such as a Pillow image."""
+    import numpy as np  # only here, so that tensors need no numpy
+
+    return np.asarray(images)
+
+
+def _square(x: Tensor, size: int) -> Tensor:
+    height, width = x.shape[2:]
+    if (height, width) != (size, size):
+        scale = size / min(height, width)
+        shape = (max(size, round(height * scale)), max(size, round(width * scale)))
+        x = F.interpolate(x, shape, mode="bilinear", antialias=True, align_corners=False).round().clamp(0, 255)
+        top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
+        x = x[:, :, top : top + size, left : left + size]
+    return x
+
+
+def load(folder: str | Path) -> Network:
+    """The trained network of a result folder, in eval mode."""
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    network = Network(json.loads((folder / "architecture.json").read_text()))
+    network.load_state_dict(load_file(folder / "model.safetensors"))
+    return network.eval()

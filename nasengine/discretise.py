@@ -1,0 +1,134 @@
+"""Scores to hard decisions: never an empty choice, never above the target.
+
+Every unit has a *margin*, its score less its threshold. One common offset on all margins decides how much stays, so
+the balance between operations, filters and weights is the one that the thresholds learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from nasengine.architecture import Plan
+from nasengine.errors import EngineError
+from nasengine.masks import ranks
+from nasengine.supernet import Kept, architecture
+
+TOLERANCE = 0.03
+"""A fitted network lands in [(1 - TOLERANCE) * target, target]."""
+
+
+def fitted(
+    plan: Plan, margins: Mapping[str, Tensor], *, metric: str, target: int, granularities: Collection[str]
+) -> Kept:
+    """The decision with the highest margins whose exported size is within [0.97 target, target].
+
+    Args:
+        plan: the full space.
+        margins: choice -> margin of each unit, full size, finite; higher stays longer.
+        metric: params or macs.
+        target: never exceeded.
+        granularities: levels that may be cut; choices of others keep everything.
+
+    Raises:
+        EngineError: if even the floors are above the target (refused before a search starts).
+    """
+    problem = _Fit(plan, margins, metric, target, granularities)
+    offset = problem.offset()
+    kept = problem.kept_above(offset)
+    if problem.size(kept) < target and "weight" in granularities and metric == "params":
+        kept = problem.filled_with_weights(kept)
+    if problem.size(kept) < (1 - TOLERANCE) * target:
+        kept = problem.filled_with_units(kept, offset)
+        if "weight" in granularities and metric == "params":
+            kept = problem.filled_with_weights(kept)
+    return kept
+
+
+def floors(plan: Plan, margins: Mapping[str, Tensor]) -> Kept:
+    """The best units of each choice, as many as its floor; ties go to the lower number."""
+    held = {}
+    for choice in plan.choices:
+        margin = margins[choice.name]
+        place = ranks(margin.flatten(), torch.zeros(margin.numel(), dtype=torch.long, device=margin.device))
+        held[choice.name] = (place < choice.floor).view_as(margin)
+    return held
+
+
+class _Fit:
+    def __init__(
+        self, plan: Plan, margins: Mapping[str, Tensor], metric: str, target: int, granularities: Collection[str]
+    ) -> None:
+        self.plan, self.metric, self.target = plan, metric, target
+        self.margins = {name: margin.detach().double().cpu() for name, margin in margins.items()}
+        self.held = floors(plan, self.margins)
+        self.open = [choice.name for choice in plan.choices if choice.granularity in granularities]
+        for choice in plan.choices:
+            if choice.granularity not in granularities:
+                self.held[choice.name] = torch.ones_like(self.held[choice.name])
+
+    def size(self, kept: Kept) -> int:
+        return architecture(self.plan, kept).size(self.metric)
+
+    def kept_above(self, offset: float) -> Kept:
+        return {name: (margin > offset) | self.held[name] for name, margin in self.margins.items()}
+
+    def offset(self) -> float:
+        """The lowest offset (to a hair) at which the network fits."""
+        values = torch.cat([self.margins[name].flatten() for name in self.open])
+        low, high = float(values.min()) - 1e-6, float(values.max())
+        if self.size(self.kept_above(low)) <= self.target:
+            return low
+        if self.size(self.kept_above(high)) > self.target:
+            raise EngineError(f"no network of the space has {self.target} {self.metric} or less; raise the target")
+        for _ in range(48):
+            middle = (low + high) / 2
+            if self.size(self.kept_above(middle)) <= self.target:
+                high = middle
+            else:
+                low = middle
+            if high - low < 1e-9:
+                break
+        return high
+
+    def filled_with_weights(self, kept: Kept) -> Kept:
+        """Adds the best pruned weights that stand in living rows and columns, until the target is met exactly."""
+        sources = architecture(self.plan, kept).sources
+        names, spots, margins = [], [], []
+        for layer in self.plan.layers:
+            if layer.prunable and layer.name in sources:
+                rows, columns = (torch.tensor(index) for index in sources[layer.name])
+                inside = torch.zeros_like(kept[layer.weights])
+                inside[rows[:, None], columns[None, :]] = True
+                spot = (inside & ~kept[layer.weights]).flatten().nonzero().flatten()
+                names += [layer.weights]
+                spots += [spot]
+                margins += [self.margins[layer.weights].flatten()[spot]]
+        missing = self.target - self.size(kept)
+        chosen = torch.zeros(sum(len(spot) for spot in spots), dtype=torch.bool)
+        chosen[torch.sort(torch.cat(margins), descending=True, stable=True).indices[:missing]] = True
+        kept = dict(kept)
+        for name, spot, picked in zip(names, spots, chosen.split([len(spot) for spot in spots]), strict=True):
+            flat = kept[name].flatten().clone()
+            flat[spot[picked]] = True
+            kept[name] = flat.view_as(kept[name])
+        return kept
+
+    def filled_with_units(self, kept: Kept, offset: float) -> Kept:
+        """Adds operations and filters one by one, best margin first, wherever they still fit."""
+        waiting = sorted(
+            (-float(self.margins[choice.name][unit]), index, choice.name, unit)
+            for index, choice in enumerate(self.plan.choices)
+            if choice.granularity != "weight" and choice.name in self.open
+            for unit in (~kept[choice.name]).nonzero().flatten().tolist()
+        )
+        for _, _, name, unit in waiting:
+            trial = {**kept, name: kept[name].clone()}
+            trial[name][unit] = True
+            if self.size(trial) <= self.target:
+                kept = trial
+                if self.size(kept) >= (1 - TOLERANCE / 3) * self.target:
+                    break
+        return kept

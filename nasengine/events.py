@@ -1,0 +1,268 @@
+"""What a run says while it runs: typed events, to and from one JSON line each.
+
+Durations, never wall-clock times; a number that is not finite becomes null. A run's events are numbered by `seq`
+from 1; a resumed run goes on from its checkpoint's number, so what a killed attempt said after it is said again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import ClassVar
+
+from nasengine.errors import EngineError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Base of all events."""
+
+    kind: ClassVar[str]
+    seq: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataProgress(Event):
+    """Images are being downloaded or packed."""
+
+    kind: ClassVar[str] = "data_progress"
+    what: str
+    """One of: downloading, packing."""
+    done: int
+    total: int | None
+    unit: str
+    """One of: bytes, images."""
+    eta_seconds: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataReady(Event):
+    """The images are packed and split."""
+
+    kind: ClassVar[str] = "data_ready"
+    name: str
+    sha256: str
+    image_size: int
+    channels: int
+    classes: list[str]
+    splits: dict[str, int]
+    """Images in train, validation, test."""
+    counts: dict[str, dict[str, int]]
+    """Split -> class -> images."""
+    left_out: list[dict[str, str]]
+    """Files that could not be read, as {file, reason}; at most 200 of them."""
+    left_out_total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchStarted(Event):
+    """The space is built and the target is known to be reachable."""
+
+    kind: ClassVar[str] = "search_started"
+    name: str
+    method: str
+    space: str
+    metric: str
+    target: int
+    full_size: int
+    smallest_size: int
+    blocks: list[dict[str, object]]
+    """Each {name, size, share}: how much of the full space it is."""
+    choices: list[dict[str, object]]
+    """Each {name, granularity, block, units, labels}; labels only for operations."""
+    stages: list[dict[str, object]]
+    """Each {name, blocks, epochs, target}."""
+    epochs: int
+    retrain_epochs: int
+    device: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageStarted(Event):
+    """A stage begins; blocks beyond `blocks` neither run nor change."""
+
+    kind: ClassVar[str] = "stage_started"
+    stage: int
+    name: str
+    blocks: int
+    epochs: int
+    warmup_epochs: int
+    full_size: int
+    """Size of all units of the stage's blocks."""
+    size: int
+    target: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress(Event):
+    """How it goes, at most a few times a second."""
+
+    kind: ClassVar[str] = "progress"
+    stage: int
+    epoch: int
+    """Counted over the whole search, from 1."""
+    step: int
+    steps: int
+    losses: dict[str, float | None]
+    images_per_second: float | None
+    size: int
+    target: int
+    reference: int
+    """Where the size should be at this step: a ramp from the full size to the target."""
+    fraction: float
+    """Of the whole run, retraining included."""
+    eta_seconds: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochFinished(Event):
+    """Measures of one epoch of the search."""
+
+    kind: ClassVar[str] = "epoch_finished"
+    stage: int
+    epoch: int
+    train: dict[str, float | None]
+    """loss and accuracy with the masks of each step."""
+    validation: dict[str, float | None]
+    """loss and accuracy of the masked network at the end of the epoch."""
+    size: int
+    target: int
+    kept: dict[str, list[int]]
+    """Granularity -> [units on, units in all] over the stage's blocks."""
+    thresholds: dict[str, float | None]
+    """Granularity -> mean learned threshold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Committed(Event):
+    """Units were pruned for good, or brought back; the network is sliced accordingly."""
+
+    kind: ClassVar[str] = "committed"
+    stage: int
+    epoch: int
+    reason: str
+    """One of: cadence, stage_end, regrow, fit."""
+    pruned: dict[str, int]
+    regrown: dict[str, int]
+    kept: dict[str, str]
+    """Operation or filter choice -> kept units as base64 of bits, first unit in the highest bit of the first byte."""
+    kept_weights: dict[str, int]
+    """Weight choice -> number of kept weights in the kept rows and columns."""
+    changes: list[dict[str, object]]
+    """Each {choice, unit, action, score, threshold} for operations and filters; for weights one {choice, action, count,
+    score, threshold} a choice, score being the mean. At most 2,000."""
+    totals: dict[str, list[int]]
+    """Granularity -> [units kept, units in all], over the whole space."""
+    size: int
+    target: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSaved(Event):
+    """A resumed run starts here."""
+
+    kind: ClassVar[str] = "checkpoint_saved"
+    phase: str
+    epoch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageFinished(Event):
+    """A stage is closed."""
+
+    kind: ClassVar[str] = "stage_finished"
+    stage: int
+    name: str
+    size: int
+    target: int
+    validation: dict[str, float | None]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainEpoch(Event):
+    """One epoch of training the compact network."""
+
+    kind: ClassVar[str] = "retrain_epoch"
+    network: str
+    """``found``, or ``random 1`` and so on for the networks compared with."""
+    epoch: int
+    epochs: int
+    train: dict[str, float | None]
+    validation: dict[str, float | None]
+    fraction: float
+    eta_seconds: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultReady(Event):
+    """The files of the result are complete."""
+
+    kind: ClassVar[str] = "result_ready"
+    report: dict[str, object]
+    files: list[dict[str, object]]
+    """Each {name, bytes, sha256}, names relative to the result folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchFinished(Event):
+    """The last event of a run that went well."""
+
+    kind: ClassVar[str] = "search_finished"
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchFailed(Event):
+    """The last line of a run that did not; printed by the command line."""
+
+    kind: ClassVar[str] = "search_failed"
+    error: str
+    """The kind of error, such as DataError."""
+    message: str
+    problems: list[list[str]]
+    """[field, sentence] for each wrong field of the configuration."""
+
+
+KINDS: dict[str, type[Event]] = {
+    event.kind: event
+    for event in (
+        DataProgress, DataReady, SearchStarted, StageStarted, Progress, EpochFinished, Committed, CheckpointSaved,
+        StageFinished, RetrainEpoch, ResultReady, SearchFinished, SearchFailed,
+    )
+}  # fmt: skip
+
+
+def to_line(event: Event) -> str:
+    """One JSON object without line breaks.
+
+    >>> to_line(SearchFinished(seq=9, seconds=float("nan")))
+    '{"kind":"search_finished","seq":9,"seconds":null}'
+    """
+    return json.dumps({"kind": event.kind, **_finite(asdict(event))}, separators=(",", ":"), allow_nan=False)
+
+
+def from_line(line: str) -> Event:
+    """The event that a line says.
+
+    Raises:
+        EngineError: if it is not an event.
+    """
+    try:
+        raw = json.loads(line)
+        cls = KINDS[raw.pop("kind")]
+        return cls(**{field.name: raw[field.name] for field in fields(cls)})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise EngineError(f"not an event line ({type(error).__name__}: {error}): {line[:200]!r}") from None
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,337 @@
+"""From the masked supernet to files: compact weights, parity certificate, the result folder and its check."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import io
+import json
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nasengine import compact
+from nasengine.architecture import Architecture
+from nasengine.compact import Network
+from nasengine.errors import ConfigError, ExportError
+from nasengine.supernet import Supernet, everything
+
+TOLERANCE = {"fp32": 1e-5, "fp64": 1e-9}
+"""Largest allowed difference between masked and compact network, relative to the largest output."""
+ONNX_TOLERANCE = 1e-4
+
+
+def compact_network(
+    net: Supernet, architecture: Architecture, gains: Mapping[str, Tensor], header: Mapping[str, Any]
+) -> Network:
+    """The compact network with the supernet's weights; gates and gains are folded into batch norms.
+
+    Args:
+        net: committed to the very decision that `architecture` was lowered from.
+        gains: over living units, as given to ``net.forward``.
+        header: classes, mean, std: what the file says beside the architecture.
+    """
+    like = next(iter(net.nursery.values()))
+    network = Network({**architecture.to_json(), **header}).to(device=like.device, dtype=like.dtype)
+    network.load_state_dict(_folded(net, architecture, gains))
+    return network.eval()
+
+
+def weight_masks(net: Supernet, architecture: Architecture) -> dict[str, Tensor]:
+    """State-dict name -> 0/1 mask for each convolution of the compact network that has pruned weights."""
+    masks = {}
+    for layer in architecture.layers:
+        plan_layer = net.plan.layer.get(layer["name"])
+        if plan_layer is not None and plan_layer.prunable:
+            alive = _part(net.kept[plan_layer.weights], architecture.sources[plan_layer.name])
+            if not bool(alive.all()):
+                masks[f"layers.{plan_layer.name}.weight"] = alive.float()
+    return masks
+
+
+@torch.no_grad()
+def certificate(
+    net: Supernet, gains: Mapping[str, Tensor], architecture: Architecture, images: Tensor
+) -> dict[str, float]:
+    """Largest relative difference between masked, sliced and compact network on real images, in fp32 and fp64.
+
+    The masked network is the full space with everything computed and nothing but masks to silence what is off.
+
+    Args:
+        images: normalised [N, C, S, S].
+
+    Raises:
+        ExportError: above TOLERANCE; nothing may be published then.
+    """
+    net.store()
+    plan, device = net.plan, images.device
+    masks = {name: alive.to(images.dtype) for name, alive in net.kept.items()}
+    full_gains = {}
+    for name, gain in gains.items():
+        full_gains[name] = torch.ones(net.plan.choice[name].units, dtype=gain.dtype, device=device)
+        full_gains[name][torch.tensor(net.units[name], device=device)] = gain
+    worst = {}
+    for precision, dtype in (("fp32", torch.float32), ("fp64", torch.float64)):
+        nursery = {name: value.to(dtype) for name, value in net.nursery.items()}
+        masked = Supernet(plan, nursery, everything(plan, device), net.exit).eval()
+        sliced = Supernet(plan, nursery, net.kept, net.exit).eval()
+        x = images.to(dtype)
+        small = compact_network(sliced, architecture, _cast(gains, dtype), {})
+        expected = masked(x, _cast(masks, dtype), _cast(full_gains, dtype))
+        found = [small(x), sliced(x, None, _cast(gains, dtype))]
+        scale = expected.abs().max().clamp(min=1e-12)
+        worst[precision] = max(float((expected - other).abs().max() / scale) for other in found)
+    for precision, difference in worst.items():
+        if not difference <= TOLERANCE[precision]:
+            raise ExportError(
+                f"the compact network differs from the masked one by {difference:.1e} in {precision}, allowed is "
+                f"{TOLERANCE[precision]:.0e}; nothing was published. This is a fault of Coppice, please report it"
+            )
+    return worst
+
+
+def publish(folder: Path, network: Network, report: dict[str, Any], sample: Tensor) -> list[dict[str, object]]:
+    """Writes the result folder, whole or not at all.
+
+    Args:
+        folder: replaced if it exists.
+        network: trained, on the CPU.
+        report: becomes report.json; `achieved.bytes` is filled in here.
+        sample: normalised images [N, C, S, S] to check the ONNX file with.
+
+    Returns:
+        {name, bytes, sha256} of each file.
+    """
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    save_file(state, part / "model.safetensors")
+    report["achieved"]["bytes"] = (part / "model.safetensors").stat().st_size
+    (part / "architecture.json").write_text(json.dumps(dict(network.architecture), indent=1))
+    shutil.copyfile(compact.__file__, part / "model.py")
+    write_onnx(network, sample, part / "model.onnx")
+    (part / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False))
+    (part / "README.md").write_text(_model_card(report))
+    files = [described(part, path) for path in sorted(part.iterdir())]
+    (part / "SHA256SUMS").write_text("".join(f"{file['sha256']}  {file['name']}\n" for file in files))
+    files.append(described(part, part / "SHA256SUMS"))
+    if folder.exists():
+        shutil.rmtree(folder)
+    part.rename(folder)
+    return files
+
+
+def write_onnx(network: Network, sample: Tensor, path: Path) -> None:
+    """An ONNX file of the network, for any batch size, checked against it in onnxruntime.
+
+    Raises:
+        ExportError: if onnxruntime's answers differ.
+    """
+    with _quiet():
+        program = torch.onnx.export(
+            network, (sample,), input_names=["images"], output_names=["logits"],
+            dynamic_shapes={"x": {0: torch.export.Dim("batch")}}, dynamo=True, verbose=False,
+        )  # fmt: skip
+        program.save(path)
+    difference = _onnx_difference(network, path, sample)
+    if not difference <= ONNX_TOLERANCE:
+        raise ExportError(
+            f"the ONNX file differs from the network by {difference:.1e}, allowed is {ONNX_TOLERANCE:.0e}; nothing was published"
+        )
+
+
+def loaded(folder: Path) -> Network:
+    """The network as a stranger would load it: by the result's own ``model.py``."""
+    spec = importlib.util.spec_from_file_location("coppice_result_model", folder / "model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.load(folder)
+
+
+def verified(run: Path) -> dict[str, Any]:
+    """What a fresh look at a result finds: checksums, size, and that model.py and ONNX agree.
+
+    Returns:
+        `ok` and one sentence for each check.
+
+    Raises:
+        ConfigError: if there is no result in the folder.
+    """
+    folder = run if (run / "SHA256SUMS").exists() else run / "result"
+    if not (folder / "SHA256SUMS").exists():
+        raise ConfigError.at("", f"{run} holds no result; give the folder of a finished search")
+    problems = []
+    for line in (folder / "SHA256SUMS").read_text().splitlines():
+        digest, name = line.split("  ", 1)
+        if not (folder / name).exists():
+            problems.append(f"{name} is missing")
+        elif _sha256(folder / name) != digest:
+            problems.append(f"{name} was changed: its checksum differs")
+    if problems:
+        return {"ok": False, "problems": problems, "checks": []}
+    report = json.loads((folder / "report.json").read_text())
+    network = loaded(folder)
+    params = nonzero(network)
+    size = params if report["target"]["metric"] == "params" else report["achieved"]["macs"]
+    if size > report["target"]["value"]:
+        problems.append(
+            f"the network has {size:,} {report['target']['metric']}, above its target of {report['target']['value']:,}"
+        )
+    if params != report["achieved"]["params"]:
+        problems.append(f"the file holds {params:,} non-zero weights, the report says {report['achieved']['params']:,}")
+    for precision, limit in TOLERANCE.items():
+        if not report["parity"][precision] <= limit:
+            problems.append(
+                f"the certificate's {precision} difference {report['parity'][precision]:.1e} is above {limit:.0e}"
+            )
+    shape = (2, network.mean.numel(), network.image_size, network.image_size)
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    difference = _onnx_difference(network, folder / "model.onnx", images)
+    if not difference <= ONNX_TOLERANCE:
+        problems.append(f"model.onnx differs from the network by {difference:.1e}")
+    checks = [
+        "all checksums agree",
+        f"{size:,} {report['target']['metric']}, at most {report['target']['value']:,}",
+        f"certificate: masked and compact network differ by {report['parity']['fp32']:.1e} (fp32), {report['parity']['fp64']:.1e} (fp64)",
+        f"ONNX file differs by {difference:.1e}",
+    ]
+    return {"ok": not problems, "problems": problems, "checks": checks if not problems else []}
+
+
+def nonzero(network: torch.nn.Module) -> int:
+    """Non-zero parameters, everything counted."""
+    return sum(int(parameter.count_nonzero()) for parameter in network.parameters())
+
+
+def _folded(net: Supernet, architecture: Architecture, gains: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    net.store()
+    factors = _FullGains(net, gains)
+    state: dict[str, Tensor] = {}
+    for layer in architecture.layers:
+        name = layer["name"]
+        target = f"layers.{name}"
+        match layer["op"]:
+            case "conv" | "factorized_reduce":
+                plan_layer = net.plan.layer[name]
+                weight = net.nursery[f"{name}/weight"]
+                if plan_layer.prunable:
+                    weight = weight * net.kept[plan_layer.weights]
+                state[f"{target}.weight"] = _part(weight, architecture.sources[name])
+            case "linear":
+                state[f"{target}.weight"] = _part(net.nursery[f"{name}/weight"], architecture.sources[name])
+                state[f"{target}.bias"] = net.nursery[f"{name}/bias"].clone()
+            case "batch_norm":
+                rows = torch.tensor(architecture.sources[name][0])
+                factor = factors.of_batch_norm(net.plan.layer[name])[rows]
+                state[f"{target}.weight"] = net.nursery[f"{name}/weight"][rows] * factor
+                state[f"{target}.bias"] = net.nursery[f"{name}/bias"][rows] * factor
+                state[f"{target}.running_mean"] = net.nursery[f"{name}/mean"][rows]
+                state[f"{target}.running_var"] = net.nursery[f"{name}/var"][rows]
+                state[f"{target}.num_batches_tracked"] = torch.zeros((), dtype=torch.long)
+            case "scale":
+                state[f"{target}.factor"] = factors.of_operation(net.plan.layer[name.removesuffix("_scale")])
+    return state
+
+
+class _FullGains:
+    def __init__(self, net: Supernet, gains: Mapping[str, Tensor]) -> None:
+        self.net, self.gains = net, gains
+        self.like = next(iter(net.nursery.values()))
+
+    def of_operation(self, layer: Any) -> Tensor:
+        choice, unit = layer.owner
+        if choice not in self.gains:
+            return self.like.new_ones(())
+        return self.gains[choice][self.net.units[choice].index(unit)].detach().to(self.like.dtype)
+
+    def of_batch_norm(self, layer: Any) -> Tensor:
+        """[full width]: the gate behind it, times the operation's factor if a mix reads it."""
+        group = self.net.folds.get(layer.name)
+        factor = self.like.new_ones(self.net.plan.width(layer.name))
+        if group in self.gains:
+            factor[torch.tensor(self.net.units[group], device=factor.device)] = (
+                self.gains[group].detach().to(factor.dtype)
+            )
+        return factor * self.of_operation(layer) if layer.name in self.net.plan.ends else factor
+
+
+def _part(full: Tensor, source: Any) -> Tensor:
+    rows, columns = (torch.tensor(list(index), dtype=torch.long, device=full.device) for index in source)
+    return full.index_select(0, rows).index_select(1, columns)
+
+
+def _cast(values: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {name: value.detach().to(dtype) for name, value in values.items()}
+
+
+def _onnx_difference(network: Network, path: Path, images: Tensor) -> float:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        expected = network(images)
+    found = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    return float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-12))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The ONNX exporter talks to stdout, where only events belong."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def described(folder: Path, path: Path) -> dict[str, object]:
+    """Name, size in bytes and checksum of a file of the result."""
+    return {"name": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _model_card(report: Mapping[str, Any]) -> str:
+    achieved, accuracy, target = report["achieved"], report["accuracy"], report["target"]
+    return f"""# {report["name"] or "A network found by Coppice"}
+
+Found by {report["method"]} in the {report["space"]} space on `{report["data"]["name"]}`, seed {report["seed"]}.
+
+| | |
+|---|---|
+| test accuracy | {accuracy["test"]:.4f} |
+| validation accuracy | {accuracy["validation"]:.4f} |
+| parameters (non-zero) | {achieved["params"]:,} |
+| parameters (dense) | {achieved["params_dense"]:,} |
+| multiply-adds | {achieved["macs"]:,} |
+| size of the weights file | {achieved["bytes"]:,} bytes |
+| latency, one image on {achieved["latency_device"]} | {achieved["latency_ms"]:.2f} ms |
+| limit | {target["value"]:,} {target["metric"]} |
+
+Zeros among the weights save storage, not time: ordinary hardware multiplies them all the same.
+
+```python
+from model import load
+
+network = load(".")                             # plain PyTorch, in eval mode
+logits = network(network.preprocess(images))    # uint8 images [N, H, W, C]
+```
+
+`model.py` needs torch and safetensors. `model.onnx` takes images normalised as `preprocess` does. The masked network of
+the search and this one differ by {report["parity"]["fp32"]:.1e} (fp32) of the largest output.
+"""

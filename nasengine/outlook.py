@@ -1,0 +1,132 @@
+"""What a configuration promises before it runs: reachable sizes, the target, what is impossible, a rough estimate.
+
+Form, API, `describe` and the search itself ask here, so that all of them say the same sentences. No torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nasengine import catalogue, splits
+from nasengine.architecture import Plan, lowered, smallest
+from nasengine.config import SearchConfig
+from nasengine.errors import ConfigError
+from nasengine.splits import DataFacts
+
+SECONDS_PER_LAYER, SECONDS_PER_VALUE = 2.2e-4, 5e-9
+"""Forward and backward of one layer on one CPU core: fixed part, and part for each number it produces (see benchmarks)."""
+RETRAIN_SHARE = 0.3
+"""Time of a retraining step against a step of the full space, roughly."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What a configuration and a data set amount to.
+
+    Attributes:
+        smallest_size: what every search can reach, whatever it finds.
+        problems: (field, sentence); empty if it can run.
+        estimate: memory_mib of activations and weights in one step; seconds_cpu of the whole run on one CPU core.
+        choices: granularity -> units that can be pruned.
+    """
+
+    metric: str
+    full_size: int
+    smallest_size: int
+    target: int
+    problems: tuple[tuple[str, str], ...]
+    estimate: dict[str, float]
+    choices: dict[str, int]
+
+    @property
+    def feasible(self) -> bool:
+        """Whether the search can start."""
+        return not self.problems
+
+    def check(self) -> None:
+        """Raises ConfigError with the problems, if there are any."""
+        if self.problems:
+            raise ConfigError(self.problems)
+
+
+def plan_of(config: SearchConfig, facts: DataFacts) -> Plan:
+    """The full space that the configuration asks for, for these images."""
+    return resolved(catalogue.SPACES[config.space.kind].path)(
+        config.space,
+        image_size=config.data.image_size,
+        channels=facts.channels,
+        classes=len(facts.class_names),
+        cuts=config.cuts,
+    )
+
+
+def outlook(config: SearchConfig, facts: DataFacts) -> Outlook:
+    """Looks ahead in milliseconds; nothing is built."""
+    plan = plan_of(config, facts)
+    metric = config.target.metric
+    full = lowered(plan, {}).size(metric)
+    least = smallest(plan, config.strategy.granularities, metric)
+    target = config.target.resolved(full)
+    counts = splits.sizes(facts, config.data)
+    choices: dict[str, int] = {}
+    for choice in plan.choices:
+        if choice.granularity in config.strategy.granularities:
+            choices[choice.granularity] = choices.get(choice.granularity, 0) + choice.units
+    return Outlook(
+        metric=metric,
+        full_size=full,
+        smallest_size=least,
+        target=target,
+        problems=tuple(_problems(config, target, full, least, counts)),
+        estimate=_estimate(config, plan, counts["train"]),
+        choices=choices,
+    )
+
+
+def resolved(path: str) -> Callable[..., Any]:
+    """What a dotted path of the catalogue names."""
+    module, name = path.split(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _problems(
+    config: SearchConfig, target: int, full: int, least: int, counts: dict[str, int]
+) -> list[tuple[str, str]]:
+    metric, found = config.target.metric, []
+    if target > full:
+        found.append((
+            "target.value",
+            f"{target:,} {metric} is more than the whole space has; give at most {full:,}, or a larger space (more cells or channels)",
+        ))  # fmt: skip
+    if target < least:
+        found.append((
+            "target.value",
+            f"{target:,} {metric} is below what this space can surely reach; give at least {least:,}, or a smaller space (fewer cells or channels)",
+        ))  # fmt: skip
+    if problem := splits.batch_problem(counts["train"], config.search.batch_size):
+        found.append(("search.batch_size", problem))
+    for split in ("validation", "test"):
+        if not counts[split]:
+            found.append(
+                (f"data.{split}_fraction", f"no image is left for the {split} split; add images, or raise this share")
+            )
+    return found
+
+
+def _estimate(config: SearchConfig, plan: Plan, train: int) -> dict[str, float]:
+    values = sum(
+        plan.width(layer.name) * plan.sides[layer.name] ** 2
+        for layer in plan.layers
+        if layer.op not in ("gate", "mix", "image", "mean", "linear")
+    )
+    weights = lowered(plan, {}).params_dense
+    batch = config.search.batch_size
+    step = len(plan.layers) * SECONDS_PER_LAYER + values * batch * SECONDS_PER_VALUE
+    steps = max(1, train // batch)
+    networks = 1 + config.baseline.random
+    epochs = 0.6 * config.search.epochs + RETRAIN_SHARE * config.retrain.epochs * networks
+    return {"memory_mib": (values * batch * 4 + weights * 16) / 2**20, "seconds_cpu": step * steps * epochs}

@@ -1,0 +1,248 @@
+"""Where image files come from, a zip or a folder, and which class and part each belongs to.
+
+Refuses what is unsafe before anything is read. Never writes to disk: members of a zip are read from its stream.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from nasengine.errors import DataError
+from nasengine.events import DataProgress
+from nasengine.pace import Pace
+from nasengine.pixels import Unreadable
+
+MEMBERS_LIMIT = 200_000
+UNPACKED_LIMIT = 20 * 2**30
+RATIO_LIMIT = 200
+RATIO_MATTERS_FROM = 2**20
+FILE_LIMIT = 256 * 2**20
+
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".webp",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".avif",
+)  # fmt: skip
+"""Files with these endings mean to be images, whether or not we can read them."""
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
+PART_FOLDERS = {
+    "train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files by name, relative and with forward slashes; litter of operating systems is not among them.
+
+    Attributes:
+        sizes: name -> bytes.
+        read: content of a file by its name; raises Unreadable.
+        archive: the zip they are in, or None for a folder.
+    """
+
+    sizes: dict[str, int]
+    read: Callable[[str], bytes]
+    archive: Path | None
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A file with its place."""
+
+    name: str
+    part: str
+    class_name: str
+
+
+@contextmanager
+def opened(kind: str, path: str) -> Iterator[Files]:
+    """The files of a zip or folder.
+
+    Raises:
+        DataError: if it is not there, not what it should be, or not safe to open.
+    """
+    place = Path(path).expanduser()
+    if kind == "folder":
+        yield _folder(place)
+        return
+    _refuse_unless(place.exists(), f"there is no file {path}; check the path")
+    _refuse_unless(place.is_file(), f"{path} is a folder, not a zip file; use the data set 'folder' for it")
+    try:
+        archive = zipfile.ZipFile(place)
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        raise _refusal("this is not a zip file, or it is damaged; make it again with any zip program") from None
+    except OSError as error:
+        raise _refusal(f"{path} cannot be opened ({error.strerror}); check its permissions") from None
+    with archive:
+        _refuse_unsafe(archive.infolist())
+        members = {_tidy(info.filename): info for info in archive.infolist() if not info.is_dir()}
+
+        def read(name: str) -> bytes:
+            try:
+                return archive.read(members[name])
+            except NotImplementedError:
+                raise Unreadable("is compressed in a way that cannot be read; use ordinary zip compression") from None
+            except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+                raise Unreadable("is damaged inside the zip file") from error
+
+        yield Files({name: info.file_size for name, info in members.items() if not _is_litter(name)}, read, place)
+
+
+def digest(files: Files) -> Generator[DataProgress, None, str]:
+    """Hexadecimal sha256 of what the files say, whatever their dates.
+
+    For a zip that of the archive itself, so that it can be checked with sha256sum; for a folder over sorted names,
+    sizes and contents. Dates would be quicker to compare, yet equal images should be known as equal on any machine.
+    """
+    total = files.archive.stat().st_size if files.archive else sum(files.sizes.values())
+    pace, done, sha = Pace(what="packing", unit="bytes", total=total), 0, hashlib.sha256()
+    if files.archive:
+        with files.archive.open("rb") as stream:
+            while chunk := stream.read(2**22):
+                sha.update(chunk)
+                done += len(chunk)
+                yield from pace.at(done)
+        return sha.hexdigest()
+    for name, size in sorted(files.sizes.items()):
+        sha.update(f"{len(name.encode())} {name} {size} ".encode())
+        try:
+            sha.update(files.read(name) if 0 < size <= FILE_LIMIT else b"")
+        except Unreadable as reason:
+            sha.update(str(reason).encode())
+        done += size
+        yield from pace.at(done)
+    return sha.hexdigest()
+
+
+def layout(names: Iterable[str]) -> tuple[list[Placed], list[tuple[str, str]]]:
+    """Files in class folders, sorted by name, and the other files with the reason why they have no place.
+
+    Known are <class>/... and {train, val | valid | validation, test}/<class>/..., both under any number of wrapping
+    folders; files deeper inside a class folder belong to the class.
+
+    >>> layout(["pets/train/cat/1.jpg", "pets/test/cat/old/2.jpg"])[0]
+    [Placed(name='pets/test/cat/old/2.jpg', part='test', class_name='cat'), Placed(name='pets/train/cat/1.jpg', part='train', class_name='cat')]
+    """  # noqa: E501 -- a doctest's answer is one line
+    inside = {name: name.split("/") for name in sorted(names)}
+    homeless: dict[str, str] = {}
+
+    def leave_out(reason: str, chosen: Callable[[list[str]], bool]) -> None:
+        for name in [name for name, steps in inside.items() if chosen(steps)]:
+            homeless[name] = reason
+            del inside[name]
+
+    leave_out("is not in a class folder", lambda steps: len(steps) < 2)
+    while _wraps(inside.values()):
+        inside = {name: steps[1:] for name, steps in inside.items()}
+        leave_out("is not in a class folder", lambda steps: len(steps) < 2)
+    if not _has_parts(inside.values()):
+        return [Placed(name, "all", steps[0]) for name, steps in inside.items()], sorted(homeless.items())
+    leave_out("is in none of the folders train, val and test", lambda steps: steps[0].lower() not in PART_FOLDERS)
+    leave_out("is not in a class folder", lambda steps: len(steps) < 3)
+    placed = [Placed(name, PART_FOLDERS[steps[0].lower()], steps[1]) for name, steps in inside.items()]
+    return placed, sorted(homeless.items())
+
+
+def _wraps(paths: Iterable[list[str]]) -> bool:
+    """Whether all files are in one folder that is only a wrapper of class or part folders."""
+    tops = {steps[0] for steps in paths}
+    return len(tops) == 1 and tops.pop().lower() not in PART_FOLDERS and any(len(steps) > 2 for steps in paths)
+
+
+def _has_parts(paths: Iterable[list[str]]) -> bool:
+    """Whether the top folders are parts: all of them, or train beside at least one other part.
+
+    A class may be called train as well: then it stands beside other classes.
+    """
+    tops = {steps[0] for steps in paths}
+    parts = {PART_FOLDERS[top.lower()] for top in tops if top.lower() in PART_FOLDERS}
+    only_parts = all(top.lower() in PART_FOLDERS for top in tops)
+    deep = any(len(steps) > 2 and steps[0].lower() in PART_FOLDERS for steps in paths)
+    return deep and (only_parts or ("train" in parts and len(parts) > 1))
+
+
+def _folder(root: Path) -> Files:
+    _refuse_unless(root.exists(), f"there is no folder {root}; check the path")
+    _refuse_unless(root.is_dir(), f"{root} is a file, not a folder; use the data set 'zip' for a zip file")
+    sizes: dict[str, int] = {}
+    been: set[str] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in been:  # a link to a folder above would never end
+            folders.clear()
+            continue
+        been.add(real)
+        for name in names:
+            path = Path(folder) / name
+            relative = path.relative_to(root).as_posix()
+            if not _is_litter(relative) and path.is_file():
+                sizes[relative] = path.stat().st_size
+
+    def read(name: str) -> bytes:
+        try:
+            return (root / name).read_bytes()
+        except OSError as error:
+            raise Unreadable(f"cannot be opened ({error.strerror})") from error
+
+    return Files(sizes, read, None)
+
+
+def _refuse_unsafe(members: list[zipfile.ZipInfo]) -> None:
+    """Refuses a zip that is locked, too large, or made to harm whoever unpacks it."""
+    _refuse_unless(
+        len(members) <= MEMBERS_LIMIT,
+        f"the zip file has {len(members):,} members, more than the {MEMBERS_LIMIT:,} allowed; leave some out",
+    )
+    unpacked = sum(info.file_size for info in members)
+    _refuse_unless(
+        unpacked <= UNPACKED_LIMIT,
+        f"the zip file would unpack to {unpacked / 2**30:.1f} GiB, more than the {UNPACKED_LIMIT / 2**30:.0f} GiB "
+        "allowed; make the images smaller first",
+    )
+    for info in members:
+        name = info.filename.replace("\\", "/")
+        _refuse_unless(not info.flag_bits & 1, "the zip file is encrypted; make it again without a password")
+        _refuse_unless(
+            not name.startswith("/") and not re.match("[A-Za-z]:/", name),
+            f"the zip file is not safe: its member '{name}' has an absolute name; zip the folder of images itself",
+        )
+        _refuse_unless(
+            ".." not in name.split("/"),
+            f"the zip file is not safe: its member '{name}' points outside with '..'; zip the folder of images itself",
+        )
+        _refuse_unless(
+            not stat.S_ISLNK(info.external_attr >> 16),
+            f"the zip file is not safe: its member '{name}' is a symbolic link; put the image itself there",
+        )
+        _refuse_unless(
+            info.file_size <= max(RATIO_MATTERS_FROM, RATIO_LIMIT * info.compress_size),
+            f"the zip file is not safe: its member '{name}' would unpack to more than {RATIO_LIMIT} times its size; "
+            "leave it out",
+        )
+
+
+def _tidy(name: str) -> str:
+    return "/".join(step for step in name.replace("\\", "/").split("/") if step not in ("", "."))
+
+
+def _is_litter(name: str) -> bool:
+    steps = name.split("/")
+    hidden = any(step.startswith(".") or step == "__MACOSX" for step in steps)
+    return hidden or steps[-1].lower() in ("thumbs.db", "desktop.ini")
+
+
+def _refusal(sentence: str) -> DataError:
+    return DataError([("data.path", sentence)])
+
+
+def _refuse_unless(condition: bool, sentence: str) -> None:  # noqa: FBT001 -- reads as a sentence
+    if not condition:
+        raise _refusal(sentence)

@@ -1,0 +1,1 @@
+"""Strategies: alternatives of each other. Each file answers the five verbs of ``base``."""

@@ -1,0 +1,137 @@
+"""What a strategy is: five verbs. The conductor owns the loop, the supernet is an argument, never a member."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from nasengine.supernet import Kept, Supernet
+
+Batch = tuple[Tensor, Tensor]
+"""Normalised images [N, C, S, S] and labels [N]."""
+
+Point = Literal["cadence", "end", "regrow"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What is open, when and how long.
+
+    Attributes:
+        exit: the logits that are trained; layers beyond it neither run nor change.
+        blocks: number of blocks from the front that are open; earlier ones are judged again.
+        warmup_epochs: of `epochs`, the first ones train weights only.
+        start_size: size when everything of these blocks is alive.
+        target: size at which the stage shall close.
+    """
+
+    index: int
+    name: str
+    exit: str
+    blocks: int
+    epochs: int
+    warmup_epochs: int
+    start_size: int
+    target: int
+    opens: tuple[str, ...]
+    last: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """Where in a stage a step is."""
+
+    stage: Stage
+    epoch: int
+    """Within the stage, from 0."""
+    step: int
+    """Within the epoch, from 0."""
+    steps: int
+    """Steps of an epoch."""
+
+    @property
+    def warming(self) -> bool:
+        """Whether only weights are trained."""
+        return self.epoch < self.stage.warmup_epochs
+
+    @property
+    def closes_warmup(self) -> bool:
+        """Whether this is the last step before pruning starts."""
+        return self.epoch == self.stage.warmup_epochs - 1 and self.step == self.steps - 1
+
+    @property
+    def pruning_steps(self) -> int:
+        """Steps of the stage in which masks are learned."""
+        return (self.stage.epochs - self.stage.warmup_epochs) * self.steps
+
+    @property
+    def progress(self) -> float:
+        """Share of the pruning steps that are over, 0 during the warm-up."""
+        done = (self.epoch - self.stage.warmup_epochs) * self.steps + self.step
+        return max(0.0, done / max(1, self.pruning_steps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """One set of masks (see `Supernet.forward`) and the differentiable size under them."""
+
+    masks: Mapping[str, Tensor]
+    gains: Mapping[str, Tensor]
+    size: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """Hard masks, full size, and the numbers behind them.
+
+    Attributes:
+        scores: choice -> score of each unit, full size.
+        thresholds: choice -> what the score was held against.
+    """
+
+    kept: Kept
+    scores: Mapping[str, Tensor] = field(default_factory=dict)
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+
+
+class Strategy(nn.Module, ABC):
+    """Limits that it learns are parameters, its averages are buffers: device moves and checkpoints come free."""
+
+    @abstractmethod
+    def stages(self, net: Supernet) -> list[Stage]:
+        """What is open, when and how long. Every stage opens something."""
+
+    @abstractmethod
+    def draw(self, net: Supernet, moment: Moment) -> list[Draw]:
+        """The mask sets of this step, for every choice that runs."""
+
+    @abstractmethod
+    def losses(
+        self, net: Supernet, moment: Moment, batch: Batch, draws: Sequence[Draw]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Finite scalars by name, to be added up; and the logits, for measuring."""
+
+    @abstractmethod
+    def after_backward(self, net: Supernet, moment: Moment, draws: Sequence[Draw]) -> None:
+        """Looks at gradients and sizes before the step; changes only the strategy's own state."""
+
+    @abstractmethod
+    def decide(self, net: Supernet, moment: Moment, point: Point, batches: Sequence[Batch]) -> list[Decision]:
+        """How a cadence or the stage closes, or what returns before the next stage; best first, may be empty.
+
+        Never an empty choice. After the last stage's `end` the network is at or below the target.
+
+        Args:
+            net: the supernet; not changed.
+            moment: the last step taken.
+            point: what is asked.
+            batches: held-out images for judging.
+        """
+
+    @abstractmethod
+    def learning_rates(self, moment: Moment) -> list[dict[str, Any]]:
+        """Parameter groups of the strategy's own optimizer, each with its `lr` at this moment."""

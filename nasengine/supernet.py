@@ -1,0 +1,400 @@
+"""The network that is searched: all that is still alive of a plan, under masks that are arguments.
+
+Full-size parameters of everything, dead or alive, live in the *nursery*; the live network is always
+``slice(nursery, kept)``. Commit and regrow are the same act with another `kept`: write live values back, change `kept`,
+slice again. What regrows has the values it had when it was pruned.
+
+Masks and gains act on gamma and beta of the batch norm before them, so that a dead channel is exactly zero and no
+extra pass over the activations is made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 -- the name everybody uses
+from torch import Tensor, nn
+
+from nasengine.architecture import Architecture, Layer, Plan, lowered
+from nasengine.compact import factorized_reduce
+
+Kept = dict[str, Tensor]
+"""Choice -> which of its units are alive, bool [units], for weight choices bool of the full weight's shape."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Units:
+    """The living units of one granularity in one flat order, for vectorised masks.
+
+    Attributes:
+        choices: name of each running choice.
+        counts: its living units.
+        index: [K] place of each living unit among all units of the granularity, dead ones included.
+        group: [K] which of `choices` it belongs to.
+        ordinal: [choices] number of each choice among all choices of the granularity.
+    """
+
+    choices: tuple[str, ...]
+    counts: tuple[int, ...]
+    index: Tensor
+    group: Tensor
+    ordinal: Tensor
+
+    def split(self, flat: Tensor) -> dict[str, Tensor]:
+        """A flat [K] tensor by choice."""
+        return dict(zip(self.choices, flat.split(self.counts), strict=True))
+
+
+class Supernet(nn.Module):
+    """The live network of a plan up to one exit.
+
+    Attributes:
+        plan: the full space.
+        nursery: ``layer/parameter`` -> full-size tensor (batch statistics included), stale for what is live.
+        momentum: the same for the optimizer's momentum; missing where there never was one.
+        kept: which units are alive; change it only through `commit`.
+        live: the live parameters; the only ones an optimizer may hold.
+        program: the layers that run, in order.
+        units: operation or filter choice -> numbers of its living units, in the order of its masks.
+        running: choices that the program meets.
+        flat: granularity (operation, filter) -> its living units in one flat order.
+    """
+
+    def __init__(self, plan: Plan, nursery: dict[str, Tensor], kept: Kept, exit_: str | None = None) -> None:
+        super().__init__()
+        self.plan, self.nursery, self.kept = plan, nursery, kept
+        self.momentum: dict[str, Tensor] = {}
+        self.exit = exit_ or plan.exits[-1]
+        self.folds = _fold_targets(plan)
+        self._slice()
+
+    @classmethod
+    def born(cls, plan: Plan, generator: torch.Generator, device: torch.device | str = "cpu") -> Supernet:
+        """The full network with fresh weights; the same for the same generator state on any device."""
+        nursery = {name: value.to(device) for name, value in _fresh(plan, generator).items()}
+        return cls(plan, nursery, everything(plan, device))
+
+    def forward(
+        self, x: Tensor, masks: Mapping[str, Tensor] | None = None, gains: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Logits [N, classes] at the current exit.
+
+        Args:
+            x: normalised images [N, C, S, S].
+            masks: choice -> mask over its live units (`units`); for weight choices in the live weight's shape,
+                zero where the weight is pruned for good. What is left out is on, pruned weights stay off.
+            gains: operation or filter choice -> positive factors beside the masks; one if left out.
+        """
+        factors = _Factors(self, {**self.pruned_weights, **(masks or {})}, gains or {})
+        values = {"image": x}
+        for layer in self.program:
+            if layer.op != "image":
+                values[layer.name] = self._apply(layer, [values[name] for name in self.inputs[layer.name]], factors)
+        return values[self.exit]
+
+    def _apply(self, layer: Layer, inputs: list[Tensor], factors: _Factors) -> Tensor:
+        x = inputs[0]
+        match layer.op:
+            case "conv":
+                weight = factors.weight(layer)
+                padding = layer.dilation * (layer.kernel - 1) // 2
+                groups = weight.shape[0] if layer.depthwise else 1
+                return F.conv2d(x, weight, None, layer.stride, padding, layer.dilation, groups)
+            case "factorized_reduce":
+                return factorized_reduce(x, factors.weight(layer), self.splits[layer.name])
+            case "batch_norm":
+                gamma, beta = factors.affine(layer)
+                mean, var = self.statistics[layer.name]
+                return F.batch_norm(x, mean, var, gamma, beta, training=self.training, momentum=0.1)
+            case "relu":
+                return F.relu(x)
+            case "max_pool":
+                return factors.scaled(layer, F.max_pool2d(x, layer.kernel, layer.stride, layer.kernel // 2))
+            case "avg_pool":
+                pooled = F.avg_pool2d(x, layer.kernel, layer.stride, layer.kernel // 2, count_include_pad=False)
+                return factors.scaled(layer, pooled)
+            case "align":
+                return factors.scaled(layer, self._aligned(layer, x))
+            case "mix":
+                return _total(inputs)
+            case "gate":
+                return x  # its mask and gain are in the batch norm before it
+            case "concat":
+                return torch.cat(inputs, dim=1)
+            case "mean":
+                return x.mean(dim=(2, 3))
+            case "linear":
+                return F.linear(x, self.live[f"{layer.name}/weight"], self.live[f"{layer.name}/bias"])
+        raise AssertionError(layer.op)
+
+    def _aligned(self, layer: Layer, x: Tensor) -> Tensor:
+        index = self.alignments[layer.name]
+        if index is None:
+            return x
+        if self._alignment_pads[layer.name]:
+            x = torch.cat([x, x.new_zeros(x.shape[0], 1, *x.shape[2:])], dim=1)
+        return x.index_select(1, index)
+
+    # -- alive and dead ------------------------------------------------------------------------------------------
+
+    def commit(self, kept: Mapping[str, Tensor]) -> None:
+        """Makes `kept` the truth and slices the network to it.
+
+        Every parameter in `live` is new afterwards; the optimizer must be built again. Call `keep_momentum` before.
+        """
+        self.store()
+        self.kept = {**self.kept, **kept}
+        self._slice()
+
+    def enter(self, exit_: str) -> None:
+        """Lets the network end at another exit; layers beyond it neither run nor change."""
+        self.store()
+        self.exit = exit_
+        self._slice()
+
+    def widened(self, kept: Mapping[str, Tensor]) -> Supernet:
+        """A network of its own with more units alive, for looking only: training it changes nothing here."""
+        self.store()
+        other = Supernet(self.plan, self.nursery, {**self.kept, **kept}, self.exit)
+        return other.train(self.training)
+
+    @torch.no_grad()
+    def store(self) -> None:
+        """Writes live values back into the nursery."""
+        self.scatter(self.live, self.nursery)
+        for name, (mean, var) in self.statistics.items():
+            self.scatter({f"{name}/mean": mean, f"{name}/var": var}, self.nursery)
+
+    @torch.no_grad()
+    def scatter(self, values: Mapping[str, Tensor], full: dict[str, Tensor]) -> None:
+        """Writes live-shaped values to their places in full-size ones."""
+        for name, value in values.items():
+            index = self.places[name.split("/")[0]]
+            target = full[name]
+            if target.shape == value.shape:
+                target.copy_(value)
+            elif target.ndim == 1:
+                target[index[0]] = value
+            else:
+                target[index[0][:, None], index[1][None, :]] = value
+
+    def gather(self, name: str, full: Mapping[str, Tensor]) -> Tensor:
+        """The live part of a full-size value, as a copy."""
+        value = full[name]
+        rows, columns = self.places[name.split("/")[0]]
+        if len(rows) < value.shape[0]:
+            value = value.index_select(0, rows)
+        if value.ndim > 1 and len(columns) < value.shape[1]:
+            value = value.index_select(1, columns)
+        return value.clone()
+
+    def keep_momentum(self, optimizer: torch.optim.Optimizer) -> None:
+        """Stores the optimizer's momentum, full-size, before `commit` or `enter`."""
+        for name, parameter in self.live.items():
+            buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
+            if buffer is not None:
+                self.momentum.setdefault(name, torch.zeros_like(self.nursery[name]))
+                self.scatter({name: buffer}, self.momentum)
+
+    def _slice(self) -> None:
+        kept = plain(self.plan, self.kept)
+        self.units = kept
+        self.program = self.plan.program(self.exit, kept)
+        names = {layer.name for layer in self.program}
+        self.inputs = {layer.name: [source for source in layer.inputs if source in names] for layer in self.program}
+        self.places, self.splits, self.alignments, self._alignment_pads = {}, {}, {}, {}
+        self.statistics: dict[str, tuple[Tensor, Tensor]] = {}
+        self.pruned_weights: dict[str, Tensor] = {}
+        self.live = nn.ParameterDict()
+        for layer in self.program:
+            self._slice_layer(layer)
+        self.running = self._running()
+        self.flat = {granularity: self._flat(granularity) for granularity in ("operation", "filter")}
+
+    def _running(self) -> set[str]:
+        """Choices that the program meets."""
+        gated = {layer.channels[0] for layer in self.program if layer.op in ("gate", "mix")}
+        owners = {layer.owner[0] for layer in self.program if layer.owner}
+        return gated | owners | {layer.weights for layer in self.program if layer.prunable}
+
+    def _flat(self, granularity: str) -> Units:
+        names, counts, index, ordinal, start = [], [], [], [], 0
+        for number, choice in enumerate(c for c in self.plan.choices if c.granularity == granularity):
+            if choice.name in self.running:
+                names.append(choice.name)
+                counts.append(len(self.units[choice.name]))
+                index += [start + unit for unit in self.units[choice.name]]
+                ordinal.append(number)
+            start += choice.units
+        device = next(iter(self.nursery.values())).device
+        group = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts, dtype=torch.long))
+        return Units(
+            choices=tuple(names), counts=tuple(counts), index=torch.tensor(index, dtype=torch.long, device=device),
+            group=group.to(device), ordinal=torch.tensor(ordinal, dtype=torch.long, device=device),
+        )  # fmt: skip
+
+    def _slice_layer(self, layer: Layer) -> None:
+        rows = self._indices(layer.channels)
+        if layer.op == "align":
+            self._slice_alignment(layer, rows)
+        if layer.op not in ("conv", "factorized_reduce", "batch_norm", "linear"):
+            return
+        single = layer.op == "batch_norm" or layer.depthwise
+        columns = [0] if single else self._indices(self.plan.layer[layer.inputs[0]].channels)
+        device = self.nursery[f"{layer.name}/weight"].device
+        self.places[layer.name] = (torch.tensor(rows, device=device), torch.tensor(columns, device=device))
+        for parameter in ("weight", "bias"):
+            name = f"{layer.name}/{parameter}"
+            if name in self.nursery:
+                self.live[name] = nn.Parameter(self.gather(name, self.nursery))
+        if layer.op == "batch_norm":
+            self.statistics[layer.name] = tuple(
+                self.gather(f"{layer.name}/{part}", self.nursery) for part in ("mean", "var")
+            )
+        if layer.op == "factorized_reduce":
+            half = self.plan.width(layer.name) // 2
+            self.splits[layer.name] = sum(row < half for row in rows)
+        if layer.prunable:
+            alive = self.gather(f"{layer.name}/weight", {f"{layer.name}/weight": self.kept[layer.weights]})
+            if not bool(alive.all()):
+                self.pruned_weights[layer.weights] = alive.to(self.nursery[f"{layer.name}/weight"].dtype)
+
+    def _slice_alignment(self, layer: Layer, rows: list[int]) -> None:
+        source = self._indices(self.plan.layer[layer.inputs[0]].channels)
+        place = {channel: index for index, channel in enumerate(source)}
+        index = [place.get(channel, len(source)) for channel in rows]
+        device = next(iter(self.nursery.values())).device
+        self.alignments[layer.name] = None if index == list(range(len(source))) else torch.tensor(index, device=device)
+        self._alignment_pads[layer.name] = len(source) in index
+
+    def _indices(self, groups: Iterable[str]) -> list[int]:
+        found, start = [], 0
+        for group in groups:
+            width = self.plan.groups[group]
+            found += [start + unit for unit in self.units.get(group, range(width))]
+            start += width
+        return found
+
+    def as_double(self) -> Supernet:
+        """A copy of the live network in fp64, in the same mode."""
+        self.store()
+        nursery = {name: value.double() for name, value in self.nursery.items()}
+        return Supernet(self.plan, nursery, self.kept, self.exit).train(self.training)
+
+
+class _Factors:
+    """Masks and gains, as the factors that layers apply."""
+
+    def __init__(self, net: Supernet, masks: Mapping[str, Tensor], gains: Mapping[str, Tensor]) -> None:
+        self.net, self.masks, self.gains = net, masks, gains
+        self.vectors: dict[tuple[str, bool], Tensor | None] = {}
+        self.scalars: dict[str, tuple[Tensor, ...] | None] = {}
+
+    def weight(self, layer: Layer) -> Tensor:
+        weight = self.net.live[f"{layer.name}/weight"]
+        mask = self.masks.get(layer.weights) if layer.prunable else None
+        return weight if mask is None else weight * mask
+
+    def affine(self, layer: Layer) -> tuple[Tensor, Tensor]:
+        """Gamma and beta with the gate behind the batch norm and the operation's factor folded in."""
+        gamma, beta = self.net.live[f"{layer.name}/weight"], self.net.live[f"{layer.name}/bias"]
+        group = self.net.folds.get(layer.name)
+        factor = self.channels(group, with_gain=True) if group else None
+        if layer.name in self.net.plan.ends:
+            factor = _product(factor, self.operation(layer))
+        return (gamma, beta) if factor is None else (gamma * factor, beta * factor)
+
+    def scaled(self, layer: Layer, x: Tensor) -> Tensor:
+        """A candidate without batch norm, under its operation's factor and its node's mask."""
+        if layer.name not in self.net.plan.ends:
+            return x
+        factor = _product(self.channels(layer.channels[0], with_gain=False), self.operation(layer))
+        if factor is None:
+            return x
+        return x * (factor.view(1, -1, 1, 1) if factor.ndim else factor)
+
+    def channels(self, group: str, *, with_gain: bool) -> Tensor | None:
+        key = (group, with_gain)
+        if key not in self.vectors:
+            self.vectors[key] = _product(self.masks.get(group), self.gains.get(group) if with_gain else None)
+        return self.vectors[key]
+
+    def operation(self, layer: Layer) -> Tensor | None:
+        choice, unit = layer.owner
+        if choice not in self.scalars:
+            factor = _product(self.masks.get(choice), self.gains.get(choice))
+            self.scalars[choice] = None if factor is None else factor.unbind()
+        factors = self.scalars[choice]
+        return None if factors is None else factors[self.net.units[choice].index(unit)]
+
+
+def everything(plan: Plan, device: torch.device | str = "cpu") -> Kept:
+    """All units alive."""
+    shapes = {layer.weights: _weight_shape(plan, layer) for layer in plan.layers if layer.prunable}
+    return {
+        choice.name: torch.ones(shapes.get(choice.name, (choice.units,)), dtype=torch.bool, device=device)
+        for choice in plan.choices
+    }
+
+
+def plain(plan: Plan, kept: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    """Kept operations and filters as lists of unit numbers."""
+    return {c.name: kept[c.name].nonzero().flatten().tolist() for c in plan.choices if c.granularity != "weight"}
+
+
+def architecture(plan: Plan, kept: Mapping[str, Tensor], exit_: str | None = None) -> Architecture:
+    """The compact network of a decision at all three granularities."""
+
+    def nonzero(layer: str, outputs: Any, inputs: Any) -> int:
+        alive = kept[f"{layer}_weights"]
+        if bool(alive.all()):
+            return len(outputs) * len(inputs) * alive[0, 0].numel()
+        return int(alive[torch.tensor(outputs)][:, torch.tensor(inputs)].sum())
+
+    return lowered(plan, plain(plan, kept), nonzero, exit_)
+
+
+def _weight_shape(plan: Plan, layer: Layer) -> tuple[int, ...]:
+    inputs = 1 if layer.depthwise else plan.width(layer.inputs[0])
+    return (plan.width(layer.name), inputs, layer.kernel, layer.kernel)
+
+
+def _fresh(plan: Plan, generator: torch.Generator) -> dict[str, Tensor]:
+    """Kaiming weights for convolutions, torch's default for the classifier, neutral batch norms."""
+    values: dict[str, Tensor] = {}
+    for layer in plan.layers:
+        width = plan.width(layer.name)
+        if layer.op in ("conv", "factorized_reduce"):
+            shape = _weight_shape(plan, layer)
+            fan_out = shape[2] * shape[3] * (1 if layer.depthwise else shape[0])
+            values[f"{layer.name}/weight"] = torch.randn(shape, generator=generator) * math.sqrt(2 / fan_out)
+        elif layer.op == "batch_norm":
+            values |= {f"{layer.name}/weight": torch.ones(width), f"{layer.name}/bias": torch.zeros(width)}
+            values |= {f"{layer.name}/mean": torch.zeros(width), f"{layer.name}/var": torch.ones(width)}
+        elif layer.op == "linear":
+            bound = 1 / math.sqrt(plan.width(layer.inputs[0]))
+            for name, shape in (("weight", (width, plan.width(layer.inputs[0]))), ("bias", (width,))):
+                values[f"{layer.name}/{name}"] = (torch.rand(shape, generator=generator) * 2 - 1) * bound
+    return values
+
+
+def _fold_targets(plan: Plan) -> dict[str, str]:
+    """Batch norm -> the filter group whose mask and gain it carries."""
+    gated = {layer.inputs[0]: layer.channels[0] for layer in plan.layers if layer.op == "gate"}
+    ends = {name: plan.layer[name].channels[0] for name in plan.ends if plan.layer[name].op == "batch_norm"}
+    return {**gated, **ends}
+
+
+def _product(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a * b
+
+
+def _total(inputs: list[Tensor]) -> Tensor:
+    total = inputs[0]
+    for x in inputs[1:]:
+        total = total + x
+    return total

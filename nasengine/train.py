@@ -1,0 +1,231 @@
+"""One step and one epoch of anything: the supernet under a strategy, or the compact network at the end."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nasengine import data, device
+from nasengine.data import Images, Split
+from nasengine.errors import TrainingError
+from nasengine.objectives import task_loss
+from nasengine.strategies.base import Batch, Draw, Moment, Strategy
+from nasengine.supernet import Supernet
+
+CLIP = 5.0
+"""Largest norm of the weights' gradient."""
+MOMENTUM = 0.9
+EVALUATION_BATCH = 500
+
+
+@dataclass
+class Meter:
+    """Running means of an epoch; plain numbers, so that a checkpoint can hold them in the middle of one."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    images: int = 0
+
+    def add(self, n: int, values: Mapping[str, float]) -> None:
+        """Adds a batch of `n` images with its mean values."""
+        self.images += n
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value * n
+
+    def means(self) -> dict[str, float | None]:
+        """Mean of each value over the images so far."""
+        return {name: total / self.images for name, total in self.sums.items()} if self.images else {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feed:
+    """Training batches that depend on the seed and the place in the run alone."""
+
+    images: Images
+    batch_size: int
+    seed: int
+    precision: str
+
+    @property
+    def steps(self) -> int:
+        """Full batches of an epoch."""
+        return len(self.images.train) // self.batch_size
+
+    def order(self, *key: object) -> Tensor:
+        """Indices [steps, batch] of the epoch that `key` names."""
+        return data.order(len(self.images.train), self.batch_size, device.generator("cpu", self.seed, *key, "order"))
+
+    def batch(self, indices: Tensor, *key: object) -> Batch:
+        """Augmented, normalised images and labels."""
+        split = self.images.train
+        where = indices.to(split.x.device)
+        x = data.normalised(split.x[where], self.images.mean, self.images.std)
+        stream = device.generator("cpu", self.seed, *key, "augmentation")
+        return data.augmented(x, stream, shift=self.images.shift, flip=self.images.flip), split.y[where]
+
+    def plain(self, split: Split, n: int) -> Batch:
+        """The first `n` images of a split spread evenly, unchanged."""
+        where = torch.linspace(0, len(split) - 1, min(n, len(split)), device=split.x.device).long()
+        return data.normalised(split.x[where], self.images.mean, self.images.std), split.y[where]
+
+
+def weights_optimizer(net: Supernet, lr: float, weight_decay: float) -> torch.optim.SGD:
+    """SGD over every live parameter, with the momentum that the supernet kept; batch norms are not decayed."""
+    decayed, free = [], []
+    for name, parameter in net.live.items():
+        (decayed if parameter.ndim > 1 else free).append((name, parameter))
+    groups = [
+        {"params": [p for _, p in decayed], "weight_decay": weight_decay},
+        {"params": [p for _, p in free], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=MOMENTUM)
+    for name, parameter in [*decayed, *free]:
+        if name in net.momentum:
+            optimizer.state[parameter]["momentum_buffer"] = net.gather(name, net.momentum)
+    return optimizer
+
+
+def scores_optimizer(strategy: Strategy, moment: Moment) -> torch.optim.Adam:
+    """Adam over the strategy's own parameters."""
+    return torch.optim.Adam(strategy.learning_rates(moment), betas=(0.9, 0.99))
+
+
+def search_step(
+    net: Supernet, strategy: Strategy, moment: Moment, batch: Batch, weights: torch.optim.Optimizer,
+    scores: torch.optim.Optimizer, precision: str,
+) -> tuple[dict[str, float], Draw, float]:  # fmt: skip
+    """Draw, losses, sum, backward, after_backward, step. Scores stay as they are during a warm-up.
+
+    Returns:
+        the losses by name, the first draw, the accuracy on the batch.
+
+    Raises:
+        TrainingError: if a loss is not a finite number.
+    """
+    images, labels = batch
+    draws = strategy.draw(net, moment)
+    with device.autocast(images.device, precision):
+        losses, logits = strategy.losses(net, moment, batch, draws)
+    total = torch.stack(list(losses.values())).sum()
+    if not torch.isfinite(total):
+        raise TrainingError(not_finite(moment.epoch, "search.lr"))
+    weights.zero_grad(set_to_none=True)
+    scores.zero_grad(set_to_none=True)
+    total.backward()
+    nn.utils.clip_grad_norm_(list(net.live.parameters()), CLIP)
+    strategy.after_backward(net, moment, draws)
+    weights.step()
+    if not moment.warming:
+        for group, wanted in zip(scores.param_groups, strategy.learning_rates(moment), strict=True):
+            group["lr"] = wanted["lr"]
+        scores.step()
+    values = {name: float(loss.detach()) for name, loss in losses.items()}
+    accuracy = float((logits.detach().argmax(1) == labels).float().mean())
+    return values, draws[0], accuracy
+
+
+def retrain_step(
+    network: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer, masks: Mapping[str, Tensor], precision: str,
+    lr: float,
+) -> dict[str, float]:  # fmt: skip
+    """One step of the compact network; pruned weights stay exactly zero.
+
+    Raises:
+        TrainingError: if the loss is not a finite number.
+    """
+    images, labels = batch
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    with device.autocast(images.device, precision):
+        logits = network(images)
+        loss = task_loss(logits, labels)
+    if not torch.isfinite(loss):
+        raise TrainingError(not_finite(0, "retrain.lr"))
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(network.parameters(), CLIP)
+    optimizer.step()
+    keep_pruned(network, masks)
+    return {"loss": float(loss.detach()), "accuracy": float((logits.detach().argmax(1) == labels).float().mean())}
+
+
+def retrain_optimizer(network: nn.Module, weight_decay: float) -> torch.optim.SGD:
+    """SGD with Nesterov momentum; batch norms, factors and biases are not decayed."""
+    groups = [
+        {"params": [p for p in network.parameters() if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in network.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=0.1, momentum=MOMENTUM, nesterov=True)
+
+
+def one_cycle(step: int, steps: int, highest: float) -> float:
+    """Learning rate that rises for a fifth of the steps, then falls to zero as a cosine.
+
+    >>> [round(one_cycle(step, 10, 0.1), 3) for step in (0, 2, 6, 10)]
+    [0.004, 0.1, 0.05, 0.0]
+    """
+    rise = max(1.0, 0.2 * steps)
+    if step < rise:
+        return highest * (0.04 + 0.96 * step / rise)
+    return highest * 0.5 * (1 + math.cos(math.pi * (step - rise) / (steps - rise)))
+
+
+@torch.no_grad()
+def keep_pruned(network: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Zeroes the pruned weights."""
+    state = dict(network.named_parameters())
+    for name, mask in masks.items():
+        state[name].mul_(mask)
+
+
+@torch.no_grad()
+def evaluated(forward: Callable[[Tensor], Tensor], split: Split, images: Images) -> dict[str, float | None]:
+    """Mean loss and accuracy over a split."""
+    meter = Meter()
+    for x, y in data.batches(split, EVALUATION_BATCH):
+        logits = forward(data.normalised(x, images.mean, images.std))
+        correct = float((logits.argmax(1) == y).float().mean())
+        meter.add(len(y), {"loss": float(task_loss(logits, y)), "accuracy": correct})
+    return meter.means()
+
+
+@torch.no_grad()
+def latency_ms(network: nn.Module, image: Tensor, repeats: int = 30) -> float:
+    """Median time of one image in milliseconds, after a warm-up."""
+    times = []
+    for turn in range(repeats + 5):
+        started = time.perf_counter()
+        network(image)
+        if image.is_cuda:
+            torch.cuda.synchronize(image.device)
+        if turn >= 5:
+            times.append(time.perf_counter() - started)
+    return sorted(times)[len(times) // 2] * 1000
+
+
+def fresh(network: nn.Module, generator: torch.Generator) -> None:
+    """Initial weights for training from scratch, from the generator alone."""
+    modules: Sequence[Any] = list(network.modules())
+    for module in modules:
+        weight = getattr(module, "weight", None)
+        if weight is None:
+            continue
+        if weight.ndim == 4:
+            groups = getattr(module, "groups", 1)
+            fan_out = weight.shape[0] // groups * weight[0, 0].numel()
+            values = torch.randn(weight.shape, generator=generator) * math.sqrt(2 / fan_out)
+        elif weight.ndim == 2:
+            values = (torch.rand(weight.shape, generator=generator) * 2 - 1) / math.sqrt(weight.shape[1])
+        else:
+            continue
+        weight.data.copy_(values)
+
+
+def not_finite(epoch: int, field_name: str) -> str:
+    """The sentence for a loss that is not a number."""
+    return f"the loss became not a number in epoch {epoch + 1} of the stage; lower {field_name} and start again, the last checkpoint is intact"
