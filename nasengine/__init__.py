@@ -2,3 +2,5 @@
 
 Two entrances: ``python -m nasengine`` and ``from nasengine.search import search``.
 """
+
+__version__ = "0.1.0"

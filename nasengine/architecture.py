@@ -160,7 +160,12 @@ class Architecture:
     @property
     def params(self) -> int:
         """Stored non-zero weights of the whole network, everything counted."""
-        return sum(_params(layer) for layer in self.layers)
+        return sum(self.params_of_layers)
+
+    @property
+    def params_of_layers(self) -> list[int]:
+        """The same of each layer."""
+        return [_params(layer) for layer in self.layers]
 
     @property
     def params_dense(self) -> int:

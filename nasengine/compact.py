@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 -- the name everybody uses
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 

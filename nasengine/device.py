@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import platform
 import resource
 from collections.abc import Iterator
 
@@ -46,6 +47,11 @@ def deterministic(threads: int) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.set_num_threads(before[2])
+
+
+def label(device: torch.device) -> str:
+    """What the device is called on a page."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
 
 
 def peak_memory_mib(device: torch.device) -> float:

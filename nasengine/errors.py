@@ -42,5 +42,5 @@ class CheckpointError(EngineError):
     """A checkpoint is missing, damaged or belongs to another configuration."""
 
 
-class Interrupted(EngineError):  # noqa: N818 -- a request, not a fault
+class Interrupted(EngineError):
     """Somebody asked the run to end; its checkpoint is saved (exit code 3)."""

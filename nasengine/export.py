@@ -119,6 +119,9 @@ def publish(folder: Path, network: Network, report: dict[str, Any], sample: Tens
     (part / "architecture.json").write_text(json.dumps(dict(network.architecture), indent=1))
     shutil.copyfile(compact.__file__, part / "model.py")
     write_onnx(network, sample, part / "model.onnx")
+    with torch.no_grad():
+        if not torch.equal(loaded(part)(sample), network(sample)):
+            raise ExportError("the written network does not answer as the trained one; nothing was published")
     (part / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False))
     (part / "README.md").write_text(_model_card(report))
     files = [described(part, path) for path in sorted(part.iterdir())]
@@ -224,7 +227,7 @@ def _folded(net: Supernet, architecture: Architecture, gains: Mapping[str, Tenso
                 plan_layer = net.plan.layer[name]
                 weight = net.nursery[f"{name}/weight"]
                 if plan_layer.prunable:
-                    weight = weight * net.kept[plan_layer.weights]
+                    weight = weight.masked_fill(~net.kept[plan_layer.weights], 0.0)
                 state[f"{target}.weight"] = _part(weight, architecture.sources[name])
             case "linear":
                 state[f"{target}.weight"] = _part(net.nursery[f"{name}/weight"], architecture.sources[name])

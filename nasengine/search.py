@@ -9,9 +9,7 @@ so a run that was killed and continued ends with the very same network.
 
 from __future__ import annotations
 
-import base64
 import json
-import platform
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,25 +19,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasengine import catalogue, checkpoint, data, device, events, export, packing, train
-from nasengine.architecture import Architecture, lowered
+from nasengine import catalogue, checkpoint, data, device, events, export, narration, packing, train
 from nasengine.compact import Network
 from nasengine.config import SearchConfig
-from nasengine.data import Images
-from nasengine.discretise import fitted
 from nasengine.errors import CheckpointError, ConfigError, Interrupted, TrainingError
 from nasengine.events import Event
-from nasengine.outlook import Outlook, outlook, plan_of, resolved
-from nasengine.strategies.base import Decision, Moment, Point, Stage
-from nasengine.supernet import Supernet, architecture, everything
+from nasengine.outlook import outlook, plan_of, resolved
+from nasengine.report import reported, versions
+from nasengine.retraining import Retraining, random_decision
+from nasengine.strategies.base import Draw, Moment, Point, Stage
+from nasengine.supernet import Supernet, architecture
 
-GRANULARITIES = ("operation", "filter", "weight", "depth")
 JUDGING_BATCHES = 4
 """Held-out batches that a strategy may look at to decide."""
 CERTIFICATE_IMAGES = 64
 PROGRESS_SECONDS, SAVE_SECONDS = 0.4, 5.0
 """Least time between two progress events, and between two checkpoints of the retraining."""
-CHANGES_SAID = 2000
 
 
 class Control:
@@ -94,11 +89,12 @@ class _Run:
         self.saved: dict[str, Any] | None = None
         self.meter = train.Meter()
         self.counts: dict[str, dict[str, int]] = {
-            "pruned": dict.fromkeys(GRANULARITIES, 0),
-            "regrown": dict.fromkeys(GRANULARITIES, 0),
+            "pruned": dict.fromkeys(narration.GRANULARITIES, 0),
+            "regrown": dict.fromkeys(narration.GRANULARITIES, 0),
         }
         self.parity: dict[str, float] = {}
         self.measured: list[dict[str, Any]] = []
+        self.found: dict[str, Tensor] = {}
         self.seconds = {"search": 0.0, "retrain": 0.0}
         self.since = self.began = time.perf_counter()
         self.resumed_fraction = 0.0
@@ -167,7 +163,7 @@ class _Run:
             "versions": versions(),
         }
         if self.position.phase == "retrain":
-            state["network"] = {"state": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+            state |= {"network": self.retraining.state(), "found": self.found}
         checkpoint.save(self.folder / "checkpoint.pt", state)
         self.last_saved = time.perf_counter()
 
@@ -191,6 +187,7 @@ class _Run:
             self.meter = train.Meter(**saved["meter"])
             self.counts, self.parity, self.measured = saved["counts"], saved["parity"], saved["measured"]
             self.seconds = saved["seconds"]
+            self.found = saved.get("found", {})
         except (KeyError, TypeError, RuntimeError) as error:
             raise CheckpointError(
                 f"the checkpoint in {self.folder} is of another version of Coppice ({error}); start over with --fresh"
@@ -223,7 +220,7 @@ class _Run:
         )
         self.stages = self.strategy.stages(self.net)
         if not resumed:
-            yield self._started(self.look)
+            yield narration.search_started(self.config, self.plan, self.look, self.stages, device.label(self.device))
         self.restore()
         self.resumed_fraction = self._fraction()
         self.since = self.began = time.perf_counter()
@@ -255,44 +252,6 @@ class _Run:
             if not silent:
                 yield event
 
-    def _started(self, look: Outlook) -> Event:
-        full = lowered(self.plan, {})
-        blocks = [{"name": name, "size": 0, "share": 0.0} for name in self.plan.blocks]
-        for layer in full.layers:
-            block = self._block_of(str(layer["name"]))
-            blocks[block]["size"] += Architecture(  # type: ignore[operator]
-                space="", image_size=self.plan.image_size, layers=(layer,), output="", kept={}, sources={}
-            ).params
-        for block in blocks:
-            block["share"] = round(int(str(block["size"])) / full.params, 4)
-        return events.SearchStarted(
-            name=self.config.name,
-            method=catalogue.STRATEGIES[self.config.strategy.kind].label,
-            space=self.config.space.kind,
-            metric=look.metric,
-            target=look.target,
-            full_size=look.full_size,
-            smallest_size=look.smallest_size,
-            blocks=blocks,
-            choices=[
-                {
-                    "name": c.name,
-                    "granularity": c.granularity,
-                    "block": c.block,
-                    "units": c.units,
-                    "labels": list(c.labels),
-                }
-                for c in self.plan.choices
-            ],
-            stages=[{"name": s.name, "blocks": s.blocks, "epochs": s.epochs, "target": s.target} for s in self.stages],
-            epochs=self.config.search.epochs,
-            retrain_epochs=self.config.retrain.epochs,
-            device=_device_name(self.device),
-        )
-
-    def _block_of(self, layer: str) -> int:
-        return self.plan.layer[layer.removesuffix("_scale")].block
-
     # -- stages --------------------------------------------------------------------------------------------------
 
     def _stage(self, stage: Stage) -> Iterator[Event]:
@@ -302,7 +261,7 @@ class _Run:
             self.net.enter(stage.exit)
         self._new_optimizers(stage)
         if beginning:
-            yield self._stage_started(stage)
+            yield narration.stage_started(stage, self._size(stage))
         elif self.saved is not None:
             self.scores.load_state_dict(self.saved["scores"])
         started = time.perf_counter()
@@ -313,7 +272,10 @@ class _Run:
             closing = epoch == stage.epochs - 1
             if closing:
                 yield from self._closed(moment)
-                yield self._stage_finished(stage, time.perf_counter() - started)
+                yield events.StageFinished(
+                    stage=stage.index, name=stage.name, size=self._size(stage), target=stage.target,
+                    validation=self._masked(self._resting(stage)), seconds=time.perf_counter() - started,
+                )  # fmt: skip
                 self.position = _Position(stage=stage.index + 1)
             else:
                 if not moment.warming and (epoch + 1 - stage.warmup_epochs) % self.config.strategy.commit_every == 0:
@@ -338,7 +300,7 @@ class _Run:
             images_since += len(batch[1])
             now = time.perf_counter()
             if now - said >= PROGRESS_SECONDS:
-                yield self._progress(moment, losses, int(draw.size), images_since / (now - said))
+                yield self._progress(moment, losses, draw, images_since / (now - said))
                 said, images_since = now, 0
         self.position.step = self.feed.steps
 
@@ -361,7 +323,14 @@ class _Run:
             if point == "end" and moment.stage.last
             else {"cadence": "cadence", "end": "stage_end", "regrow": "regrow"}[point]
         )
-        yield self._committed(moment, reason, before, decision)
+        event = narration.committed(
+            self.net, before, decision, stage=moment.stage, epoch=self._epoch_number(moment.stage, moment.epoch), reason=reason,
+            size=self._size(moment.stage),
+        )  # fmt: skip
+        for name, changed in (("pruned", event.pruned), ("regrown", event.regrown)):
+            for granularity, count in changed.items():
+                self.counts[name][granularity] += count
+        yield event
 
     def _judging_batches(self) -> list[tuple[Tensor, Tensor]]:
         size = self.config.search.batch_size
@@ -381,115 +350,25 @@ class _Run:
             self.net.train()
         return found
 
-    # -- what is said --------------------------------------------------------------------------------------------
-
-    def _stage_started(self, stage: Stage) -> Event:
-        return events.StageStarted(
-            stage=stage.index,
-            name=stage.name,
-            blocks=stage.blocks,
-            epochs=stage.epochs,
-            warmup_epochs=stage.warmup_epochs,
-            full_size=stage.start_size,
-            size=self._size(stage),
-            target=stage.target,
-        )
-
-    def _progress(self, moment: Moment, losses: dict[str, float], size: int, speed: float) -> Event:
-        stage, fraction = moment.stage, self._fraction()
-        return events.Progress(
-            stage=stage.index,
-            epoch=self._epoch_number(stage, moment.epoch),
-            step=moment.step,
-            steps=moment.steps,
-            losses=dict(losses),
-            images_per_second=speed,
-            size=size,
-            target=stage.target,
-            reference=stage.start_size if moment.warming else int(self.strategy.reference(moment)),
-            fraction=fraction,
-            eta_seconds=self._eta(fraction),
-        )
-
     def _epoch_finished(self, moment: Moment) -> Event:
-        stage = moment.stage
         with torch.no_grad():
             draw = self.strategy.draw(self.net, moment)[0]
-        means = self.meter.means()
-        kept: dict[str, list[int]] = {}
-        for choice in self.plan.choices_until(stage.blocks):
-            on, total = kept.setdefault(choice.granularity, [0, 0])
-            alive = (
-                int(draw.masks[choice.name].sum())
-                if choice.name in draw.masks
-                else int(self.net.kept[choice.name].sum())
-            )
-            kept[choice.granularity] = [
-                on + (alive if choice.name in self.net.running else 0),
-                total + self.net.kept[choice.name].numel(),
-            ]
-        thresholds = {name: float(value.mean()) for name, value in self.strategy.thresholds.items()}
-        return events.EpochFinished(
-            stage=stage.index,
-            epoch=self._epoch_number(stage, moment.epoch),
-            train={"loss": means.get("task"), "accuracy": means.get("accuracy")},
-            validation=self._masked(moment),
-            size=int(draw.size),
-            target=stage.target,
-            kept=kept,
-            thresholds=thresholds,
+        number = self._epoch_number(moment.stage, moment.epoch)
+        return narration.epoch_finished(
+            self.net, draw, moment.stage, number, self.meter.means(), self._masked(moment), dict(self.strategy.limits())
         )
 
-    def _committed(self, moment: Moment, reason: str, before: dict[str, Tensor], decision: Decision) -> Event:
-        pruned, regrown = dict.fromkeys(GRANULARITIES, 0), dict.fromkeys(GRANULARITIES, 0)
-        changes: list[dict[str, object]] = []
-        totals: dict[str, list[int]] = {}
-        for choice in self.plan.choices:
-            was, now = before[choice.name], self.net.kept[choice.name]
-            on, total = totals.setdefault(choice.granularity, [0, 0])
-            totals[choice.granularity] = [on + int(now.sum()), total + now.numel()]
-            for action, changed, counts in (("pruned", was & ~now, pruned), ("regrown", ~was & now, regrown)):
-                count = int(changed.sum())
-                counts[choice.granularity] += count
-                if count and len(changes) < CHANGES_SAID:
-                    changes += _changes(choice.name, choice.granularity, action, changed, decision)
-        for name, counts in (("pruned", pruned), ("regrown", regrown)):
-            for granularity, count in counts.items():
-                self.counts[name][granularity] += count
-        return events.Committed(
-            stage=moment.stage.index,
-            epoch=self._epoch_number(moment.stage, moment.epoch),
-            reason=reason,
-            pruned={g: n for g, n in pruned.items() if g in totals},
-            regrown={g: n for g, n in regrown.items() if g in totals},
-            kept={c.name: _packed_bits(self.net.kept[c.name]) for c in self.plan.choices if c.granularity != "weight"},
-            kept_weights=self._living_weights(),
-            changes=changes[:CHANGES_SAID],
-            totals=totals,
-            size=self._size(moment.stage),
-            target=moment.stage.target,
-        )
+    def _progress(self, moment: Moment, losses: dict[str, float], draw: Draw, speed: float) -> Event:
+        fraction = self._fraction()
+        return events.Progress(
+            stage=moment.stage.index, epoch=self._epoch_number(moment.stage, moment.epoch), step=moment.step, steps=moment.steps,
+            losses=dict(losses), images_per_second=speed, size=int(draw.size), target=moment.stage.target,
+            reference=int(draw.wanted), fraction=fraction, eta_seconds=self._eta(fraction),
+        )  # fmt: skip
 
-    def _living_weights(self) -> dict[str, int]:
-        found = {choice.name: 0 for choice in self.plan.choices if choice.granularity == "weight"}
-        for layer in self.net.program:
-            if layer.prunable:
-                mask = self.net.pruned_weights.get(layer.weights)
-                found[layer.weights] = int(
-                    self.net.live[f"{layer.name}/weight"].numel() if mask is None else mask.sum()
-                )
-        return found
-
-    def _stage_finished(self, stage: Stage, seconds: float) -> Event:
-        last = Moment(stage=replace(stage, warmup_epochs=stage.epochs), epoch=0, step=0, steps=self.feed.steps)
-        return events.StageFinished(
-            stage=stage.index,
-            name=stage.name,
-            size=self._size(stage),
-            target=stage.target,
-            validation=self._masked(last),
-            seconds=seconds,
-        )
+    def _resting(self, stage: Stage) -> Moment:
+        """A moment of the stage in which all that is alive is on."""
+        return Moment(stage=replace(stage, warmup_epochs=stage.epochs), epoch=0, step=0, steps=self.feed.steps)
 
     def _size(self, stage: Stage) -> int:
         return architecture(self.plan, self.net.kept, stage.exit).size(self.config.target.metric)
@@ -507,89 +386,54 @@ class _Run:
                 if epoch + 1 < total and time.perf_counter() - self.last_saved > SAVE_SECONDS:
                     self.save()
                     yield events.CheckpointSaved(phase="retrain", epoch=epoch + 1)
-            self.measured.append(self._measure(self.network))
+            self.measured.append(self.retraining.measured())
             if index == 0:
-                self.found = self.network.state_dict()
+                self.found = self.retraining.network.state_dict()
             self.position = _Position(phase="retrain", stage=index + 1)
 
     def _prepare(self, index: int) -> None:
         """The compact network number `index`, with its weights at the start or as they were saved."""
         net = self.net if index == 0 else self._random(index)
-        last = Moment(
-            stage=replace(self.stages[-1], warmup_epochs=self.stages[-1].epochs), epoch=0, step=0, steps=self.feed.steps
-        )
         with torch.no_grad():
-            gains = self.strategy.draw(net, last)[0].gains
-        plan = architecture(self.plan, net.kept)
-        self.network = export.compact_network(net, plan, gains, self._header())
+            gains = self.strategy.draw(net, self._resting(self.stages[-1]))[0].gains
         if index == 0 and not self.parity:
             sample, _ = self.feed.plain(self.images.validation, CERTIFICATE_IMAGES)
-            self.parity = export.certificate(net, gains, plan, sample)
-        self.masks = export.weight_masks(net, plan)
-        if self.config.retrain.start == "scratch":
-            train.fresh(self.network, device.generator("cpu", self.config.seed, "retrain", index))
-            self._neutral(self.network)
-            train.keep_pruned(self.network, self.masks)
-        self.optimizer = train.retrain_optimizer(self.network, self.config.retrain.weight_decay)
+            self.parity = export.certificate(net, gains, architecture(self.plan, net.kept), sample)
+        self.retraining = Retraining(
+            net, gains, self._header(), feed=self.feed, plan=self.config.retrain,
+            stream=device.generator("cpu", self.config.seed, "retrain", index), key=index,
+        )  # fmt: skip
         if self.saved is not None and "network" in self.saved and self.saved["position"]["stage"] == index:
-            self.network.load_state_dict(self.saved["network"]["state"])
-            self.optimizer.load_state_dict(self.saved["network"]["optimizer"])
-
-    @staticmethod
-    def _neutral(network: Network) -> None:
-        for module in network.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.reset_parameters()
+            self.retraining.load(self.saved["network"])
 
     def _random(self, index: int) -> Supernet:
-        """A network of the same space and size whose units are drawn by chance."""
-        stream = device.generator("cpu", self.config.seed, "random network", index)
-        margins = {name: torch.rand(alive.shape, generator=stream) for name, alive in everything(self.plan).items()}
+        self.net.store()
         size = architecture(self.plan, self.net.kept).size(self.config.target.metric)
-        kept = fitted(
+        stream = device.generator("cpu", self.config.seed, "random network", index)
+        kept = random_decision(
             self.plan,
-            margins,
+            stream,
             metric=self.config.target.metric,
             target=size,
             granularities=self.config.strategy.granularities,
         )
-        self.net.store()
         return Supernet(self.plan, self.net.nursery, {name: alive.to(self.device) for name, alive in kept.items()})
 
     def _retrain_epoch(self, index: int, epoch: int) -> Iterator[Event]:
-        plan, steps = self.config.retrain, self.feed.steps
-        order = self.feed.order("retrain", index, epoch)
-        self.network.train()
-        for step in range(self.position.step, steps):
+        for step in self.retraining.steps(epoch, self.position.step, self.meter):
             self.position = _Position(phase="retrain", stage=index, epoch=epoch, step=step)
             self._obey()
-            lr = train.one_cycle(epoch * steps + step, plan.epochs * steps, plan.lr)
-            batch = self.feed.batch(order[step], "retrain", index, epoch, step)
-            values = train.retrain_step(
-                self.network, batch, self.optimizer, self.masks, self.config.runtime.precision, lr
-            )
-            self.meter.add(len(batch[1]), values)
-        self.position.step = steps
-        self.network.eval()
+        self.position.step = self.feed.steps
         fraction = self._fraction()
         yield events.RetrainEpoch(
             network="found" if index == 0 else f"random {index}",
             epoch=epoch + 1,
-            epochs=plan.epochs,
+            epochs=self.config.retrain.epochs,
             train=self.meter.means(),
-            validation=train.evaluated(self.network, self.images.validation, self.images),
+            validation=self.retraining.validated(),
             fraction=fraction,
             eta_seconds=self._eta(fraction),
         )
-
-    def _measure(self, network: Network) -> dict[str, Any]:
-        """The one look at the test split."""
-        test = self.images.open_test()
-        return {
-            "validation": train.evaluated(network, self.images.validation, self.images)["accuracy"],
-            "test": train.evaluated(network, test, self.images)["accuracy"],
-            "params": export.nonzero(network),
-        }
 
     def _header(self) -> dict[str, Any]:
         return {
@@ -600,11 +444,14 @@ class _Run:
         plan = architecture(self.plan, self.net.kept)
         network = Network({**plan.to_json(), **self._header()})
         network.load_state_dict(self.found)
+        network.cpu().eval()
         sample, _ = self.feed.plain(self.images.validation, 8)
         self.seconds["retrain"] = self._elapsed()
-        files = export.publish(
-            self.folder / "result", network.cpu().eval(), report := self._report(plan, network), sample.cpu()
-        )
+        report = reported(
+            self.config, self.look, self.images, plan, network, measured=self.measured, parity=self.parity,
+            counts=self.counts, seconds=self.seconds, where=self.device,
+        )  # fmt: skip
+        files = export.publish(self.folder / "result", network, report, sample.cpu())
         self.position = _Position(phase="done")
         self.save()
         yield events.ResultReady(report=report, files=files)
@@ -616,48 +463,11 @@ class _Run:
         yield events.ResultReady(report=report, files=files)
         yield events.SearchFinished(seconds=sum(report["seconds"].values()))
 
-    def _report(self, plan: Architecture, network: Network) -> dict[str, Any]:
-        look, found, others = self.look, self.measured[0], self.measured[1:]
-        image = self.feed.plain(self.images.validation, 1)[0].cpu()
-        return {
-            "name": self.config.name,
-            "method": self.config.strategy.kind,
-            "space": self.config.space.kind,
-            "target": {"metric": look.metric, "value": look.target},
-            "full_size": look.full_size,
-            "achieved": {
-                "params": export.nonzero(network),
-                "params_dense": plan.params_dense,
-                "macs": plan.macs,
-                "bytes": 0,
-                "latency_ms": train.latency_ms(network.cpu().eval(), image),
-                "latency_device": _device_name(torch.device("cpu")),
-            },
-            "accuracy": {"validation": found["validation"], "test": found["test"]},
-            "baseline": {"random": others} if others else None,
-            "parity": self.parity,
-            "pruned": self.counts["pruned"],
-            "regrown": self.counts["regrown"],
-            "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
-            "peak_memory_mib": round(device.peak_memory_mib(self.device), 1),
-            "seed": self.config.seed,
-            "versions": versions(),
-            "data": {
-                "name": self.images.facts.name,
-                "sha256": self.images.sha256,
-                "splits": {
-                    "train": len(self.images.train),
-                    "validation": len(self.images.validation),
-                    "test": len(self.images.open_test()),
-                },
-            },
-        }
-
     # -- time and obedience --------------------------------------------------------------------------------------
 
     def _obey(self) -> None:
         if self.control.requested:
-            if hasattr(self, "weights") and self.control.requested != "cancel":
+            if hasattr(self, "net") and self.control.requested != "cancel":
                 self.save()
             raise Interrupted(f"stopped on request ({self.control.requested})")
 
@@ -685,37 +495,3 @@ class _Run:
         """Seconds left, from the speed since this process began."""
         gained = fraction - self.resumed_fraction
         return (time.perf_counter() - self.began) / gained * (1 - fraction) if gained > 0 else None
-
-
-def versions() -> dict[str, str]:
-    """What the result was made with."""
-    return {"python": platform.python_version(), "torch": str(torch.__version__), "coppice": "0.1.0"}
-
-
-def _changes(
-    choice: str, granularity: str, action: str, changed: Tensor, decision: Decision
-) -> list[dict[str, object]]:
-    scores, limit = decision.scores.get(choice), decision.thresholds.get(choice)
-    if granularity == "weight":
-        mean = float(scores[changed].mean()) if scores is not None else None
-        return [{"choice": choice, "action": action, "count": int(changed.sum()), "score": mean, "threshold": limit}]
-    return [
-        {
-            "choice": choice,
-            "unit": unit,
-            "action": action,
-            "score": float(scores[unit]) if scores is not None else None,
-            "threshold": limit,
-        }
-        for unit in changed.nonzero().flatten().tolist()
-    ]
-
-
-def _packed_bits(alive: Tensor) -> str:
-    bits = "".join("1" if on else "0" for on in alive.tolist())
-    padded = bits.ljust(-(-len(bits) // 8) * 8, "0")
-    return base64.b64encode(bytes(int(padded[i : i + 8], 2) for i in range(0, len(padded), 8))).decode()
-
-
-def _device_name(where: torch.device) -> str:
-    return torch.cuda.get_device_name(where) if where.type == "cuda" else f"CPU ({platform.machine()})"

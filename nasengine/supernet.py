@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 -- the name everybody uses
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasengine.architecture import Architecture, Layer, Plan, lowered
@@ -103,7 +103,9 @@ class Supernet(nn.Module):
                 weight = factors.weight(layer)
                 padding = layer.dilation * (layer.kernel - 1) // 2
                 groups = weight.shape[0] if layer.depthwise else 1
-                return F.conv2d(x, weight, None, layer.stride, padding, layer.dilation, groups)
+                y = F.conv2d(x, weight, None, layer.stride, padding, layer.dilation, groups)
+                # Depth-wise convolutions are up to three times as fast with channels last; the others keep the order.
+                return y.contiguous(memory_format=torch.channels_last) if layer.inputs == ("image",) else y
             case "factorized_reduce":
                 return factorized_reduce(x, factors.weight(layer), self.splits[layer.name])
             case "batch_norm":
@@ -164,8 +166,12 @@ class Supernet(nn.Module):
 
     @torch.no_grad()
     def store(self) -> None:
-        """Writes live values back into the nursery."""
-        self.scatter(self.live, self.nursery)
+        """Writes live values back into the nursery; pruned weights keep what they had, whatever the optimizer did."""
+        values = dict(self.live)
+        for choice, alive in self.pruned_weights.items():
+            name = f"{choice.removesuffix('_weights')}/weight"
+            values[name] = torch.where(alive > 0, values[name], self.gather(name, self.nursery))
+        self.scatter(values, self.nursery)
         for name, (mean, var) in self.statistics.items():
             self.scatter({f"{name}/mean": mean, f"{name}/var": var}, self.nursery)
 

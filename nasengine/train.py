@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +65,8 @@ class Feed:
         where = indices.to(split.x.device)
         x = data.normalised(split.x[where], self.images.mean, self.images.std)
         stream = device.generator("cpu", self.seed, *key, "augmentation")
-        return data.augmented(x, stream, shift=self.images.shift, flip=self.images.flip), split.y[where]
+        x = data.augmented(x, stream, shift=self.images.shift, flip=self.images.flip)
+        return x.contiguous(memory_format=torch.channels_last), split.y[where]
 
     def plain(self, split: Split, n: int) -> Batch:
         """The first `n` images of a split spread evenly, unchanged."""
@@ -145,7 +145,7 @@ def retrain_step(
         logits = network(images)
         loss = task_loss(logits, labels)
     if not torch.isfinite(loss):
-        raise TrainingError(not_finite(0, "retrain.lr"))
+        raise TrainingError(not_finite(None, "retrain.lr"))
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(network.parameters(), CLIP)
@@ -180,7 +180,7 @@ def keep_pruned(network: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Zeroes the pruned weights."""
     state = dict(network.named_parameters())
     for name, mask in masks.items():
-        state[name].mul_(mask)
+        state[name].masked_fill_(mask == 0, 0.0)  # a product would leave zeros of either sign
 
 
 @torch.no_grad()
@@ -209,23 +209,25 @@ def latency_ms(network: nn.Module, image: Tensor, repeats: int = 30) -> float:
 
 
 def fresh(network: nn.Module, generator: torch.Generator) -> None:
-    """Initial weights for training from scratch, from the generator alone."""
-    modules: Sequence[Any] = list(network.modules())
-    for module in modules:
-        weight = getattr(module, "weight", None)
-        if weight is None:
-            continue
-        if weight.ndim == 4:
-            groups = getattr(module, "groups", 1)
-            fan_out = weight.shape[0] // groups * weight[0, 0].numel()
-            values = torch.randn(weight.shape, generator=generator) * math.sqrt(2 / fan_out)
-        elif weight.ndim == 2:
-            values = (torch.rand(weight.shape, generator=generator) * 2 - 1) / math.sqrt(weight.shape[1])
-        else:
-            continue
-        weight.data.copy_(values)
+    """Initial values for training from scratch, from the generator alone: Kaiming, and torch's default for the rest."""
+    with torch.no_grad():
+        for module in network.modules():
+            weight = getattr(module, "weight", None)
+            if isinstance(module, nn.BatchNorm2d):
+                module.reset_parameters()
+            elif weight is not None and weight.ndim == 4:
+                fan_out = weight.shape[0] // getattr(module, "groups", 1) * weight[0, 0].numel()
+                weight.copy_(torch.randn(weight.shape, generator=generator) * math.sqrt(2 / fan_out))
+            elif isinstance(module, nn.Linear):
+                bound = 1 / math.sqrt(module.in_features)
+                weight.copy_((torch.rand(weight.shape, generator=generator) * 2 - 1) * bound)
+                module.bias.zero_()
+            elif not list(module.children()):
+                for factor in module.parameters(recurse=False):
+                    factor.fill_(1)  # the factor of a pool or skip
 
 
-def not_finite(epoch: int, field_name: str) -> str:
+def not_finite(epoch: int | None, field_name: str) -> str:
     """The sentence for a loss that is not a number."""
-    return f"the loss became not a number in epoch {epoch + 1} of the stage; lower {field_name} and start again, the last checkpoint is intact"
+    where = f"in epoch {epoch + 1}" if epoch is not None else "while retraining"
+    return f"the loss became not a number {where}; lower {field_name} and start again, the last checkpoint is intact"

@@ -77,11 +77,17 @@ class Moment:
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """One set of masks (see `Supernet.forward`) and the differentiable size under them."""
+    """One set of masks (see `Supernet.forward`) and the size that goes with it.
+
+    Attributes:
+        size: under the masks, a scalar with gradient.
+        wanted: what the size should be at this moment.
+    """
 
     masks: Mapping[str, Tensor]
     gains: Mapping[str, Tensor]
     size: Tensor
+    wanted: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,3 +141,7 @@ class Strategy(nn.Module, ABC):
     @abstractmethod
     def learning_rates(self, moment: Moment) -> list[dict[str, Any]]:
         """Parameter groups of the strategy's own optimizer, each with its `lr` at this moment."""
+
+    def limits(self) -> Mapping[str, float]:
+        """Granularity -> mean threshold, for the charts; empty where thresholds are not learned."""
+        return {}

@@ -111,7 +111,8 @@ class MGAS(Strategy):
             masks = {name: torch.ones_like(gain) for name, gain in gains.items()} | net.pruned_weights
         else:
             masks = self._masks(net)
-        return [Draw(masks=masks, gains=gains, size=costs.size(net.plan, net.program, masks, self.metric, net.units))]
+        size = costs.size(net.plan, net.program, masks, self.metric, net.units)
+        return [Draw(masks=masks, gains=gains, size=size, wanted=self._wanted(moment))]
 
     def losses(
         self, net: Supernet, moment: Moment, batch: Batch, draws: Sequence[Draw]
@@ -164,6 +165,9 @@ class MGAS(Strategy):
             {"params": [self.thresholds["operation"], self.thresholds["filter"]], "lr": RATES["threshold"] * factor},
             {"params": [self.thresholds["weight"]], "lr": RATES["weight_threshold"] * factor},
         ]
+
+    def limits(self) -> Mapping[str, float]:
+        return {granularity: float(values.detach().mean()) for granularity, values in self.thresholds.items()}
 
     # -- masks ---------------------------------------------------------------------------------------------------
 
@@ -221,14 +225,16 @@ class MGAS(Strategy):
 
     # -- control -------------------------------------------------------------------------------------------------
 
-    def reference(self, moment: Moment) -> float:
+    def _wanted(self, moment: Moment) -> float:
         """The wanted size: falls geometrically over the ramp, then stays at the stage's target."""
         stage = moment.stage
+        if moment.warming:
+            return float(stage.start_size)
         share = min(1.0, moment.progress / RAMP)
         return stage.start_size * (stage.target / stage.start_size) ** share
 
     def _error(self, moment: Moment, size: Tensor) -> Tensor:
-        return torch.log(size.detach() / self.reference(moment))
+        return torch.log(size.detach() / self._wanted(moment))
 
     @staticmethod
     def _haste(moment: Moment) -> float:

@@ -1,0 +1,168 @@
+"""What is said of a search: its larger events, from the plan, the network and a decision. Nothing here changes anything."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from nasengine import catalogue, events
+from nasengine.architecture import Plan, lowered
+from nasengine.config import SearchConfig
+from nasengine.outlook import Outlook
+from nasengine.strategies.base import Decision, Draw, Stage
+from nasengine.supernet import Supernet
+
+GRANULARITIES = ("operation", "filter", "weight", "depth")
+CHANGES_SAID = 2000
+
+
+def search_started(
+    config: SearchConfig, plan: Plan, look: Outlook, stages: Sequence[Stage], device: str
+) -> events.SearchStarted:
+    """The space, its blocks and choices, the stages."""
+    sizes = [0] * len(plan.blocks)
+    full = lowered(plan, {})
+    for layer, params in zip(full.layers, full.params_of_layers, strict=True):
+        sizes[plan.layer[str(layer["name"]).removesuffix("_scale")].block] += params
+    return events.SearchStarted(
+        name=config.name,
+        method=catalogue.STRATEGIES[config.strategy.kind].label,
+        space=config.space.kind,
+        metric=look.metric,
+        target=look.target,
+        full_size=look.full_size,
+        smallest_size=look.smallest_size,
+        blocks=[
+            {"name": name, "size": size, "share": round(size / full.params, 4)}
+            for name, size in zip(plan.blocks, sizes, strict=True)
+        ],
+        choices=[
+            {"name": c.name, "granularity": c.granularity, "block": c.block, "units": c.units, "labels": list(c.labels)}
+            for c in plan.choices
+        ],
+        stages=[{"name": s.name, "blocks": s.blocks, "epochs": s.epochs, "target": s.target} for s in stages],
+        epochs=config.search.epochs,
+        retrain_epochs=config.retrain.epochs,
+        device=device,
+    )
+
+
+def stage_started(stage: Stage, size: int) -> events.StageStarted:
+    """What the stage opens, and where its size stands."""
+    return events.StageStarted(
+        stage=stage.index,
+        name=stage.name,
+        blocks=stage.blocks,
+        epochs=stage.epochs,
+        warmup_epochs=stage.warmup_epochs,
+        full_size=stage.start_size,
+        size=size,
+        target=stage.target,
+    )
+
+
+def epoch_finished(
+    net: Supernet,
+    draw: Draw,
+    stage: Stage,
+    epoch: int,
+    train: Mapping[str, float | None],
+    validation: Mapping[str, float | None],
+    limits: Mapping[str, float],
+) -> events.EpochFinished:
+    """Measures, and the units that `draw` has on, of the stage's blocks."""
+    kept: dict[str, list[int]] = {}
+    for choice in net.plan.choices_until(stage.blocks):
+        on, total = kept.setdefault(choice.granularity, [0, 0])
+        mask = draw.masks.get(choice.name, net.kept[choice.name])
+        alive = int(mask.sum()) if choice.name in net.running else 0
+        kept[choice.granularity] = [on + alive, total + choice.units]
+    return events.EpochFinished(
+        stage=stage.index,
+        epoch=epoch,
+        train={"loss": train.get("task"), "accuracy": train.get("accuracy")},
+        validation=dict(validation),
+        size=int(draw.size),
+        target=stage.target,
+        kept=kept,
+        thresholds=dict(limits),
+    )
+
+
+def committed(
+    net: Supernet, before: Mapping[str, Tensor], decision: Decision, *, stage: Stage, epoch: int, reason: str, size: int
+) -> events.Committed:
+    """What a commit changed.
+
+    Args:
+        net: after the commit.
+        before: kept units before it.
+        decision: with the scores of what changed.
+    """
+    totals: dict[str, list[int]] = {}
+    counts: dict[str, dict[str, int]] = {"pruned": {}, "regrown": {}}
+    changes: list[dict[str, object]] = []
+    for choice in net.plan.choices:
+        was, now = before[choice.name], net.kept[choice.name]
+        on, total = totals.setdefault(choice.granularity, [0, 0])
+        totals[choice.granularity] = [on + int(now.sum()), total + choice.units]
+        for action, changed in (("pruned", was & ~now), ("regrown", ~was & now)):
+            count = int(changed.sum())
+            counts[action][choice.granularity] = counts[action].get(choice.granularity, 0) + count
+            if count and len(changes) < CHANGES_SAID:
+                changes += _changes(choice.name, choice.granularity, action, changed, decision)
+    return events.Committed(
+        stage=stage.index,
+        epoch=epoch,
+        reason=reason,
+        pruned=counts["pruned"],
+        regrown=counts["regrown"],
+        kept={c.name: packed_bits(net.kept[c.name]) for c in net.plan.choices if c.granularity != "weight"},
+        kept_weights=_living_weights(net),
+        changes=changes[:CHANGES_SAID],
+        totals=totals,
+        size=size,
+        target=stage.target,
+    )
+
+
+def packed_bits(alive: Tensor) -> str:
+    """Base64 of one bit a unit, the first unit in the highest bit of the first byte.
+
+    >>> import torch
+    >>> base64.b64decode(packed_bits(torch.tensor([True, False, True]))).hex()
+    'a0'
+    """
+    bits = "".join("1" if on else "0" for on in alive.tolist())
+    padded = bits.ljust(-(-len(bits) // 8) * 8, "0")
+    return base64.b64encode(bytes(int(padded[i : i + 8], 2) for i in range(0, len(padded), 8))).decode()
+
+
+def _living_weights(net: Supernet) -> dict[str, int]:
+    found = {choice.name: 0 for choice in net.plan.choices if choice.granularity == "weight"}
+    for layer in net.program:
+        if layer.prunable:
+            mask = net.pruned_weights.get(layer.weights)
+            found[layer.weights] = int(net.live[f"{layer.name}/weight"].numel() if mask is None else mask.sum())
+    return found
+
+
+def _changes(
+    choice: str, granularity: str, action: str, changed: Tensor, decision: Decision
+) -> list[dict[str, object]]:
+    scores, limit = decision.scores.get(choice), decision.thresholds.get(choice)
+    if granularity == "weight":
+        mean = float(scores[changed].mean()) if scores is not None else None
+        return [{"choice": choice, "action": action, "count": int(changed.sum()), "score": mean, "threshold": limit}]
+    return [
+        {
+            "choice": choice,
+            "unit": unit,
+            "action": action,
+            "score": None if scores is None else float(scores[unit]),
+            "threshold": limit,
+        }
+        for unit in changed.nonzero().flatten().tolist()
+    ]

@@ -1,0 +1,78 @@
+"""report.json: what was found, how large, how good, made with what."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from nasengine import __version__, device, export, train
+from nasengine.architecture import Architecture
+from nasengine.compact import Network
+from nasengine.config import SearchConfig
+from nasengine.data import Images
+from nasengine.outlook import Outlook
+
+
+def reported(
+    config: SearchConfig,
+    look: Outlook,
+    images: Images,
+    found: Architecture,
+    network: Network,
+    *,
+    measured: Sequence[Mapping[str, Any]],
+    parity: Mapping[str, float],
+    counts: Mapping[str, Mapping[str, int]],
+    seconds: Mapping[str, float],
+    where: torch.device,
+) -> dict[str, Any]:
+    """The report; `achieved.bytes` is filled in when the file is written.
+
+    Args:
+        network: trained, on the CPU, in eval mode.
+        measured: of the found network, then of the random ones.
+        counts: `pruned` and `regrown`, each by granularity.
+    """
+    image = images.validation.x[:1].cpu()
+    first, *others = measured
+    return {
+        "name": config.name,
+        "method": config.strategy.kind,
+        "space": config.space.kind,
+        "target": {"metric": look.metric, "value": look.target},
+        "full_size": look.full_size,
+        "achieved": {
+            "params": export.nonzero(network),
+            "params_dense": found.params_dense,
+            "macs": found.macs,
+            "bytes": 0,
+            "latency_ms": train.latency_ms(network, image.float()),
+            "latency_device": device.label(torch.device("cpu")),
+        },
+        "accuracy": {"validation": first["validation"], "test": first["test"]},
+        "baseline": {"random": others} if others else None,
+        "parity": dict(parity),
+        "pruned": dict(counts["pruned"]),
+        "regrown": dict(counts["regrown"]),
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "peak_memory_mib": round(device.peak_memory_mib(where), 1),
+        "seed": config.seed,
+        "versions": versions(),
+        "data": {
+            "name": images.facts.name,
+            "sha256": images.sha256,
+            "splits": {
+                "train": len(images.train),
+                "validation": len(images.validation),
+                "test": len(images.open_test()),
+            },
+        },
+    }
+
+
+def versions() -> dict[str, str]:
+    """What the result was made with."""
+    return {"coppice": __version__, "python": platform.python_version(), "torch": str(torch.__version__)}

@@ -1,0 +1,94 @@
+"""Training a compact network at the end: the found one, and random ones of its size by the same recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nasengine import export, train
+from nasengine.architecture import Plan
+from nasengine.config import RetrainConfig
+from nasengine.discretise import fitted
+from nasengine.supernet import Kept, Supernet, architecture, everything
+
+
+class Retraining:
+    """One compact network with its optimizer.
+
+    Args:
+        net: committed to the decision; its weights are the start if `plan.start` is inherit.
+        gains: of the strategy, over living units.
+        header: classes, mean and std for the file.
+        feed: batches.
+        plan: the recipe.
+        stream: for fresh weights.
+        key: tells this network's batches from those of others.
+    """
+
+    def __init__(
+        self,
+        net: Supernet,
+        gains: Mapping[str, Tensor],
+        header: Mapping[str, Any],
+        *,
+        feed: train.Feed,
+        plan: RetrainConfig,
+        stream: torch.Generator,
+        key: int,
+    ) -> None:
+        self.feed, self.plan, self.key = feed, plan, key
+        found = architecture(net.plan, net.kept)
+        self.network = export.compact_network(net, found, gains, header)
+        self.masks = export.weight_masks(net, found)
+        if plan.start == "scratch":
+            train.fresh(self.network, stream)
+            train.keep_pruned(self.network, self.masks)
+        self.network.to(memory_format=torch.channels_last)
+        self.optimizer = train.retrain_optimizer(self.network, plan.weight_decay)
+
+    def steps(self, epoch: int, first: int, meter: train.Meter) -> Iterator[int]:
+        """Yields the number of each step of an epoch from `first` on, before it is made; means go to `meter`."""
+        order = self.feed.order("retrain", self.key, epoch)
+        self.network.train()
+        for step in range(first, self.feed.steps):
+            yield step
+            lr = train.one_cycle(epoch * self.feed.steps + step, self.plan.epochs * self.feed.steps, self.plan.lr)
+            batch = self.feed.batch(order[step], "retrain", self.key, epoch, step)
+            meter.add(
+                len(batch[1]),
+                train.retrain_step(self.network, batch, self.optimizer, self.masks, self.feed.precision, lr),
+            )
+        self.network.eval()
+
+    def validated(self) -> dict[str, float | None]:
+        """Loss and accuracy on the validation split."""
+        return train.evaluated(self.network, self.feed.images.validation, self.feed.images)
+
+    def measured(self) -> dict[str, Any]:
+        """The figures of the report: the one look at the test split."""
+        images = self.feed.images
+        return {
+            "validation": self.validated()["accuracy"],
+            "test": train.evaluated(self.network, images.open_test(), images)["accuracy"],
+            "params": export.nonzero(self.network),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """What an exact continuation needs."""
+        return {"state": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Puts what `state` gave back."""
+        self.network.load_state_dict(state["state"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def random_decision(
+    plan: Plan, stream: torch.Generator, *, metric: str, target: int, granularities: Collection[str]
+) -> Kept:
+    """A decision of the asked size in which every unit is as likely as any other of its level."""
+    margins = {name: torch.rand(alive.shape, generator=stream) for name, alive in everything(plan).items()}
+    return fitted(plan, margins, metric=metric, target=target, granularities=granularities)
