@@ -44,7 +44,8 @@ class Layer:
     """One step of the full network.
 
     Attributes:
-        op: image, conv, factorized_reduce, batch_norm, gate, relu, max_pool, avg_pool, align, mix, concat, mean, linear.
+        op: image, conv, factorized_reduce, batch_norm, gate, relu, max_pool, avg_pool, align, mix, concat, mean or
+            linear.
             `gate` multiplies by the mask of its group; `align` reads the channels of one group as those of another;
             `mix` adds candidates, each under its operation mask, and gates the sum.
         channels: groups of the output, concatenated.
@@ -286,12 +287,10 @@ def _live_channels(plan: Plan, program: Sequence[Layer], kept: Kept) -> dict[str
         if layer.op in ("gate", "mix"):
             group = layer.channels[0]
             live[group] = [channel for channel in live[group] if channel in needs.get(group, set())] or live[group][:1]
-        sources = layer.inputs if layer.op != "mix" else ()
-        for source in sources:
-            for group in plan.layer[source].channels:
+        if layer.op in ("align", "conv", "factorized_reduce", "mean"):
+            for group in plan.layer[layer.inputs[0]].channels:
                 wanted = live[layer.channels[0]] if layer.op == "align" else live[group]
-                if layer.op in ("align", "conv", "factorized_reduce", "mean"):
-                    needs.setdefault(group, set()).update(wanted)
+                needs.setdefault(group, set()).update(wanted)
     return live
 
 

@@ -11,6 +11,8 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Strategy:
+    """A search method; `path` makes one from (plan, config, target, generator)."""
+
     label: str
     sentence: str
     path: str
@@ -19,6 +21,8 @@ class Strategy:
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
+    """A search space; `path` makes its plan from its part of the configuration."""
+
     label: str
     sentence: str
     path: str

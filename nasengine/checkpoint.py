@@ -36,6 +36,6 @@ def load(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what it likes on a damaged file
         raise CheckpointError(f"{path} cannot be read ({type(error).__name__}); start over with --fresh") from error
-    if not isinstance(state, dict) or "position" not in state:
+    if not isinstance(state, dict) or not {"position", "seq"} <= state.keys():
         raise CheckpointError(f"{path} is not a checkpoint of a search; start over with --fresh")
     return state

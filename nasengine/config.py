@@ -8,6 +8,7 @@ in ``outlook``.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
@@ -92,7 +93,9 @@ class DataConfig(Part):
         0.2, "Share held out for the final report, when the data has no test part of its own.",
         title="Test share", gt=0, le=0.5,
     )  # fmt: skip
-    crop: bool = option(True, "Shift training images by up to an eighth of their side.", title="Random shifts")
+    crop: bool = option(
+        default=True, help_="Shift training images by up to an eighth of their side.", title="Random shifts"
+    )
     flip: bool | None = option(
         None, "Mirror training images at random. Empty: yes, unless the data set is known to mind.", title="Mirror"
     )
@@ -178,7 +181,7 @@ class MGASConfig(Part):
         strict=False,
     )
     cuts: tuple[int, ...] | None = option(
-        None, "Numbers of cells after which an early stage ends; the last stage always has all. Empty: at the reductions.",
+        None, "Numbers of cells after which an early stage ends; the last has all cells. Empty: at the reductions.",
         title="Stage ends", strict=False,
     )  # fmt: skip
     warmup_fraction: float = option(
@@ -222,9 +225,10 @@ class TargetConfig(Part):
             raise ConfigError.at(
                 "target.value", f"{self.value} is out of range; give a percentage above 0% and up to 100%"
             )
-        if amount is not None and not amount >= 1:
+        if amount is not None and not 1 <= amount < math.inf:
             raise ConfigError.at(
-                "target.value", f"{self.value} is too small; give a number of at least 1, or a percentage such as 40%"
+                "target.value",
+                f"{self.value} is out of range; give a number of at least 1, or a percentage such as 40%",
             )
         return self
 
@@ -310,7 +314,7 @@ class SearchConfig(Part):
             if not 0 < cut < self.space.cells:
                 raise ConfigError.at(
                     "strategy.cuts",
-                    f"a stage cannot end after cell {cut} of {self.space.cells}; use numbers from 1 to {self.space.cells - 1}",
+                    f"a stage cannot end after cell {cut} of {self.space.cells}; use 1 to {self.space.cells - 1}",
                 )
         stages = len(self.cuts) + 1
         if self.search.epochs < 4 * stages:
@@ -322,7 +326,8 @@ class SearchConfig(Part):
         if self.data.image_size >> halvings < 2:
             raise ConfigError.at(
                 "data.image_size",
-                f"{self.data.image_size} pixels are too few for {halvings} halvings; use at least {2 << halvings}, or fewer reductions",
+                f"{self.data.image_size} pixels are too few for {halvings} halvings; use at least {2 << halvings}, "
+                "or fewer reductions",
             )
         return self
 
@@ -354,7 +359,8 @@ def _completed(raw: Mapping[str, Any]) -> dict[str, Any]:
         given = filled.setdefault(part, {})
         if not isinstance(given, Mapping):
             continue  # the validator says what is wrong with it
-        table = preset.get(str(given.get("kind", default_kind)) if default_kind else part, {})
+        kind = given.get("kind", default_kind) or part
+        table = preset.get(kind, {}) if kind in (part, *catalogue.SPACES, *catalogue.STRATEGIES) else {}
         filled[part] = {**table, **given}
     if "cells" in _part(raw, "space") and "reductions" not in _part(raw, "space"):
         filled["space"].pop("reductions", None)  # the preset's positions belong to the preset's number of cells
@@ -380,7 +386,9 @@ def _problems(error: ValidationError) -> list[tuple[str, str]]:
         if isinstance(cause, ConfigError):
             found += cause.problems
             continue
-        location = [part for part in item["loc"] if part not in ("float", "str")]
+        location = list(item["loc"])
+        if location[:2] == ["target", "value"]:
+            location = location[:2]  # without the kind of value that was tried
         field = ".".join(str(part) for part in location if not isinstance(part, int))
         found.append((field, _sentence(item, location)))
     return list(dict.fromkeys(found))

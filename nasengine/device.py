@@ -40,7 +40,7 @@ def deterministic(threads: int) -> Iterator[None]:
         torch.get_num_threads(),
     )
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
     torch.set_num_threads(threads)
     try:
         yield

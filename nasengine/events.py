@@ -241,7 +241,8 @@ def to_line(event: Event) -> str:
     >>> to_line(SearchFinished(seq=9, seconds=float("nan")))
     '{"kind":"search_finished","seq":9,"seconds":null}'
     """
-    return json.dumps({"kind": event.kind, **_finite(asdict(event))}, separators=(",", ":"), allow_nan=False)
+    said = {"kind": event.kind, **asdict(event)}
+    return json.dumps(_finite(said), separators=(",", ":"), allow_nan=False)
 
 
 def from_line(line: str) -> Event:

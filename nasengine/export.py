@@ -35,7 +35,8 @@ def compact_network(
     """The compact network with the supernet's weights; gates and gains are folded into batch norms.
 
     Args:
-        net: committed to the very decision that `architecture` was lowered from.
+        net: committed to a decision.
+        architecture: lowered from that very decision.
         gains: over living units, as given to ``net.forward``.
         header: classes, mean, std: what the file says beside the architecture.
     """
@@ -66,6 +67,9 @@ def certificate(
     The masked network is the full space with everything computed and nothing but masks to silence what is off.
 
     Args:
+        net: committed to a decision.
+        gains: over living units.
+        architecture: lowered from that decision.
         images: normalised [N, C, S, S].
 
     Raises:
@@ -148,7 +152,8 @@ def write_onnx(network: Network, sample: Tensor, path: Path) -> None:
     difference = _onnx_difference(network, path, sample)
     if not difference <= ONNX_TOLERANCE:
         raise ExportError(
-            f"the ONNX file differs from the network by {difference:.1e}, allowed is {ONNX_TOLERANCE:.0e}; nothing was published"
+            f"the ONNX file differs from the network by {difference:.1e}, allowed is {ONNX_TOLERANCE:.0e}; "
+            "nothing was published"
         )
 
 
@@ -204,7 +209,8 @@ def verified(run: Path) -> dict[str, Any]:
     checks = [
         "all checksums agree",
         f"{size:,} {report['target']['metric']}, at most {report['target']['value']:,}",
-        f"certificate: masked and compact network differ by {report['parity']['fp32']:.1e} (fp32), {report['parity']['fp64']:.1e} (fp64)",
+        f"certificate: masked and compact network differ by {report['parity']['fp32']:.1e} (fp32), "
+        f"{report['parity']['fp64']:.1e} (fp64)",
         f"ONNX file differs by {difference:.1e}",
     ]
     return {"ok": not problems, "problems": problems, "checks": checks if not problems else []}

@@ -1,4 +1,4 @@
-"""What is said of a search: its larger events, from the plan, the network and a decision. Nothing here changes anything."""
+"""What is said of a search: its larger events, from the plan, the network and a decision. Changes nothing."""
 
 from __future__ import annotations
 
@@ -94,13 +94,7 @@ def epoch_finished(
 def committed(
     net: Supernet, before: Mapping[str, Tensor], decision: Decision, *, stage: Stage, epoch: int, reason: str, size: int
 ) -> events.Committed:
-    """What a commit changed.
-
-    Args:
-        net: after the commit.
-        before: kept units before it.
-        decision: with the scores of what changed.
-    """
+    """What a commit changed; `net` is as it is after it, `before` holds the kept units before it."""
     totals: dict[str, list[int]] = {}
     counts: dict[str, dict[str, int]] = {"pruned": {}, "regrown": {}}
     changes: list[dict[str, object]] = []

@@ -17,7 +17,7 @@ from nasengine.errors import ConfigError
 from nasengine.splits import DataFacts
 
 SECONDS_PER_LAYER, SECONDS_PER_VALUE = 2.2e-4, 5e-9
-"""Forward and backward of one layer on one CPU core: fixed part, and part for each number it produces (see benchmarks)."""
+"""Forward and backward of a layer on one CPU core: a fixed part, and a part for each number it produces."""
 RETRAIN_SHARE = 0.3
 """Time of a retraining step against a step of the full space, roughly."""
 
@@ -54,13 +54,14 @@ class Outlook:
 
 def plan_of(config: SearchConfig, facts: DataFacts) -> Plan:
     """The full space that the configuration asks for, for these images."""
-    return resolved(catalogue.SPACES[config.space.kind].path)(
+    plan: Plan = resolved(catalogue.SPACES[config.space.kind].path)(
         config.space,
         image_size=config.data.image_size,
         channels=facts.channels,
         classes=len(facts.class_names),
         cuts=config.cuts,
     )
+    return plan
 
 
 def outlook(config: SearchConfig, facts: DataFacts) -> Outlook:
@@ -98,15 +99,11 @@ def _problems(
 ) -> list[tuple[str, str]]:
     metric, found = config.target.metric, []
     if target > full:
-        found.append((
-            "target.value",
-            f"{target:,} {metric} is more than the whole space has; give at most {full:,}, or a larger space (more cells or channels)",
-        ))  # fmt: skip
+        mend = f"give at most {full:,}, or a larger space (more cells or channels)"
+        found.append(("target.value", f"{target:,} {metric} is more than the whole space has; {mend}"))
     if target < least:
-        found.append((
-            "target.value",
-            f"{target:,} {metric} is below what this space can surely reach; give at least {least:,}, or a smaller space (fewer cells or channels)",
-        ))  # fmt: skip
+        mend = f"give at least {least:,}, or a smaller space (fewer cells or channels)"
+        found.append(("target.value", f"{target:,} {metric} is below what this space can surely reach; {mend}"))
     if problem := splits.batch_problem(counts["train"], config.search.batch_size):
         found.append(("search.batch_size", problem))
     for split in ("validation", "test"):

@@ -31,10 +31,8 @@ def reported(
 ) -> dict[str, Any]:
     """The report; `achieved.bytes` is filled in when the file is written.
 
-    Args:
-        network: trained, on the CPU, in eval mode.
-        measured: of the found network, then of the random ones.
-        counts: `pruned` and `regrown`, each by granularity.
+    `network` is trained, on the CPU, in eval mode; `measured` holds figures of the found network, then of random ones;
+    `counts` holds `pruned` and `regrown`, each by granularity.
     """
     image = images.validation.x[:1].cpu()
     first, *others = measured

@@ -117,7 +117,7 @@ class _Run:
             if different:
                 raise ConfigError.at(
                     different[0],
-                    f"{self.folder} holds a search with other settings here; use another folder, or --fresh to start over",
+                    f"{self.folder} holds a search with other settings; use another folder, or --fresh to start over",
                 )
             self.saved = checkpoint.load(self.folder / "checkpoint.pt")
             self.seq = self.saved["seq"]
@@ -228,7 +228,8 @@ class _Run:
             yield from self._phases()
         except torch.OutOfMemoryError as error:
             raise TrainingError(
-                "the device ran out of memory; lower search.batch_size or space.channels and start again, the last checkpoint is intact"
+                "the device ran out of memory; lower search.batch_size or space.channels and start again, "
+                "the last checkpoint is intact"
             ) from error
 
     def _phases(self) -> Iterator[Event]:
@@ -324,9 +325,14 @@ class _Run:
             else {"cadence": "cadence", "end": "stage_end", "regrow": "regrow"}[point]
         )
         event = narration.committed(
-            self.net, before, decision, stage=moment.stage, epoch=self._epoch_number(moment.stage, moment.epoch), reason=reason,
+            self.net,
+            before,
+            decision,
+            stage=moment.stage,
+            epoch=self._epoch_number(moment.stage, moment.epoch),
+            reason=reason,
             size=self._size(moment.stage),
-        )  # fmt: skip
+        )
         for name, changed in (("pruned", event.pruned), ("regrown", event.regrown)):
             for granularity, count in changed.items():
                 self.counts[name][granularity] += count
@@ -361,10 +367,18 @@ class _Run:
     def _progress(self, moment: Moment, losses: dict[str, float], draw: Draw, speed: float) -> Event:
         fraction = self._fraction()
         return events.Progress(
-            stage=moment.stage.index, epoch=self._epoch_number(moment.stage, moment.epoch), step=moment.step, steps=moment.steps,
-            losses=dict(losses), images_per_second=speed, size=int(draw.size), target=moment.stage.target,
-            reference=int(draw.wanted), fraction=fraction, eta_seconds=self._eta(fraction),
-        )  # fmt: skip
+            stage=moment.stage.index,
+            epoch=self._epoch_number(moment.stage, moment.epoch),
+            step=moment.step,
+            steps=moment.steps,
+            losses=dict(losses),
+            images_per_second=speed,
+            size=int(draw.size),
+            target=moment.stage.target,
+            reference=int(draw.wanted),
+            fraction=fraction,
+            eta_seconds=self._eta(fraction),
+        )
 
     def _resting(self, stage: Stage) -> Moment:
         """A moment of the stage in which all that is alive is on."""

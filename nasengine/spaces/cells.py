@@ -48,7 +48,9 @@ class _Cells:
         self.add("stem_conv", "conv", ["image"], ["stem"], kernel=3)
         self.add("stem_bn", "batch_norm", ["stem_conv"], ["stem"])
         before = last = self.add("stem", "gate", ["stem_bn"], ["stem"])
-        exits, exit_blocks, reduced = [], [], False
+        exits: list[str] = []
+        exit_blocks: list[int] = []
+        reduced = False
         for cell in range(space.cells):
             self.block = cell + 1
             reduction = cell in space.reduction_cells
@@ -101,7 +103,8 @@ class _Cells:
         """The sum of all live candidates on all connections, then the gate of the node's channels."""
         choice = f"{name}_ops"
         group = self.group(name, width, WIDTH_FLOOR)
-        ends, labels = [], []
+        ends: list[str] = []
+        labels: list[str] = []
         for source_index, source in enumerate(states):
             stride = 2 if stride_inputs and source_index < 2 else 1
             for candidate in self.space.candidates:

@@ -53,9 +53,17 @@ class MGAS(Strategy):
     """
 
     def __init__(
-        self, plan: Plan, *, granularities: Sequence[str], epochs: int, target: int, metric: str, warmup_fraction: float,
-        regrow_fraction: float, generator: torch.Generator,
-    ) -> None:  # fmt: skip
+        self,
+        plan: Plan,
+        *,
+        granularities: Sequence[str],
+        epochs: int,
+        target: int,
+        metric: str,
+        warmup_fraction: float,
+        regrow_fraction: float,
+        generator: torch.Generator,
+    ) -> None:
         super().__init__()
         self.granularities, self.epochs, self.target, self.metric = tuple(granularities), epochs, target, metric
         self.warmup_fraction, self.regrow_fraction = warmup_fraction, regrow_fraction
@@ -241,7 +249,7 @@ class MGAS(Strategy):
         return min(12.0, max(0.2, REFERENCE_STEPS / moment.pruning_steps))
 
     def _rest(self, net: Supernet) -> None:
-        """Thresholds just under the lowest score of their choice, so that no time is lost before the first unit dies."""
+        """Thresholds just under the lowest score of their choice, so that no time is lost till the first unit dies."""
         for granularity, logits in (("operation", self.alpha), ("filter", self.k)):
             units = net.flat[granularity]
             scores = units.split(torch.sigmoid(logits[units.index]))
@@ -298,7 +306,7 @@ class MGAS(Strategy):
 
     def _pruned(self, net: Supernet, margins: Mapping[str, Tensor], *, weights: bool, patient: bool) -> Kept:
         """What is off now; with patience only what was off for long."""
-        held = floors(net.plan, {name: margin for name, margin in margins.items()})
+        held = floors(net.plan, margins)
         kept = dict(net.kept)
         for granularity in self.granularities:
             averages = {"operation": self.on_operation, "filter": self.on_filter}.get(granularity)
