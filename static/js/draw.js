@@ -1,0 +1,172 @@
+// The charts: one Plotly figure for each entry of the table, drawn from the model's lines.
+//
+// Redraws only what changed and can be seen, at most three times a second (the caller paces it), with a bounded number
+// of points. SVG traces only: browsers allow too few WebGL contexts for a page of charts.
+
+import { count, percent, whole } from "./words.js";
+
+const MOST_POINTS = 500;
+const REASONS = { cadence: "regular commit", stage_end: "end of stage", regrow: "regrowth", fit: "exact fit" };
+
+/** Creates the figures inside `place`. */
+export class Charts {
+  #figures = [];
+  #colours = new Map();
+
+  constructor(place, table) {
+    const seen = new IntersectionObserver((entries) => {
+      for (const entry of entries) this.#figures.find((figure) => figure.plot === entry.target).visible = entry.isIntersecting;
+      this.#wanted?.();
+    }, { rootMargin: "200px" });
+    for (const chart of table) {
+      const figure = document.createElement("figure");
+      figure.className = "chart card-quiet";
+      figure.innerHTML = "<figcaption><h3></h3><p></p></figcaption><div class='plot' role='img'></div>";
+      figure.querySelector("h3").textContent = chart.title;
+      figure.querySelector("p").textContent = chart.sentence;
+      const plot = figure.querySelector(".plot");
+      plot.id = `chart-${chart.id}`;
+      place.append(figure);
+      this.#figures.push({ chart, plot, visible: false });
+      seen.observe(plot);
+    }
+    new MutationObserver(() => {
+      this.#colours.clear();
+      this.#themeChanged = true;
+      this.#wanted?.();
+    }).observe(document.documentElement, { attributeFilter: ["data-bs-theme"] });
+  }
+
+  #wanted = null;
+  #themeChanged = false;
+
+  /** Calls `wanted` when a redraw is needed for another reason than new events. */
+  onWanted(wanted) {
+    this.#wanted = wanted;
+  }
+
+  /** Draws what is out of date and in sight. Clears the marks it acted on in `model.changed`. */
+  draw(model) {
+    if (this.#themeChanged) {
+      for (const { chart } of this.#figures) model.changed.add(chart.id);
+      this.#themeChanged = false;
+    }
+    for (const { chart, plot, visible } of this.#figures) {
+      if (!visible || !model.changed.has(chart.id)) continue;
+      model.changed.delete(chart.id);
+      const traces = this.#traces(chart, model);
+      plot.setAttribute("aria-label", description(chart, traces));
+      window.Plotly.react(plot, traces, this.#layout(chart, model, traces), OPTIONS);
+    }
+  }
+
+  #traces(chart, model) {
+    const lines = [...model.traces[chart.id].values()];
+    const right = Math.max(1, ...lines.filter((line) => line.series.at !== "everywhere").flatMap((line) => line.x.at(-1) ?? 0));
+    const single = lines.every((line) => line.x.length < 2 || line.series.at === "everywhere");
+    return lines.map((line) => {
+      const colour = this.#colour(line.series.colour);
+      if (chart.kind === "bars") return this.#bars(chart, line, colour, model);
+      const level = line.series.at === "everywhere";
+      const [x, y] = level ? [[0, right], [line.y.at(-1), line.y.at(-1)]] : decimated(line.x, line.y, MOST_POINTS);
+      return {
+        type: "scatter", mode: single && !level ? "lines+markers" : "lines", name: line.label, x, y,
+        line: { color: colour, width: line.series.dash ? 1.5 : 2, dash: line.series.dash ?? "solid" },
+        marker: { color: colour, size: 6 },
+        hovertemplate: `%{y:${hoverFormat(chart.unit)}}<extra>${line.label}</extra>`,
+      };
+    });
+  }
+
+  #bars(chart, line, colour, model) {
+    const grow = line.series.sign !== -1;
+    const word = grow ? "regrown" : "pruned";
+    return {
+      type: "bar", name: line.label, x: line.x, y: line.y, legendgroup: line.label, showlegend: !grow, offsetgroup: line.label,
+      marker: grow ? { color: colour, line: { width: 0 } } : { color: colour, opacity: 0.55 },
+      customdata: line.x.map((n, index) => {
+        const commit = model.commits[n - 1];
+        return `${whole(line.count[index])} ${line.label} ${word} (${percent(Math.abs(line.y[index]))})<br>epoch ${commit.epoch}, ${REASONS[commit.reason] ?? commit.reason}`;
+      }),
+      hovertemplate: "%{customdata}<extra></extra>",
+    };
+  }
+
+  #layout(chart, model, traces) {
+    const ink = this.#colour("ink");
+    const grid = this.#colour("grid");
+    const axis = { gridcolor: grid, linecolor: grid, zerolinecolor: grid, tickfont: { size: 11 }, automargin: true, fixedrange: COARSE };
+    const bars = chart.kind === "bars";
+    const marks = bars ? [] : model.boundaries.filter(({ x }) => traces.some((trace) => (trace.x.at(-1) ?? 0) >= x));
+    return {
+      height: 270,
+      margin: { l: 52, r: 10, t: 10, b: 36 },
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: ink },
+      hovermode: bars ? "closest" : "x unified",
+      hoverlabel: { bgcolor: this.#colour("surface"), bordercolor: grid, font: { color: ink } },
+      dragmode: COARSE ? false : "zoom",
+      uirevision: "kept", // a zoom survives new data
+      barmode: "group",
+      bargap: 0.25,
+      showlegend: true,
+      legend: { orientation: "h", x: 0, y: -0.2, yanchor: "top", font: { size: 11 }, itemclick: "toggle" },
+      xaxis: {
+        ...axis, title: { text: chart.x_label, font: { size: 11 }, standoff: 4 }, rangemode: "tozero", zeroline: false, showgrid: false,
+        ...(bars ? { tickformat: "d", range: [0.4, Math.max(4.6, model.commits.length + 0.6)], dtick: model.commits.length < 14 ? 1 : undefined } : {}),
+      },
+      yaxis: {
+        ...axis, zeroline: bars, zerolinecolor: ink, tickformat: { percent: ".0%", size: "~s" }[chart.unit] ?? "",
+        rangemode: chart.unit === "size" ? "tozero" : "normal",
+      },
+      shapes: marks.map(({ x }) => ({ type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, line: { color: grid, width: 1.5, dash: "dot" } })),
+      annotations: marks.map(({ x, label }) => ({
+        x, yref: "paper", y: 1, yanchor: "top", xanchor: "left", text: label, showarrow: false, font: { size: 10, color: this.#colour("quiet") },
+      })),
+    };
+  }
+
+  #colour(name) {
+    if (!this.#colours.has(name)) {
+      this.#colours.set(name, getComputedStyle(document.documentElement).getPropertyValue(`--chart-${name}`).trim());
+    }
+    return this.#colours.get(name);
+  }
+}
+
+const COARSE = matchMedia("(pointer: coarse)").matches;
+const OPTIONS = {
+  displaylogo: false, responsive: true, displayModeBar: COARSE ? false : "hover",
+  modeBarButtons: [["toImage", "resetScale2d"]], doubleClick: "reset",
+};
+
+/** At most `most` points: the smallest and largest of each bucket, so that no spike is lost. */
+export function decimated(x, y, most) {
+  if (x.length <= most) return [x.slice(), y.slice()];
+  const keep = [0];
+  const buckets = Math.floor((most - 2) / 2);
+  for (let bucket = 0; bucket < buckets; bucket += 1) {
+    const [from, to] = [bucket, bucket + 1].map((place) => 1 + Math.floor((place * (x.length - 2)) / buckets));
+    let low = from;
+    let high = from;
+    for (let index = from; index < to; index += 1) {
+      if (y[index] < y[low]) low = index;
+      if (y[index] > y[high]) high = index;
+    }
+    keep.push(...new Set([Math.min(low, high), Math.max(low, high)]));
+  }
+  keep.push(x.length - 1);
+  return [keep.map((index) => x[index]), keep.map((index) => y[index])];
+}
+
+function hoverFormat(unit) {
+  return { percent: ".1%", size: ",.0f" }[unit] ?? ".4~f";
+}
+
+/** What a screen reader hears instead of the picture: the latest value of each line. */
+function description(chart, traces) {
+  const write = { percent: percent, size: count }[chart.unit] ?? ((value) => String(Number(value.toPrecision(3))));
+  const latest = traces.filter((trace) => trace.y.length).map((trace) => `${trace.name} ${write(trace.y.at(-1))}`);
+  return `${chart.title}. ${latest.length ? `Latest: ${latest.join(", ")}.` : "No values yet."}`;
+}

@@ -1,0 +1,213 @@
+// The picture of the network: every block with its operations, widths and weights, at any commit of the run.
+//
+// Rows are connections, columns are operations. A unit that is on is filled; one that was cut is hollow; one that came
+// back has a colour of its own.
+
+import { blockName } from "./sentences.js";
+import { lastChange, unitsOn } from "./run.js";
+import { plural, whole } from "./words.js";
+
+const SHORT = {
+  skip_connect: ["skip", "skip connection"], sep_conv_3x3: ["s3", "separable convolution 3×3"],
+  sep_conv_5x5: ["s5", "separable convolution 5×5"], dil_conv_3x3: ["d3", "dilated convolution 3×3"],
+  dil_conv_5x5: ["d5", "dilated convolution 5×5"], avg_pool_3x3: ["avg", "average pooling 3×3"],
+  max_pool_3x3: ["max", "max pooling 3×3"],
+};
+
+/** Draws into `place` what `search_started` announces; `show(model, index)` moves it to a commit. */
+export class Network {
+  #place;
+  #started = null;
+  #blocks = [];
+  #shown = null;
+  #model = null;
+
+  constructor(place) {
+    this.#place = place;
+    place.addEventListener("pointerover", (event) => this.#explain(event.target.closest?.("[data-unit]")));
+  }
+
+  /** index: a commit, or -1 for before the first. */
+  show(model, index) {
+    this.#model = model;
+    if (!model.started) return;
+    if (model.started !== this.#started) this.#build(model.started);
+    const open = this.#open(model, index);
+    const key = `${model.commits[index]?.seq ?? 0}/${open}`;
+    if (key === this.#shown) return;
+    this.#shown = key;
+    const history = historyOf(model, index);
+    const commit = model.commits[index];
+    const reached = model.started.stages[commit?.stage ?? 0]?.blocks ?? this.#blocks.length; // weights beyond do not run yet
+    this.#blocks.forEach((block, number) => this.#paint(block, history, number < open, number < reached ? commit : null));
+  }
+
+  /** How many blocks were open: now, or at the stage of that commit. */
+  #open(model, index) {
+    const latest = index >= model.commits.length - 1;
+    const stage = latest ? (model.stage?.stage ?? 0) : (model.commits[index]?.stage ?? 0);
+    return model.retrain || model.result ? this.#blocks.length : (model.started.stages[stage]?.blocks ?? this.#blocks.length);
+  }
+
+  #build(started) {
+    this.#started = started;
+    this.#shown = null;
+    this.#place.replaceChildren();
+    this.#blocks = started.blocks.map((block, number) => {
+      const choices = started.choices.filter((choice) => choice.block === number || choice.block === block.name);
+      const operations = choices.filter((choice) => choice.granularity === "operation");
+      const card = element("section", operations.length ? "block" : "block slim");
+      const head = element("header", "", element("h3", "", capital(blockName(block.name))), element("span", "share", `${Math.round(100 * block.share)} %`));
+      head.lastChild.title = "share of the full network's size";
+      const summary = element("p", "summary");
+      const parts = { card, summary, choices, cells: new Map(), widths: [], weights: null };
+      card.append(head, summary);
+      if (operations.length) card.append(table(operations, parts));
+      const widths = element("div", "widths");
+      for (const [label, members, hint] of widthGroups(choices)) widths.append(bar(label, hint, "filter", members, parts.widths));
+      const weights = choices.filter((choice) => choice.granularity === "weight");
+      if (weights.length) widths.append(bar("weights", "single weights of the convolutions that are still there", "weight", weights, (parts.weights = [])));
+      card.append(widths);
+      if (choices.length) this.#place.append(card); // a head has nothing to decide
+      return parts;
+    });
+  }
+
+  #paint(block, history, open, commit) {
+    block.card.classList.toggle("waiting", !open);
+    let on = 0;
+    let all = 0;
+    for (const [name, cells] of block.cells) {
+      const known = history.get(name);
+      cells.forEach((cell, unit) => {
+        const state = known ? known[unit] : "on";
+        on += state === "on" || state.startsWith("back");
+        all += 1;
+        if (cell.dataset.state !== state) cell.dataset.state = state;
+      });
+    }
+    for (const { choices, fill, value } of block.widths) {
+      const kept = choices.reduce((sum, choice) => sum + (history.get(choice.name)?.filter((state) => state === "on" || state.startsWith("back")).length ?? choice.units), 0);
+      fillBar(fill, value, kept, sum(choices));
+    }
+    for (const { choices, fill, value } of block.weights ?? []) {
+      fillBar(fill, value, choices.reduce((total, choice) => total + (commit?.kept_weights[choice.name] ?? choice.units), 0), sum(choices));
+    }
+    block.summary.textContent = !open ? "waits for its stage" : all ? `${on} of ${plural(all, "operation")} on` : "";
+  }
+
+  /** Why is this unit on or off? Told by the tip that appears over it. */
+  #explain(cell) {
+    if (!cell || !this.#model) return;
+    const seq = Number(this.#shown?.split("/")[0] ?? 0);
+    const index = this.#model.commits.findIndex((commit) => commit.seq === seq);
+    const found = lastChange(this.#model, index, cell.dataset.choice, Number(cell.dataset.unit));
+    const number = (value) => (typeof value === "number" ? value.toFixed(3) : "—");
+    cell.title = found
+      ? `${cell.dataset.name}: ${found.change.action} in epoch ${found.commit.epoch} (score ${number(found.change.score)}, threshold ${number(found.change.threshold)})`
+      : cell.dataset.name;
+  }
+}
+
+/** choice -> state of each unit (on, off, cut = just now, back = on after having been off, back-now = just now). */
+function historyOf(model, index) {
+  const states = new Map();
+  for (let at = 0; at <= index; at += 1) {
+    for (const [name, bits] of Object.entries(model.commits[at].kept)) {
+      const before = states.get(name);
+      const units = before?.length ?? model.started.choices.find((choice) => choice.name === name)?.units ?? 0;
+      const now = unitsOn(bits, units);
+      states.set(name, Array.from(now, (on, unit) => next(before?.[unit] ?? "on", on)));
+    }
+  }
+  return states;
+}
+
+function next(before, on) {
+  const was = before === "on" || before.startsWith("back");
+  if (on) return was ? (before === "on" ? "on" : "back") : "back-now";
+  return was ? "cut" : "off";
+}
+
+/** Rows are (node, source) connections, columns candidates; both are read from the labels "source candidate". */
+function table(operations, parts) {
+  const columns = [...new Set(operations.flatMap((choice) => choice.labels.map((label) => label.split(" ").at(-1))))];
+  const head = element("tr", "", element("td", ""), ...columns.map((name) => {
+    const cell = element("th", "", SHORT[name]?.[0] ?? name);
+    cell.title = SHORT[name]?.[1] ?? name;
+    return cell;
+  }));
+  const rows = element("tbody", "");
+  for (const choice of operations) {
+    const cells = [];
+    let row = null;
+    let source = null;
+    choice.labels.forEach((label, unit) => {
+      const words = label.split(" ");
+      const from = words.slice(0, -1).join(" ");
+      if (from !== source) {
+        source = from;
+        row = element("tr", unit === 0 ? "first" : "", element("th", "", `${stateName(from)} → ${stateName(nodeOf(choice.name))}`));
+        row.append(...columns.map(() => element("td", "")));
+        rows.append(row);
+      }
+      const unitCell = element("i", "unit");
+      Object.assign(unitCell.dataset, {
+        unit, choice: choice.name, state: "on", name: `${SHORT[words.at(-1)]?.[1] ?? words.at(-1)}, ${stateName(from)} → ${stateName(nodeOf(choice.name))}`,
+      });
+      row.children[1 + columns.indexOf(words.at(-1))].append(unitCell);
+      cells.push(unitCell);
+    });
+    parts.cells.set(choice.name, cells);
+  }
+  const grid = element("table", "units", element("thead", "", head), rows);
+  grid.setAttribute("aria-hidden", "true"); // the summary above says it in words
+  return grid;
+}
+
+/** "c0_n1_ops" -> "n1". */
+const nodeOf = (name) => name.replace(/_ops$/, "").split("_").at(-1);
+
+/** s0 and s1 are the cell's inputs, n0, n1 ... its nodes. */
+function stateName(name) {
+  const found = /^([sn])(\d+)$/.exec(name);
+  return found ? `${found[1] === "s" ? "in" : "n"}${Number(found[2]) + 1}` : name;
+}
+
+/** Widths worth a bar each, and the many inner widths of separable convolutions as one. */
+function widthGroups(choices) {
+  const filters = choices.filter((choice) => choice.granularity === "filter");
+  const inner = filters.filter((choice) => choice.name.endsWith("_mid"));
+  const own = filters.filter((choice) => !choice.name.endsWith("_mid"));
+  return [
+    ...own.map((choice) => {
+      const name = stateName(choice.name.split("_").at(-1));
+      return [name, [choice], `channels of ${name}`];
+    }),
+    ...(inner.length ? [["inner", inner, "channels inside the separable convolutions, all together"]] : []),
+  ];
+}
+
+function bar(label, hint, colour, choices, list) {
+  const fill = element("i", "");
+  const value = element("span", "value");
+  const row = element("div", `bar ${colour}`, element("span", "name", label), element("span", "track", fill), value);
+  row.title = hint;
+  list.push({ choices, fill, value });
+  return row;
+}
+
+function fillBar(fill, value, kept, all) {
+  fill.style.width = `${all ? (100 * kept) / all : 0}%`;
+  value.textContent = all > 999 ? `${Math.round((100 * kept) / all)} %` : `${whole(kept)}/${whole(all)}`;
+}
+
+function element(tag, className, ...children) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  made.append(...children);
+  return made;
+}
+
+const sum = (choices) => choices.reduce((total, choice) => total + choice.units, 0);
+const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);

@@ -1,0 +1,123 @@
+// The form of a new search: asks the server, as fields change, what they would lead to, and shows it before the start.
+
+import { count, duration, memory, metricUnit, whole } from "./words.js";
+
+const form = document.getElementById("new-search");
+const at = (id) => document.getElementById(id);
+const value = form.elements["target__value"];
+const slider = at("target-slider");
+let full = null;
+let asked = 0;
+let timer = null;
+
+function ask() {
+  clearTimeout(timer);
+  timer = setTimeout(outlook, 250);
+}
+
+async function outlook() {
+  const number = ++asked;
+  at("outlook").setAttribute("aria-busy", "true");
+  try {
+    const answer = await fetch(form.dataset.outlook, { method: "POST", body: new FormData(form), credentials: "same-origin" });
+    if (number !== asked) return; // a newer question is on its way
+    if (answer.redirected) return location.assign(location.href); // signed out
+    if (!answer.ok) throw new Error(`status ${answer.status}`);
+    show(await answer.json());
+  } catch {
+    if (number === asked) at("outlook-sentence").textContent = "The server cannot be asked right now; you can start the search all the same, it checks again.";
+  } finally {
+    if (number === asked) at("outlook").removeAttribute("aria-busy");
+  }
+}
+
+function show(answer) {
+  const known = answer.full_size !== null;
+  at("outlook-figures").hidden = !known;
+  problems(answer.problems);
+  at("outlook-sentence").textContent = answer.feasible
+    ? "This can be reached."
+    : known ? "This cannot be reached as it stands:" : "Something has to be mended first:";
+  if (!known) return;
+  full = answer.full_size;
+  const unit = metricUnit(answer.metric);
+  const place = Math.min(100, (100 * (answer.target ?? 0)) / full);
+  at("reach-range").style.left = `${(100 * answer.smallest_size) / full}%`;
+  at("reach-pin").style.left = `${place}%`;
+  at("reach-pin").className = `pin${place < 15 ? " left" : place > 85 ? " right" : ""}`;
+  at("reach-target").textContent = count(answer.target);
+  at("reach-smallest").textContent = `smallest ${count(answer.smallest_size)}`;
+  at("reach-full").textContent = `all of it ${count(full)}`;
+  at("reach").setAttribute("aria-label", `From ${whole(answer.smallest_size)} to ${whole(full)} ${unit} can be reached; the target is ${whole(answer.target)}.`);
+  at("outlook-target").textContent = answer.target === null ? "—" : `${whole(answer.target)} ${unit}`;
+  at("outlook-time").textContent = duration(answer.estimate?.seconds_cpu);
+  at("outlook-memory").textContent = answer.estimate ? `about ${memory(answer.estimate.memory_mib)}` : "—";
+  slide();
+}
+
+/** Each sentence under its field, and all of them, with links, beside the button. */
+function problems(found) {
+  for (const place of form.querySelectorAll(".field .problem")) place.textContent = "";
+  at("outlook-problems").replaceChildren(...found.map(([name, sentence]) => {
+    const item = document.createElement("li");
+    const field = form.querySelector(`[data-field="${CSS.escape(name)}"]`);
+    if (!field) {
+      item.textContent = sentence;
+      return item;
+    }
+    const place = field.querySelector(".problem");
+    place.textContent = `${place.textContent} ${sentence}`.trim();
+    const link = document.createElement("a");
+    link.href = `#${place.id}`;
+    link.textContent = sentence;
+    link.addEventListener("click", (click) => {
+      click.preventDefault();
+      const folded = field.closest("details");
+      if (folded) folded.open = true;
+      field.querySelector("input, select, textarea")?.focus();
+    });
+    item.append(link);
+    return item;
+  }));
+}
+
+/** The slider follows the text; a number needs the full size to become a percentage. */
+function slide() {
+  const text = value.value.trim().replace(/[,_]/g, "");
+  const percent = text.endsWith("%") ? parseFloat(text) : full ? (100 * parseFloat(text)) / full : NaN;
+  if (Number.isFinite(percent)) slider.value = percent;
+  slider.setAttribute("aria-valuetext", `${slider.value} percent`);
+}
+
+/** What a preset fills in stands in grey in the empty fields. */
+function presets() {
+  const chosen = form.elements.preset.value;
+  for (const field of form.querySelectorAll("[data-presets]")) {
+    const text = JSON.parse(field.dataset.presets)[chosen] ?? "";
+    if (field.tagName === "SELECT") field.options[0].text = `As the effort says (${text})`;
+    else if (field.type !== "checkbox") field.placeholder = text;
+  }
+}
+
+function sentences() {
+  for (const place of form.querySelectorAll("[data-sentence-of]")) {
+    place.textContent = at(place.dataset.sentenceOf).selectedOptions[0]?.dataset.sentence ?? "";
+  }
+}
+
+form.addEventListener("input", (event) => {
+  if (event.target === slider) value.value = `${slider.value}%`;
+  if (event.target === value) slide();
+  if (event.target.name === "preset") presets();
+  sentences();
+  ask();
+});
+
+const wanted = new URLSearchParams(location.search).get("dataset");
+const datasets = form.elements["data__dataset"];
+if (wanted && [...datasets.options].some((option) => option.value === wanted)) datasets.value = wanted;
+if (form.querySelector("#advanced .problem:not(:empty)")) at("advanced").open = true;
+presets();
+sentences();
+slide();
+outlook();

@@ -1,0 +1,153 @@
+// What is known about a run? Events in, a plain model out. Touches neither page, network nor clock.
+//
+// The events are kept so that a rewind (a resumed attempt says the last part again) can be rebuilt from what stays.
+// Only `progress` events are thinned in very long runs; commits, epochs and everything else are kept as they came.
+
+import { sentence, stageName } from "./sentences.js";
+
+const MOST_PROGRESS = 6000;
+const MOST_LOG = 200;
+
+/** A run that has said nothing yet. `charts` is the table of webapp/charts.py. */
+export function emptyRun(charts) {
+  return { charts, events: [], lastSeq: 0, model: emptyModel(charts) };
+}
+
+/** Takes events in rising order; those already known are ignored. */
+export function add(run, events) {
+  for (const event of events) {
+    if (event.seq <= run.lastSeq) continue;
+    run.events.push(event);
+    run.lastSeq = event.seq;
+    extend(run.model, run.charts, event);
+  }
+  if (run.model.progressCount > MOST_PROGRESS) {
+    run.events = thinned(run.events);
+    rebuild(run);
+  }
+}
+
+/** Forgets everything after `seq`. */
+export function rewind(run, seq) {
+  run.events = run.events.filter((event) => event.seq <= seq);
+  run.lastSeq = Math.min(run.lastSeq, seq);
+  rebuild(run);
+}
+
+/** Which units of a packed choice are on: one byte each, 1 or 0. */
+export function unitsOn(base64, units) {
+  const bytes = atob(base64);
+  return Uint8Array.from({ length: units }, (_, unit) => (bytes.charCodeAt(unit >> 3) >> (7 - (unit & 7))) & 1);
+}
+
+/** The last change of a unit up to a commit, as {commit, change}, or null. */
+export function lastChange(model, upTo, choice, unit) {
+  for (let index = Math.min(upTo, model.commits.length - 1); index >= 0; index -= 1) {
+    const change = model.commits[index].changes.find((item) => item.choice === choice && item.unit === unit);
+    if (change) return { commit: model.commits[index], change };
+  }
+  return null;
+}
+
+function emptyModel(charts) {
+  return {
+    data: null, dataProgress: null, started: null, stage: null, progress: null, epoch: null, commits: [], retrain: null,
+    result: null, failure: null, finished: null, phase: "waiting", fraction: 0, etaSeconds: null,
+    boundaries: [], log: [], progressCount: 0, changed: new Set(charts.map((chart) => chart.id)),
+    traces: Object.fromEntries(charts.map((chart) => [chart.id, new Map()])),
+  };
+}
+
+function rebuild(run) {
+  run.model = emptyModel(run.charts);
+  for (const event of run.events) extend(run.model, run.charts, event);
+}
+
+function extend(model, charts, event) {
+  note[event.kind]?.(model, event);
+  for (const chart of charts) {
+    for (const series of chart.series) {
+      if (series.event === event.kind) plot(model, chart.id, series, event);
+    }
+  }
+  const said = sentence(event, model);
+  if (said) {
+    model.log.push({ seq: event.seq, ...said });
+    if (model.log.length > MOST_LOG) model.log.shift();
+  }
+}
+
+const note = {
+  data_progress: (model, event) => Object.assign(model, { dataProgress: event, phase: "data" }),
+  data_ready: (model, event) => Object.assign(model, { data: event, dataProgress: null, phase: "data" }),
+  search_started: (model, event) => Object.assign(model, { started: event, phase: "search" }),
+  stage_started: (model, event) => {
+    const at = model.epoch?.epoch ?? 0;
+    model.stage = event;
+    if (at > 0) boundary(model, at, stageName(event, model));
+  },
+  progress: (model, event) => {
+    model.progressCount += 1;
+    Object.assign(model, { progress: event, phase: "search", fraction: event.fraction, etaSeconds: event.eta_seconds });
+  },
+  epoch_finished: (model, event) => Object.assign(model, { epoch: event }),
+  committed: (model, event) => model.commits.push(event),
+  retrain_epoch: (model, event) => {
+    if (!model.retrain) boundary(model, model.started?.epochs ?? 0, "retraining");
+    Object.assign(model, { retrain: event, phase: "retraining", fraction: event.fraction, etaSeconds: event.eta_seconds });
+  },
+  result_ready: (model, event) => Object.assign(model, { result: event, phase: "result", fraction: 1, etaSeconds: null }),
+  search_finished: (model, event) => Object.assign(model, { finished: event, phase: "finished", fraction: 1, etaSeconds: null }),
+  search_failed: (model, event) => Object.assign(model, { failure: event, phase: "failed", etaSeconds: null }),
+};
+
+function boundary(model, x, label) {
+  model.boundaries.push({ x, label });
+  for (const id of Object.keys(model.traces)) model.changed.add(id);
+}
+
+/** Adds the event's value to the series' line, or to that of its network. */
+function plot(model, chart, series, event) {
+  const path = series.path.split(".");
+  const found = path.reduce((value, key) => value?.[key], event);
+  const value = measured(series, found, event, path.at(-1));
+  if (value === null) return;
+  const label = series.by && event[series.by] !== "found" ? `${series.label}, ${event[series.by]}` : series.label;
+  const trace = line(model.traces[chart], `${series.event}/${series.path}/${label}`, label, series);
+  trace.x.push(position(series.at ?? "epoch", model, event));
+  trace.y.push(value);
+  trace.count.push(typeof found === "number" ? found : null);
+  model.changed.add(chart);
+}
+
+function measured(series, found, event, granularity) {
+  if (found === null || found === undefined) return null;
+  if (series.measure === "ratio") return found[1] ? found[0] / found[1] : null;
+  const value = series.measure === "share" ? found / (event.totals[granularity]?.[1] || Infinity) : found;
+  return (series.sign ?? 1) * value;
+}
+
+function position(at, model, event) {
+  if (at === "step") return event.epoch - 1 + event.step / event.steps;
+  if (at === "retraining") return (model.started?.epochs ?? 0) + event.epoch;
+  if (at === "commit") return model.commits.length;
+  return event.epoch ?? 0;
+}
+
+function line(traces, key, label, series) {
+  if (!traces.has(key)) traces.set(key, { label, series, x: [], y: [], count: [] });
+  return traces.get(key);
+}
+
+/** Of every four consecutive progress events the two with the smallest and largest first loss, so that spikes stay. */
+function thinned(events) {
+  const stay = new Set();
+  const progress = events.filter((event) => event.kind === "progress");
+  const loss = (event) => Object.values(event.losses)[0] ?? 0;
+  for (let start = 0; start < progress.length; start += 4) {
+    const four = progress.slice(start, start + 4).sort((a, b) => loss(a) - loss(b));
+    stay.add(four[0]).add(four.at(-1));
+  }
+  stay.add(progress.at(-1));
+  return events.filter((event) => event.kind !== "progress" || stay.has(event));
+}

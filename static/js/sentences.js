@@ -1,0 +1,73 @@
+// What does an event say, in plain words? One sentence and a tone for the log; null for events too frequent to list.
+
+import { count, duration, metricUnit, percent, plural, whole } from "./words.js";
+
+const LEVELS = [["operation", "operation"], ["filter", "filter"], ["weight", "weight"]];
+
+/** {text, tone} of an event; `model` already knows it. Tones: plain, prune, grow, good, bad. */
+export function sentence(event, model) {
+  return say[event.kind]?.(event, model) ?? null;
+}
+
+/** "12 operations, 40 filters and 1,300 weights", leaving out what is zero. */
+export function units(counts) {
+  const parts = LEVELS.filter(([level]) => counts[level] > 0).map(([level, word]) => plural(counts[level], word));
+  return parts.length > 1 ? `${parts.slice(0, -1).join(", ")} and ${parts.at(-1)}` : (parts[0] ?? "nothing");
+}
+
+/** "stage 2": where the event's stage stands among those announced. */
+export function stageName(event, model) {
+  return `stage ${1 + Math.max(0, (model.started?.stages ?? []).findIndex((stage) => stage.name === event.name))}`;
+}
+
+/** "cell 0" -> "cell 1": people count from one. */
+export function blockName(name) {
+  const found = /^cell (\d+)$/.exec(name);
+  return found ? `cell ${Number(found[1]) + 1}` : name;
+}
+
+const say = {
+  data_ready: (event) => plain(
+    `Images are ready: ${whole(event.splits.train)} to train on, ${whole(event.splits.validation)} to watch progress with, ` +
+      `${whole(event.splits.test)} kept for the final report; ${event.classes.length} classes.` +
+      (event.left_out_total ? ` ${plural(event.left_out_total, "file")} could not be read and stayed out.` : ""),
+  ),
+  search_started: (event) => plain(
+    `The full space holds ${count(event.full_size)} ${metricUnit(event.metric)}; the target is ${whole(event.target)}. ` +
+      `${plural(event.stages.length, "stage")}, ${plural(event.epochs, "epoch")}, on ${event.device}.`,
+  ),
+  stage_started: (event, model) => plain(
+    `${capital(stageName(event, model))} begins: ${event.name}.` +
+      (event.warmup_epochs ? ` Nothing is pruned in ${event.warmup_epochs === 1 ? "its first epoch" : `its first ${event.warmup_epochs} epochs`}.` : ""),
+  ),
+  committed: committed,
+  stage_finished: (event, model) => plain(
+    `${capital(stageName(event, model))} (${event.name}) is closed after ${duration(event.seconds)}: size ${count(event.size)}` +
+      (event.validation.accuracy === null || event.validation.accuracy === undefined ? "." : `, validation accuracy ${percent(event.validation.accuracy)}.`),
+  ),
+  retrain_epoch: (event) => {
+    if (event.epoch !== 1) return null;
+    const who = event.network === "found" ? "The found network" : `A network to compare with (${event.network})`;
+    return plain(`${who} is now built for real, without masks, and trained for ${plural(event.epochs, "epoch")}.`);
+  },
+  result_ready: (event) => good(
+    `The result is ready: ${whole(event.report.achieved?.params)} parameters, test accuracy ${percent(event.report.accuracy?.test)}.`,
+  ),
+  search_finished: (event) => good(`Finished after ${duration(event.seconds)}.`),
+  search_failed: (event) => ({ tone: "bad", text: event.message }),
+};
+
+function committed(event) {
+  const pruned = units(event.pruned);
+  const regrown = units(event.regrown);
+  const size = `Size ${count(event.size)}, target ${count(event.target)}.`;
+  const when = `Epoch ${event.epoch}: `;
+  if (regrown !== "nothing" && pruned === "nothing") return { tone: "grow", text: `${when}${regrown} regrown. ${size}` };
+  if (regrown !== "nothing") return { tone: "grow", text: `${when}${regrown} regrown, ${pruned} pruned. ${size}` };
+  const why = { stage_end: " at the end of the stage", fit: " to land exactly on the target" }[event.reason] ?? "";
+  return pruned === "nothing" ? plain(`${when}nothing to prune${why}. ${size}`) : { tone: "prune", text: `${when}${pruned} pruned${why}. ${size}` };
+}
+
+const plain = (text) => ({ tone: "plain", text });
+const good = (text) => ({ tone: "good", text });
+const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);

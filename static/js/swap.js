@@ -1,0 +1,34 @@
+// Keeps parts of a page fresh without drawing them twice: fetches the page again and takes over the named elements.
+
+/** Fetches `url` and replaces each element of `ids` by its namesake. Returns the fetched document, or null. */
+export async function swap(ids, url = location.href) {
+  let page;
+  try {
+    const answer = await fetch(url, { credentials: "same-origin", cache: "no-store" });
+    if (!answer.ok || answer.redirected) return null;
+    page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  } catch {
+    return null; // no network: the next turn tries again
+  }
+  take(page, ids);
+  return page;
+}
+
+/** Replaces each element of `ids` by its namesake in `page`, unless it is equal or holds the keyboard's focus. */
+export function take(page, ids) {
+  for (const id of ids) {
+    const [old, fresh] = [document.getElementById(id), page.getElementById(id)];
+    if (!old || !fresh || old.isEqualNode(fresh)) continue;
+    const focused = old.contains(document.activeElement) ? document.activeElement : null;
+    const href = focused?.getAttribute("href");
+    old.replaceWith(document.adoptNode(fresh));
+    if (href) document.getElementById(id).querySelector(`[href="${CSS.escape(href)}"]`)?.focus();
+  }
+}
+
+/** Swaps the element `id` every `every` milliseconds as long as it says data-live="true" and the tab is looked at. */
+export function keepFresh(id, every = 3000) {
+  setInterval(() => {
+    if (!document.hidden && document.getElementById(id)?.dataset.live === "true") swap([id]);
+  }, every);
+}

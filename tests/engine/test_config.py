@@ -1,0 +1,173 @@
+"""Promises of nasengine.config: what is wrong is named with its field and its mend, what is left out is filled in."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from small import raw
+
+from nasengine import catalogue, config
+from nasengine.config import PRESETS, SearchConfig, TargetConfig, parse
+from nasengine.errors import ConfigError
+
+
+def problems(given: Any) -> list[tuple[str, str]]:
+    with pytest.raises(ConfigError) as caught:
+        parse(given)
+    return list(caught.value.problems)
+
+
+WRONG = [
+    ({"nmae": "x"}, "nmae", "there is no such setting; did you mean 'name'?"),
+    ({"wholly": 1}, "wholly", "there is no such setting; use one of name, seed, preset, data, space, strategy, target, search, retrain, baseline, runtime"),
+    ({"float": 1}, "float", "there is no such setting; use one of name, seed, preset, data, space, strategy, target, search, retrain, baseline, runtime"),
+    ({"data.limitt": 30}, "data.limitt", "there is no such setting; did you mean 'limit'?"),
+    ({"search.str": 30}, "search.str", "there is no such setting; use one of epochs, batch_size, lr, weight_decay"),
+    ({"seed": "1"}, "seed", "input should be a valid integer, not '1'"),
+    ({"seed": 1.5}, "seed", "input should be a valid integer, not 1.5"),
+    ({"seed": True}, "seed", "input should be a valid integer, not True"),
+    ({"seed": -1}, "seed", "input should be greater than or equal to 0, not -1"),
+    ({"preset": "slow"}, "preset", "input should be 'quick', 'standard' or 'thorough', not 'slow'"),
+    ({"name": "x" * 81}, "name", "string should have at most 80 characters"),
+    ({"data": 3}, "data", "input should be"),
+    ({"data": None}, "data", "input should be"),
+    ({"space": []}, "space", "input should be"),
+    ({"data.dataset": "digit"}, "data.dataset", "'digit' is not a known data set; did you mean 'digits'?"),
+    ({"data.dataset": "xyz"}, "data.dataset", "'xyz' is not a known data set; use one of digits, cifar10, cifar100, fashion_mnist, svhn, folder, zip"),
+    ({"data.dataset": "zip"}, "data.path", "a data set of kind 'zip' needs the path of the zip"),
+    ({"data.dataset": "folder"}, "data.path", "a data set of kind 'folder' needs the path of the folder"),
+    ({"data.path": "x"}, "data.path", "'digits' is built in and takes no path; leave it out, or use zip or folder"),
+    ({"data.image_size": 9}, "data.image_size", "input should be a multiple of 2, not 9"),
+    ({"data.image_size": 6}, "data.image_size", "input should be greater than or equal to 8, not 6"),
+    ({"data.limit": 3}, "data.limit", "input should be greater than or equal to 20, not 3"),
+    ({"data.test_fraction": 0}, "data.test_fraction", "input should be greater than 0, not 0"),
+    ({"space.kind": "chain"}, "space.kind", "input should be 'cells', not 'chain'"),
+    ({"space.kind": "search"}, "space.kind", "input should be 'cells', not 'search'"),
+    ({"space.channels": 5}, "space.channels", "input should be a multiple of 2, not 5"),
+    ({"space.reductions": [2]}, "space.reductions", "cell 2 does not exist; use numbers from 0 to 1"),
+    ({"space.reductions": [-1]}, "space.reductions", "cell -1 does not exist; use numbers from 0 to 1"),
+    ({"space.reductions": [1, 0]}, "space.reductions", "give each reduction cell once, in rising order"),
+    ({"space.reductions": [1, 1]}, "space.reductions", "give each reduction cell once, in rising order"),
+    ({"space.reductions": ["1"]}, "space.reductions", "input should be a valid integer, not '1'"),
+    ({"space.candidates": []}, "space.candidates", "tuple should have at least 1 item"),
+    ({"space.candidates": ["skip_connect", "skip_connect"]}, "space.candidates", "name each operation once"),
+    ({"space.candidates": ["conv"]}, "space.candidates", "input should be 'skip_connect'"),
+    ({"strategy.granularities": ["filter", "filter"]}, "strategy.granularities", "name each level once"),
+    ({"strategy.granularities": []}, "strategy.granularities", "tuple should have at least 1 item"),
+    ({"strategy.cuts": [2, 1]}, "strategy.cuts", "give each stage end once, in rising order"),
+    ({"strategy.cuts": [2]}, "strategy.cuts", "a stage cannot end after cell 2 of 2; use numbers from 1 to 1"),
+    ({"strategy.cuts": [0]}, "strategy.cuts", "a stage cannot end after cell 0 of 2; use numbers from 1 to 1"),
+    ({"search.epochs": 4}, "search.epochs", "4 is too few for 2 stages; use at least 8, or fewer stage ends"),
+    ({"space.reductions": [0, 1], "space.cells": 4, "space.channels": 4, "data.image_size": 8, "strategy.cuts": [], "space.nodes": 9}, "space.nodes", "input should be less than or equal to 4, not 9"),
+    ({"space.cells": 3, "space.reductions": [0, 1, 2]}, "data.image_size", "8 pixels are too few for 3 halvings; use at least 16, or fewer reductions"),
+    ({"target.metric": "latency"}, "target.metric", "input should be 'params' or 'macs', not 'latency'"),
+    ({"target.value": "much"}, "target.value", "'much' is neither a number nor a percentage; write for example 20000 or 40%"),
+    ({"target.value": "%"}, "target.value", "'%' is neither a number nor a percentage; write for example 20000 or 40%"),
+    ({"target.value": ""}, "target.value", "'' is neither a number nor a percentage; write for example 20000 or 40%"),
+    ({"target.value": "140%"}, "target.value", "140% is out of range; give a percentage above 0% and up to 100%"),
+    ({"target.value": "0%"}, "target.value", "0% is out of range; give a percentage above 0% and up to 100%"),
+    ({"target.value": "nan%"}, "target.value", "nan% is out of range; give a percentage above 0% and up to 100%"),
+    ({"target.value": 0}, "target.value", "give a number of at least 1, or a percentage such as 40%"),
+    ({"target.value": "-5"}, "target.value", "-5 is out of range; give a number of at least 1, or a percentage such as 40%"),
+    ({"target.value": "nan"}, "target.value", "nan is out of range; give a number of at least 1"),
+    ({"target.value": "inf"}, "target.value", "inf is out of range; give a number of at least 1"),
+    ({"target.value": "1e999"}, "target.value", "1e999 is out of range; give a number of at least 1"),
+    ({"target.value": float("inf")}, "target.value", "input should be a finite number, not inf"),
+    ({"target.value": True}, "target.value", "input should be a valid number, not True"),
+    ({"target.value": None}, "target.value", "input should be a valid number, not None"),
+    ({"search.lr": 2}, "search.lr", "input should be less than or equal to 1, not 2"),
+    ({"retrain.start": "warm"}, "retrain.start", "input should be 'scratch' or 'inherit', not 'warm'"),
+    ({"baseline.random": 11}, "baseline.random", "input should be less than or equal to 10, not 11"),
+    ({"runtime.device": "tpu"}, "runtime.device", "input should be 'auto', 'cpu' or 'cuda', not 'tpu'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "field", "sentence"), WRONG, ids=lambda value: json.dumps(value)[:40] if isinstance(value, dict) else "")
+def test_a_wrong_value_is_named_with_its_field_and_its_mend(changes: dict, field: str, sentence: str) -> None:
+    found = problems(raw(changes))
+    assert (field, True) in [(name, sentence in text) for name, text in found], found
+    assert {name for name, _ in found} == {field}, "nothing else may be blamed"
+    assert all(text and "\n" not in text and text[0] == text[0].lower() for _, text in found)
+
+
+@pytest.mark.parametrize("given", [None, [], "x", 3])
+def test_a_configuration_must_be_an_object(given: Any) -> None:
+    assert problems(given) == [("", "the configuration must be a JSON object")]
+
+
+def test_every_wrong_field_is_named_at_once() -> None:
+    found = problems(raw({"seed": "x", "data.limit": 1, "search.lr": 7, "runtime.thread": 1}))
+    assert [field for field, _ in found] == ["seed", "data.limit", "search.lr", "runtime.thread"]
+
+
+def test_the_message_names_the_fields() -> None:
+    with pytest.raises(ConfigError, match=r"^seed: input should be a valid integer, not 'x'; data\.limit: input should be"):
+        parse(raw({"seed": "x", "data.limit": 1}))
+
+
+def test_a_strategy_that_does_not_search_the_space_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = catalogue.Strategy(label="MGAS", sentence="", path="", spaces=("chain", "imported"))
+    monkeypatch.setitem(catalogue.STRATEGIES, "mgas", entry)
+    assert problems(raw()) == [("strategy.kind", "MGAS searches the spaces chain, imported, not cells")]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_fills_what_is_left_out_and_nothing_else(preset: str) -> None:
+    filled = parse({"preset": preset, "data": {"dataset": "cifar10"}})
+    table = PRESETS[preset]
+    assert filled.search.epochs == table["search"]["epochs"]
+    assert filled.space.cells == table["cells"]["cells"]
+    assert filled.data.image_size == table["data"]["image_size"]
+    own = parse({"preset": preset, "search": {"epochs": 77}, "space": {"channels": 10}})
+    assert (own.search.epochs, own.space.channels) == (77, 10)
+    assert own.search.batch_size == table["search"]["batch_size"]
+
+
+def test_what_a_configuration_prints_is_a_configuration() -> None:
+    first = parse(raw({"target.value": "12.5%"}))
+    assert parse(json.loads(json.dumps(first.model_dump(mode="json")))) == first
+    assert parse(first.model_dump(mode="json")) == first
+
+
+def test_the_preset_s_reductions_belong_to_its_number_of_cells() -> None:
+    found = parse({"preset": "quick", "space": {"cells": 6}})
+    assert found.space.reduction_cells == (2, 4)
+    assert found.cuts == (2, 4)
+
+
+def test_built_in_images_are_never_enlarged_by_a_preset() -> None:
+    assert parse({"preset": "standard", "data": {"dataset": "digits"}}).data.image_size == 8
+    assert parse({"preset": "standard", "data": {"dataset": "digits", "image_size": 24}}).data.image_size == 24
+
+
+@pytest.mark.parametrize(
+    ("value", "full", "expected"),
+    [("40%", 1000, 400), ("100%", 999, 999), (" 12,500 ", 99_999, 12_500), (250.9, 1000, 250), ("1_000", 2000, 1000), ("29 %", 100, 28)],
+)  # fmt: skip
+def test_targets_are_numbers_or_percentages_rounded_down(value: Any, full: int, expected: int) -> None:
+    assert TargetConfig(value=value).resolved(full) == expected
+
+
+def test_every_field_has_a_title_and_a_sentence() -> None:
+    parts = [SearchConfig, *(field.annotation for field in SearchConfig.model_fields.values() if hasattr(field.annotation, "model_fields"))]
+    assert len(parts) == 9
+    for part in parts:
+        for name, field in part.model_fields.items():
+            if not hasattr(field.annotation, "model_fields"):
+                assert field.title and field.description and field.description.endswith("."), name
+                assert set(field.json_schema_extra) == {"unit", "advanced"}, name
+
+
+def test_values_given_are_not_changed() -> None:
+    given = raw()
+    before = json.dumps(given)
+    parse(given)
+    assert json.dumps(given) == before
+
+
+def test_configurations_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        parse(raw()).search.epochs = 3  # type: ignore[misc]
+    assert config.parse(raw()).search.epochs == 8

@@ -1,0 +1,166 @@
+"""Promises of nasengine.costs and of the counts in nasengine.architecture: soft, counted and summed sizes agree."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import images_for, lived_in, living, masks_of, random_gains, random_kept, small_plan
+from torch import Tensor, nn
+
+from nasengine import costs, export
+from nasengine.architecture import Plan, lowered, smallest
+from nasengine.compact import FactorizedReduce, Network
+from nasengine.discretise import fitted
+from nasengine.supernet import Supernet, architecture, everything
+
+SHAPES = [{}, {"cells_": 3, "nodes": 2, "reductions": (0, 1), "image_size": 14, "colours": 3}]
+METRICS = ["params", "macs"]
+
+
+def soft_size(plan: Plan, masks: dict[str, Tensor], metric: str, exit_: str | None = None) -> Tensor:
+    return costs.size(plan, plan.program(exit_ or plan.exits[-1]), masks, metric)
+
+
+@given(st.integers(0, 10**6), st.sampled_from(SHAPES), st.sampled_from(METRICS))
+@settings(max_examples=20, deadline=None)
+def test_size_at_hard_masks_is_the_count_when_every_candidate_is_on(seed: int, shape: dict, metric: str) -> None:
+    """Then every channel has a reader, so that nothing is dropped that the masks still count."""
+    plan = small_plan(**shape)
+    kept = random_kept(plan, seed, ["filter", "weight"])
+    assert soft_size(plan, masks_of(kept), metric).item() == architecture(plan, kept).size(metric)
+
+
+@given(st.integers(0, 10**6), st.sampled_from(SHAPES), st.sampled_from(METRICS))
+@settings(max_examples=20, deadline=None)
+def test_size_is_never_below_the_count(seed: int, shape: dict, metric: str) -> None:
+    plan = small_plan(**shape)
+    kept = random_kept(plan, seed)
+    assert soft_size(plan, masks_of(kept), metric).item() >= architecture(plan, kept).size(metric)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_size_over_living_units_is_that_over_all(metric: str) -> None:
+    """What the supernet counts after a commit is what the full space counts under the same masks."""
+    plan = small_plan(nodes=2)
+    kept = random_kept(plan, 3)
+    net = Supernet(plan, lived_in(plan).nursery, kept)
+    masks = living(net, masks_of(kept)) | net.pruned_weights
+    alive = costs.size(plan, net.program, masks, metric, net.units).item()
+    program = plan.program(plan.exits[-1], net.units)
+    assert alive == costs.size(plan, program, masks_of(kept), metric).item()
+
+
+@pytest.mark.parametrize("exit_", ["exit1", "head"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_open_mask_feels_the_size(metric: str, exit_: str) -> None:
+    """Multiply-adds do not feel single weights: zeros are multiplied all the same."""
+    plan = small_plan(cells_=3, nodes=2, cuts=(2,))
+    stream = torch.Generator().manual_seed(0)
+    masks = {
+        name: (0.3 + 0.7 * torch.rand(alive.shape, generator=stream, dtype=torch.float64)).requires_grad_()
+        for name, alive in everything(plan).items()
+    }
+    soft_size(plan, masks, metric, exit_).backward()
+    blocks = plan.exit_blocks[plan.exits.index(exit_)]
+    for choice in plan.choices:
+        gradient = masks[choice.name].grad
+        if choice.block >= blocks or (metric == "macs" and choice.granularity == "weight"):
+            assert gradient is None, choice.name
+        elif choice.granularity == "operation" and metric == "macs":
+            free = torch.tensor([("pool" in label or label.startswith("n") and "skip" in label) for label in choice.labels])
+            assert (gradient[~free] >= 0).all() and (gradient > 0).any(), choice.name
+        else:
+            assert (gradient > 0).all(), choice.name
+
+
+def multiply_adds(network: Network, x: Tensor) -> int:
+    """Counted by what the modules really get and give."""
+    total = 0
+
+    def count(module: nn.Module, _inputs: object, output: Tensor) -> None:
+        nonlocal total
+        weight = module.weight
+        pixels = output[0, 0].numel() if output.ndim == 4 else 1
+        total += weight.numel() * pixels
+
+    handles = [
+        module.register_forward_hook(count)
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d | nn.Linear | FactorizedReduce)
+    ]
+    network(x[:1])
+    for handle in handles:
+        handle.remove()
+    return total
+
+
+@given(st.integers(0, 10**6), st.sampled_from([*SHAPES, {"image_size": 10, "cells_": 3, "reductions": (1, 2)}]))
+@settings(max_examples=15, deadline=None)
+def test_counts_are_those_of_the_real_network(seed: int, shape: dict) -> None:
+    plan = small_plan(**shape)
+    kept = random_kept(plan, seed)
+    net = Supernet(plan, lived_in(plan, seed).nursery, kept)
+    found = architecture(plan, kept)
+    network = export.compact_network(net, found, living(net, random_gains(plan, seed)), {})
+    assert found.params_dense == sum(parameter.numel() for parameter in network.parameters())
+    assert found.params == export.nonzero(network)
+    assert found.macs == multiply_adds(network, images_for(plan))
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=15, deadline=None)
+def test_cutting_more_never_makes_it_larger(seed: int) -> None:
+    plan = small_plan(nodes=2)
+    more = random_kept(plan, seed, share=0.7)
+    held = random_kept(plan, seed, share=0.0)
+    less = {name: alive & (random_kept(plan, seed + 1, share=0.6)[name] | held[name]) for name, alive in more.items()}
+    for metric in METRICS:
+        assert architecture(plan, less).size(metric) <= architecture(plan, more).size(metric)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@given(seed=st.integers(0, 10**6), shape=st.sampled_from(SHAPES))
+@settings(max_examples=8, deadline=None)
+def test_the_smallest_size_can_be_reached_whatever_the_margins(metric: str, seed: int, shape: dict) -> None:
+    plan = small_plan(**shape)
+    levels = ("operation", "filter", "weight")
+    least = smallest(plan, levels, metric)
+    stream = torch.Generator().manual_seed(seed)
+    margins = {name: torch.randn(alive.shape, generator=stream) for name, alive in everything(plan).items()}
+    assert architecture(plan, fitted(plan, margins, metric=metric, target=least, granularities=levels)).size(metric) <= least
+
+
+def test_without_levels_the_smallest_is_the_full_size() -> None:
+    plan = small_plan(nodes=2)
+    for metric in METRICS:
+        assert smallest(plan, (), metric) == lowered(plan, {}).size(metric)
+
+
+def test_a_small_network_counted_by_hand() -> None:
+    """One 3x3 stem to 12 channels, one cell without reduction that keeps only the skip from its second input.
+
+    Parameters: stem 12*9 and its batch norm 24; s1 is 4*12 and batch norm 8; a factor for the skip; the classifier
+    (4 + 1) * 3. The same again for the second cell, whose input is 4 wide: 4*4, 8, 1. Multiply-adds: 64 pixels.
+    """
+    plan = small_plan(reductions=(), candidates=("skip_connect",))
+    found = lowered(plan, {"c0_n0_ops": [1], "c1_n0_ops": [1]})
+    assert found.params == found.params_dense == (108 + 24) + (48 + 8 + 1) + (16 + 8 + 1) + 15
+    assert found.macs == 64 * (108 + 48 + 16) + 12
+    assert [layer["name"] for layer in found.layers if layer["op"] == "scale"] == ["c0_n0_s1_skip_connect_scale", "c1_n0_s1_skip_connect_scale"]
+
+
+def test_the_full_network_is_never_smaller_than_any_part() -> None:
+    plan = small_plan(cells_=3, cuts=(1, 2))
+    sizes = [lowered(plan, {}, exit_=exit_).params for exit_ in plan.exits]
+    assert sizes == sorted(sizes)
+
+
+def test_an_architecture_is_plain_json_without_the_search_in_it() -> None:
+    plan = small_plan()
+    found = architecture(plan, random_kept(plan, 0)).to_json()
+    assert json.loads(json.dumps(found)) == found
+    assert set(found) == {"format", "space", "image_size", "layers", "output", "kept"}

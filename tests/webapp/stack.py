@@ -1,0 +1,76 @@
+"""A whole Coppice for a test: web server, workers and Redis, as `make run` starts them, in a folder of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from webapp.launch import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+STARTS_WITHIN, ENDS_WITHIN = 120.0, 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    address: str
+    link: str
+    """Signs in, once."""
+    folder: Path
+
+
+@contextlib.contextmanager
+def running(folder: Path, *, settings: str = "webapp.settings") -> Iterator[Stack]:
+    """Everything of one machine while it lasts; nothing of it is left afterwards."""
+    port = free_port()
+    log = folder / "stack.log"
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("REDIS_URL", "DATABASE_URL", "SECRET_KEY", "HTTPS")
+    }
+    environment |= {
+        "DATA_DIR": str(folder),
+        "PORT": str(port),
+        "DJANGO_SETTINGS_MODULE": settings,
+        "ALLOWED_HOSTS": "127.0.0.1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "manage.py", "run"],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        link = _printed_link(process, log)
+        yield Stack(address=f"http://127.0.0.1:{port}", link=link, folder=folder)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=ENDS_WITHIN)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _printed_link(process: subprocess.Popen[bytes], log: Path) -> str:
+    deadline = time.monotonic() + STARTS_WITHIN
+    while time.monotonic() < deadline:
+        if found := re.search(r"http://127\.0\.0\.1:\d+/sign-in/\S+", log.read_text()):
+            return found[0]
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    raise AssertionError(f"Coppice did not start within {STARTS_WITHIN:g} s:\n{log.read_text()[-3000:]}")

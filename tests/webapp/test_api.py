@@ -1,0 +1,147 @@
+"""The same verbs over HTTP, with the same sentences."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.http import HttpResponse
+from django.test import Client
+
+from nasengine.config import parse
+from nasengine.errors import ConfigError
+from nasengine.outlook import outlook
+from nasengine.splits import builtin_facts
+from tests.webapp.cast import config, progress, put_into, say
+from webapp.models import Dataset, Search, SearchState
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def post(browser: Client, body: Any) -> HttpResponse:
+    text = body if isinstance(body, str) else json.dumps(body)
+    return browser.post("/api/v1/searches", text, content_type="application/json")  # type: ignore[return-value]
+
+
+def engines_problems(configuration: Any) -> list[list[str]]:
+    """What the command line says."""
+    try:
+        parsed = parse(configuration)
+        outlook(parsed, builtin_facts(parsed.data.dataset)).check()
+    except ConfigError as error:
+        return [list(problem) for problem in error.problems]
+    raise AssertionError("the engine finds nothing wrong with it")
+
+
+def test_it_works(page: Client, sent: list[tuple[str, str]]) -> None:
+    answer = post(page, config())
+    assert answer.status_code == 201, answer.content
+    created = answer.json()  # type: ignore[attr-defined]
+    assert (created["state"], created["dataset"]) == ("queued", "Digits")
+    assert parse(created["config"]) == parse(config())
+    assert page.get("/api/v1/searches").json() == [created]
+    assert page.get(f"/api/v1/searches/{created['id']}").json() == created
+    assert sent == [("webapp.tasks.run_search", created["id"])]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        config(target={"value": 10}),
+        config(target={"value": 10**9}),
+        config(epoch=3),
+        config(search={"epochs": "many"}),
+        config(data={"dataset": "cifar"}),
+        config(search={"batch_size": 4000}),
+        config(preset="lazy"),
+        config(data="digits"),
+        config(name=7, seed=-1),
+        [1, 2],
+    ],
+)
+def test_a_wrong_configuration_is_answered_with_the_engines_sentences(page: Client, wrong: Any) -> None:
+    answer = post(page, wrong)
+    assert answer.status_code == 422
+    assert answer.json() == {"problems": engines_problems(wrong)}  # type: ignore[attr-defined]
+    assert not Search.objects.exists()
+
+
+def test_what_is_not_json_is_told_so(page: Client) -> None:
+    answer = post(page, "{name: digits}")
+    assert answer.status_code == 422
+    ((field, sentence),) = answer.json()["problems"]  # type: ignore[attr-defined]
+    assert field == "" and sentence.startswith("the body is not JSON (Expecting property name")
+    assert sentence.endswith("send the configuration as one JSON object")
+
+
+def test_uploads_are_named_by_reference_and_paths_are_refused(page: Client, ready_dataset: Dataset) -> None:
+    target = {"value": "40%"}
+    answer = post(page, config(data={"dataset": ready_dataset.reference}, target=target))
+    assert answer.status_code == 201
+    assert answer.json()["config"]["data"]["dataset"] == ready_dataset.reference  # type: ignore[attr-defined]
+    assert answer.json()["config"]["data"]["path"] is None  # type: ignore[attr-defined]
+    refused = post(page, config(data={"dataset": "zip", "path": "/etc/passwd"}))
+    assert refused.status_code == 422
+    assert refused.json()["problems"][0][0] == "data.path"  # type: ignore[attr-defined]
+    (dataset,) = page.get("/api/v1/datasets").json()
+    assert (dataset["reference"], dataset["classes"], dataset["images"]) == (ready_dataset.reference, 2, 200)
+
+
+def test_events_come_after_a_number(page: Client, running: Search) -> None:
+    say(running, progress(1), progress(2), progress(3))
+    feed = page.get(f"/api/v1/searches/{running.pk}/events", {"after": 1}).json()
+    assert [event["seq"] for event in feed["events"]] == [2, 3]
+    assert (feed["last_seq"], feed["more"], feed["rewind"], feed["state"]["state"]) == (3, False, None, "running")
+
+
+def test_cancel(page: Client, running: Search) -> None:
+    url = f"/api/v1/searches/{running.pk}/cancel"
+    assert page.post(url).json()["sentence"] == "Ends at its next step."
+    put_into(running, SearchState.CANCELLED)
+    refused = page.post(url)
+    assert refused.status_code == 409
+    assert refused.json() == {"message": "'digits' has already ended; there is nothing to cancel."}
+
+
+def test_strangers_find_nothing(strangers_page: Client, running: Search, ready_dataset: Dataset) -> None:
+    assert strangers_page.get("/api/v1/searches").json() == []
+    assert strangers_page.get("/api/v1/datasets").json() == []
+    for id_ in (running.pk, uuid4()):
+        assert strangers_page.get(f"/api/v1/searches/{id_}").status_code == 404
+        assert strangers_page.get(f"/api/v1/searches/{id_}/events").status_code == 404
+        assert strangers_page.post(f"/api/v1/searches/{id_}/cancel").status_code == 404
+
+
+def test_who_is_not_signed_in_gets_401_not_a_page(client: Client, running: Search) -> None:
+    assert client.get("/api/v1/searches").status_code == 401
+    assert client.get(f"/api/v1/searches/{running.pk}/events").status_code == 401
+    assert post(client, config()).status_code == 401
+
+
+def test_a_foreign_page_cannot_post(alice: Any) -> None:
+    browser = Client(enforce_csrf_checks=True)
+    browser.force_login(alice)
+    assert post(browser, config()).status_code == 403
+    assert not Search.objects.exists()
+
+
+def test_the_page_about_it_works_offline(page: Client) -> None:
+    content = page.get("/api/v1/docs").content.decode()
+    assert "swagger-ui-bundle.js" in content
+    assert "http://" not in content and "https://" not in content and "//cdn" not in content
+
+
+def test_the_document_says_what_a_configuration_is(page: Client) -> None:
+    document = page.get("/api/v1/openapi.json").json()
+    body = document["paths"]["/api/v1/searches"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body["properties"]["target"]["properties"]["value"]["description"].startswith("A number, or a percentage")
+    assert "$ref" not in json.dumps(body)
+
+
+def test_a_long_list_comes_in_parts(page: Client, new_search: Callable[..., Search]) -> None:
+    names = [new_search(name=f"number {i}").name for i in range(3)]
+    part = page.get("/api/v1/searches", {"limit": 1, "offset": 1}).json()
+    assert [search["name"] for search in part] == [names[1]]

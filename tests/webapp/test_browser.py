@@ -1,0 +1,618 @@
+"""What people see and do, in a real browser against a whole Coppice: web server, workers, Redis.
+
+The engine is real in the first test; the others have a storyteller in its place, quick and able to fail.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from nasengine import events
+from tests.webapp.stack import Stack, running
+from tests.webapp.story import FILES, story
+from webapp.charts import CHARTS
+from webapp.templatetags import words
+
+pytestmark = [pytest.mark.browser, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(900)]
+
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+SOON = 30_000
+"""Milliseconds that something quick may take on a busy machine."""
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
+    if not Path(path).exists():
+        reason = f"there is no browser at {path}; install chromium, or name one in CHROMIUM"
+        if os.environ.get("REQUIRE_BROWSER") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def stack(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with running(tmp_path_factory.mktemp("story"), settings="tests.webapp.story_settings") as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def cookies(browser: Browser, stack: Stack) -> list[dict[str, object]]:
+    """Of the one who followed the link."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(stack.link)
+    expect(page.get_by_role("heading", name="Searches", exact=True)).to_be_visible()
+    found = context.cookies()
+    context.close()
+    return found  # type: ignore[return-value]
+
+
+@pytest.fixture
+def context(browser: Browser, cookies: list[dict[str, object]], stack: Stack) -> Iterator[BrowserContext]:
+    context = browser.new_context(viewport=WIDE, base_url=stack.address)  # type: ignore[arg-type]
+    context.add_cookies(cookies)  # type: ignore[arg-type]
+    context.set_default_timeout(SOON)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def said(context: BrowserContext) -> list[str]:
+    """What the consoles of the context's pages complain about."""
+    return listened(context)
+
+
+def listened(context: BrowserContext) -> list[str]:
+    said: list[str] = []
+    context.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+    context.on("weberror", lambda error: said.append(str(error.error)))
+    return said
+
+
+def start(page: Page, name: str) -> str:
+    """Starts a search from the form; gives its address."""
+    page.goto("/searches/new/")
+    page.get_by_label("Name").fill(name)
+    page.get_by_role("button", name="Search", exact=True).click()
+    page.wait_for_url(re.compile(r"/searches/[0-9a-f-]{36}/$"))
+    return page.url
+
+
+def expect_state(page: Page, label: str, seconds: float = 60) -> None:
+    expect(page.locator("#state")).to_have_text(label, timeout=seconds * 1000)
+
+
+def drawn(page: Page, chart: str) -> int:
+    """Points that Plotly has drawn in a chart."""
+    return int(
+        page.evaluate(
+            "id => (document.getElementById(`chart-${id}`).data ?? []).reduce((n, trace) => n + trace.x.length, 0)",
+            chart,
+        )
+    )
+
+
+def wait_until(question: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not question():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(0.1)
+
+
+# The main way through, with the real engine
+
+
+def test_a_newcomer_searches_digits_from_the_form_to_the_files(browser: Browser, tmp_path: Path) -> None:
+    """Link, form, live charts, files with their checksums, reload, second tab; quick preset, 40 % of the parameters."""
+    with running(tmp_path) as stack:
+        context = browser.new_context(viewport=WIDE, base_url=stack.address, accept_downloads=True)  # type: ignore[arg-type]
+        context.set_default_timeout(SOON)
+        complaints = listened(context)
+        page = context.new_page()
+        page.goto(stack.link)
+        page.get_by_role("link", name="Start your first search").click()
+        page.get_by_label("Name").fill("First search")
+        page.get_by_text("Quick", exact=True).click()
+        page.get_by_label("Data set").select_option("digits")
+        page.get_by_text("Parameters", exact=True).click()
+        page.get_by_label("Target", exact=True).fill("40%")
+        page.get_by_text("Advanced:").click()
+        page.get_by_label("Limit (images)").fill("400")
+        page.get_by_label("Search epochs").fill("10")
+        page.get_by_label("Retraining epochs").fill("3")
+        expect(page.locator("#outlook-sentence")).to_have_text("This can be reached.")
+        target = int(re.sub(r"\D", "", page.locator("#outlook-target").inner_text()))
+        page.get_by_role("button", name="Search", exact=True).click()
+
+        page.locator("#chart-losses").scroll_into_view_if_needed(timeout=120_000)
+        wait_until(lambda: drawn(page, "losses") > 2, "first points of the losses", 120)
+        before = drawn(page, "losses")
+        expect(page.locator("#state")).to_have_text("Running")
+        wait_until(lambda: drawn(page, "losses") > before, "more points while it runs", 120)
+        wait_until(
+            lambda: page.locator(".unit[data-state='off'], .unit[data-state='cut']").count() > 0,
+            "a pruned operation",
+            240,
+        )
+        expect_state(page, "Finished", 400)
+        expect(page.locator("#result")).to_contain_text("of the test images")
+
+        links = page.locator("#artifacts a[download]")
+        names = links.all_inner_texts()
+        assert {
+            "architecture.json",
+            "model.safetensors",
+            "model.py",
+            "model.onnx",
+            "report.json",
+            "README.md",
+            "SHA256SUMS",
+        } <= set(names)
+        for index, name in enumerate(names):
+            with page.expect_download() as download:
+                links.nth(index).click()
+            found = hashlib.sha256(Path(download.value.path()).read_bytes()).hexdigest()
+            assert found == links.nth(index).get_attribute("data-sha256"), name
+            if name == "report.json":
+                report = json.loads(Path(download.value.path()).read_text())
+                assert 0.97 * target <= report["achieved"]["params"] <= target
+
+        first = shown(page)
+        page.reload()
+        assert shown(page) == first
+        second = context.new_page()
+        second.goto(page.url)
+        assert shown(second) == first
+        assert complaints == []
+        context.close()
+
+
+def shown(page: Page) -> dict[str, object]:
+    """What a finished search's page says, when it has said all."""
+    expect(page.locator("#stage-line")).to_have_text("Done")
+    for chart in CHARTS:
+        page.locator(f"#chart-{chart['id']}").scroll_into_view_if_needed()
+        wait_until(lambda chart=chart: drawn(page, chart["id"]) > 0, f"points in {chart['id']}")  # type: ignore[misc]
+    return {
+        "points": {chart["id"]: drawn(page, chart["id"]) for chart in CHARTS},
+        "log": page.locator("#log li").all_inner_texts(),
+        "figures": page.locator(".figures dd").all_inner_texts(),
+        "on": page.locator(".unit:is([data-state='on'], [data-state^='back'])").count(),
+        "result": page.locator("#result").inner_text(),
+    }
+
+
+# The feed
+
+
+def test_a_page_whose_sockets_are_blocked_asks_instead_and_misses_nothing(context: BrowserContext) -> None:
+    page = context.new_page()
+    address = start(page, "seen twice in 15 seconds")
+    blocked = context.new_page()
+    blocked.route_web_socket(re.compile("/ws/"), lambda socket: socket.close())
+    blocked.goto(address)
+    expect(blocked.locator("#link")).to_contain_text("asks for news every two seconds")
+    expect_state(blocked, "Finished")
+    expect_state(page, "Finished")
+    assert shown(blocked) == shown(page)
+
+
+def test_a_lost_connection_is_said_and_caught_up_with(context: BrowserContext) -> None:
+    page = context.new_page()
+    page.add_init_script(
+        """const Real = WebSocket;
+        window.sockets = [];
+        window.WebSocket = class extends Real {
+          constructor(url) { super(url); sockets.push(this); }
+        };"""
+    )
+    address = start(page, "steady for 60 seconds")
+    expect_state(page, "Running")
+    expect(page.locator("#live")).to_be_visible()
+    context.set_offline(True)
+    page.evaluate("sockets.forEach((socket) => socket.close())")
+    expect(page.locator("#link")).to_contain_text("Connection lost, reconnecting")
+    expect(page.locator("#state")).to_have_text("Running")
+    before = page.locator("#stage-line").inner_text()
+    context.set_offline(False)
+    page.evaluate("window.dispatchEvent(new Event('online'))")
+    expect(page.locator("#link")).to_be_hidden()
+    expect(page.locator("#stage-line")).not_to_have_text(before)
+    urls = page.evaluate("sockets.map((socket) => socket.url)")
+    assert int(re.search(r"after=(\d+)", urls[-1])[1]) > 0, "it goes on where it was"  # type: ignore[index]
+    other = context.new_page()
+    other.goto(address)
+    expect(other.locator("#live")).to_be_visible()
+    assert set(page.locator("#log li").all_inner_texts()) >= set(other.locator("#log li").all_inner_texts()[1:])
+    cancel(page)
+
+
+def cancel(page: Page) -> None:
+    page.get_by_role("button", name="Cancel…").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel the search").click()
+    expect_state(page, "Cancelled")
+
+
+def test_what_a_dead_attempt_said_after_its_checkpoint_is_forgotten(context: BrowserContext) -> None:
+    """The open page is told to rewind and ends up with what a fresh page shows."""
+    page = context.new_page()
+    frames: list[str] = []
+    page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: frames.append(str(frame))))
+    address = start(page, "dies once")
+    expect_state(page, "Finished", 120)
+    assert any('"rewind"' in frame for frame in frames)
+    fresh = context.new_page()
+    fresh.goto(address)
+    assert shown(fresh) == shown(page)
+
+
+def test_cancel_asks_first_and_the_page_says_what_became_of_it(context: BrowserContext, said: list[str]) -> None:
+    page = context.new_page()
+    start(page, "60 seconds, unwanted")
+    expect_state(page, "Running")
+    page.get_by_role("button", name="Cancel…").click()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(page.locator("#state")).to_have_text("Running")
+    cancel(page)
+    expect(page.locator("#trouble")).to_contain_text("was ended on request and has no result")
+    page.get_by_role("button", name="Delete…").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete it").click()
+    expect(page.get_by_role("status").first).to_contain_text("was deleted")
+    assert said == []
+
+
+def test_a_failed_search_shows_the_engines_sentence_and_what_to_do(context: BrowserContext) -> None:
+    page = context.new_page()
+    start(page, "fails")
+    expect_state(page, "Failed")
+    expect(page.locator("#trouble")).to_contain_text("The loss is not a number any more; use a smaller learning rate.")
+    expect(page.locator("#trouble")).to_contain_text("start a new search")
+
+
+def test_the_list_follows_a_search_to_its_end_without_reload(context: BrowserContext) -> None:
+    page = context.new_page()
+    start(page, "watched for 8 seconds")
+    page.goto("/")
+    row = page.get_by_role("listitem").filter(has_text="watched for 8 seconds")
+    expect(row.get_by_role("progressbar")).to_be_visible()
+    page.evaluate("window.same = true")
+    expect(row.locator(".badge-state")).to_have_text("Finished", timeout=60_000)
+    expect(row).to_contain_text("97.2 %")
+    assert page.evaluate("window.same")
+
+
+# The form
+
+
+def test_the_outlook_follows_the_fields_and_says_why_a_target_is_out_of_reach(context: BrowserContext) -> None:
+    page = context.new_page()
+    page.goto("/searches/new/")
+    sentence = page.locator("#outlook-sentence")
+    expect(sentence).to_have_text("This can be reached.")
+    page.get_by_label("Target", exact=True).fill("12")
+    expect(sentence).to_have_text("This cannot be reached as it stands:")
+    expect(page.locator("#id_target__value_error")).to_contain_text("12")
+    page.get_by_role("button", name="Search", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("cannot start yet")
+    expect(page.locator("#id_target__value_error")).to_contain_text("12")
+    slider = page.locator("#target-slider")
+    slider.focus()
+    slider.press("End")
+    assert page.get_by_label("Target", exact=True).input_value() == "100%"
+    expect(sentence).to_have_text("This can be reached.")
+    expect(page.locator("#id_target__value_error")).to_be_empty()
+
+
+def test_a_problem_in_the_folded_part_leads_there(context: BrowserContext) -> None:
+    page = context.new_page()
+    page.goto("/searches/new/")
+    page.get_by_text("Advanced:").click()
+    page.get_by_label("Search epochs").fill("2")
+    page.get_by_text("Advanced:").click()
+    page.locator("#outlook-problems a").first.click()
+    expect(page.get_by_label("Search epochs")).to_be_focused()
+
+
+# Data sets
+
+
+def test_a_zip_is_uploaded_packed_shown_and_offered_to_search_on(
+    context: BrowserContext, said: list[str], tmp_path: Path
+) -> None:
+    page = context.new_page()
+    page.goto("/datasets/")
+    page.get_by_label("Name").fill("Shades")
+    page.get_by_label("Zip file").set_input_files(shades(tmp_path))
+    page.get_by_role("button", name="Upload").click()
+    page.wait_for_url(re.compile(r"/datasets/[0-9a-f-]{36}/$"))
+    expect(page.locator("#dataset .badge-state")).to_have_text("Ready", timeout=90_000)
+    expect(page.get_by_role("row", name=re.compile("dark"))).to_contain_text("60")
+    assert page.locator(".thumbs img").first.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+    page.get_by_text("1 file left out").click()
+    expect(page.get_by_role("row", name=re.compile("notes.jpg"))).to_be_visible()
+    page.get_by_role("link", name="Search on these images").click()
+    expect(page.get_by_label("Data set").locator("option:checked")).to_have_text("Shades")
+    expect(page.locator("#outlook-sentence")).to_have_text("This can be reached.")
+    assert said == []
+
+
+def test_a_refused_upload_says_why_and_keeps_the_page(context: BrowserContext, tmp_path: Path) -> None:
+    page = context.new_page()
+    page.goto("/datasets/")
+    (tmp_path / "words.zip").write_text("these are words, not a zip")
+    page.get_by_label("Zip file").set_input_files(tmp_path / "words.zip")
+    page.get_by_role("button", name="Upload").click()
+    expect(page.locator("#id_file_error")).to_contain_text("zip")
+    expect(page.get_by_role("button", name="Upload")).to_be_enabled()
+
+
+def shades(folder: Path) -> Path:
+    """A zip of two classes, dark and light, and a text that calls itself a picture."""
+    path = folder / "shades.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for label, level in (("dark", 30), ("light", 220)):
+            for n in range(60):
+                Image.new("L", (20, 24), level + n % 20).save(folder / "image.png")
+                archive.write(folder / "image.png", f"shades/{label}/{n}.png")
+        archive.writestr("shades/dark/notes.jpg", "not a picture")
+    return path
+
+
+# Every page
+
+
+@pytest.mark.parametrize("address", ["/", "/searches/new/", "/datasets/", "/nothing-here/"])
+def test_pages_fit_a_phone_and_start_with_a_way_past_the_menu(context: BrowserContext, address: str) -> None:
+    page = context.new_page()
+    page.set_viewport_size(NARROW)  # type: ignore[arg-type]
+    page.goto(address)
+    assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"]
+    page.keyboard.press("Tab")
+    skip = page.get_by_role("link", name="Skip to the content")
+    expect(skip).to_be_focused()
+    expect(skip).to_be_in_viewport()
+    page.keyboard.press("Enter")
+    expect(page.locator("#main")).to_be_focused()
+    assert page.evaluate("document.querySelectorAll('h1').length") == 1
+    fields = page.locator("input:not([type=hidden]), select, textarea")
+    nameless = (
+        "fields => fields.filter((field) => !field.labels?.length && !field.ariaLabel).map((field) => field.name)"
+    )
+    assert fields.evaluate_all(nameless) == []
+
+
+def test_a_live_search_fits_a_phone(context: BrowserContext) -> None:
+    page = context.new_page()
+    page.set_viewport_size(NARROW)  # type: ignore[arg-type]
+    start(page, "on the way home")
+    expect_state(page, "Finished")
+    shown(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"]
+
+
+def test_the_theme_follows_the_system_until_somebody_chooses(context: BrowserContext) -> None:
+    page = context.new_page()
+    page.emulate_media(color_scheme="dark")
+    page.goto("/")
+    html = page.locator("html")
+    expect(html).to_have_attribute("data-bs-theme", "dark")
+    page.emulate_media(color_scheme="light")
+    expect(html).to_have_attribute("data-bs-theme", "light")
+    page.get_by_role("button", name="Switch between light and dark").click()
+    expect(html).to_have_attribute("data-bs-theme", "dark")
+    page.reload()
+    expect(html).to_have_attribute("data-bs-theme", "dark")
+
+
+def test_text_can_be_read_in_both_themes(context: BrowserContext) -> None:
+    """At least 4.5 : 1 (WCAG AA) for every pair of ink and ground of the style sheet."""
+    page = context.new_page()
+    page.goto("/")
+    inks = [
+        "ink",
+        "soft-ink",
+        "leaf",
+        "cut",
+        "chart-ink",
+        "chart-operation",
+        "chart-filter",
+        "chart-weight",
+        "chart-target",
+    ]
+    for theme in ("light", "dark"):
+        found = page.evaluate(CONTRASTS, [theme, inks, ["ground", "surface"]])
+        found |= page.evaluate(CONTRASTS, [theme, ["on-leaf"], ["leaf", "leaf-deep"]])
+        found |= page.evaluate(CONTRASTS, [theme, ["ink", "leaf"], ["leaf-soft"]])
+        assert {pair: ratio for pair, ratio in found.items() if ratio < 4.5} == {}, theme
+
+
+CONTRASTS = """([theme, inks, grounds]) => {
+  document.documentElement.dataset.bsTheme = theme;
+  const style = getComputedStyle(document.documentElement);
+  const light = (name) => {
+    const [r, g, b] = style.getPropertyValue(`--${name}`).trim().slice(1).match(/../g)
+      .map((hex) => parseInt(hex, 16) / 255).map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ratio = (a, b) => (Math.max(light(a), light(b)) + 0.05) / (Math.min(light(a), light(b)) + 0.05);
+  const pairs = inks.flatMap((ink) => grounds.map((ground) => [ink, ground]));
+  return Object.fromEntries(pairs.map(([ink, ground]) => [`${ink} on ${ground}`, ratio(ink, ground)]));
+}"""
+
+
+# The modules by themselves
+
+
+@pytest.fixture
+def script(context: BrowserContext) -> Page:
+    """A page to run modules in."""
+    page = context.new_page()
+    page.goto("/nothing-here/")
+    return page
+
+
+TOLD = [json.loads(events.to_line(event)) for event in story()]
+
+
+def test_a_rewound_run_equals_one_that_never_saw_the_rest(script: Page) -> None:
+    """Also when events come twice: known numbers are ignored."""
+    half = TOLD[len(TOLD) // 2]["seq"]
+    seen, plain = script.evaluate(
+        """async ([told, charts, half]) => {
+          const { add, emptyRun, rewind } = await import("/static/js/run.js");
+          const plainly = (_, value) => (value instanceof Map || value instanceof Set ? [...value].sort() : value);
+          const write = (run) => JSON.stringify(run, plainly);
+          const [seen, plain] = [emptyRun(charts), emptyRun(charts)];
+          add(seen, told);
+          rewind(seen, half);
+          add(seen, told.slice(0, 40));
+          add(plain, told.filter((event) => event.seq <= half));
+          const halves = write(seen) === write(plain);
+          add(seen, told);
+          add(plain, told);
+          return [halves && write(seen), halves && write(plain)];
+        }""",
+        [TOLD, CHARTS, half],
+    )
+    assert seen and seen == plain
+
+
+def test_every_chart_gets_points_from_a_whole_run(script: Page) -> None:
+    points = script.evaluate(
+        """async ([told, charts]) => {
+          const { add, emptyRun } = await import("/static/js/run.js");
+          const run = emptyRun(charts);
+          add(run, told);
+          const lines = (id) => [...run.model.traces[id].values()].map((line) => [line.label, line.x.length]);
+          return Object.fromEntries(charts.map(({ id }) => [id, lines(id)]));
+        }""",
+        [TOLD, CHARTS],
+    )
+    commits = sum(event["kind"] == "committed" for event in TOLD)
+    assert dict(points["kept"]) == {"operations": 12, "filters": 12, "weights": 12}
+    assert points["changes"] == [[name, commits] for name in ("operations", "filters", "weights")] * 2
+    assert all(count > 0 for lines in points.values() for _, count in lines) and all(points.values())
+
+
+def test_a_very_long_run_stays_small_and_keeps_its_spikes(script: Page) -> None:
+    """50,000 progress events: a bounded number is kept, among them the highest and the lowest loss."""
+    kept, low, high, last = script.evaluate(
+        """async ([charts, some]) => {
+          const { add, emptyRun } = await import("/static/js/run.js");
+          const run = emptyRun(charts);
+          for (let seq = 1; seq <= 50000; seq += 100) {
+            const task = (seq) => ({ 1234: 99, 4321: -99 })[seq] ?? 1;
+            const event = (seq) => ({ ...some, seq, losses: { task: task(seq) } });
+            add(run, Array.from({ length: 100 }, (_, n) => event(seq + n)));
+          }
+          const y = run.events.map((event) => event.losses.task);
+          return [run.events.length, Math.min(...y), Math.max(...y), run.lastSeq];
+        }""",
+        [CHARTS, next(event for event in TOLD if event["kind"] == "progress")],
+    )
+    assert 2000 < kept <= 6000 and (low, high, last) == (-99, 99, 50_000)
+
+
+def test_thinned_lines_keep_their_ends_and_extremes(script: Page) -> None:
+    x, y = script.evaluate(
+        """async () => {
+          const { decimated } = await import("/static/js/draw.js");
+          const y = Array.from({ length: 9000 }, (_, n) => (n === 4000 ? 50 : n === 7001 ? -50 : Math.sin(n)));
+          return decimated(y.map((_, n) => n), y, 500);
+        }"""
+    )
+    assert len(x) <= 500 and (x[0], x[-1]) == (0, 8999) and (min(y), max(y)) == (-50, 50) and x == sorted(x)
+
+
+def test_packed_units_are_read_as_the_engine_packs_them(script: Page) -> None:
+    """{0, 9} of 10: the first bit of the first byte and the second of the second: 0x80 0x40, base64 gEA=."""
+    assert script.evaluate("import('/static/js/run.js').then(({ unitsOn }) => [...unitsOn('gEA=', 10)])") == [
+        1,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        1,
+    ]
+
+
+def test_numbers_are_worded_alike_on_both_sides(script: Page) -> None:
+    numbers = [
+        0,
+        7,
+        42,
+        49.9,
+        59,
+        99.4,
+        950,
+        999.4,
+        999.6,
+        1000,
+        4900,
+        7100,
+        9994,
+        18_314,
+        86_000,
+        99_960,
+        200_000,
+        1_204_992,
+        3e9,
+    ]
+    pairs = [
+        ("count", words.count),
+        ("whole", words.whole),
+        ("percent", words.percent),
+        ("bytes", words.size),
+        ("memory", words.memory),
+        ("duration", words.duration),
+    ]
+    for name, ours in pairs:
+        theirs = script.evaluate(
+            """async ([name, numbers]) => {
+              const word = (await import("/static/js/words.js"))[name];
+              return numbers.map((number) => word(number));
+            }""",
+            [name, numbers],
+        )
+        assert dict(zip(numbers, theirs, strict=True)) == {number: ours(number) for number in numbers}, name
+
+
+def test_every_kind_of_event_the_log_tells_is_a_sentence(script: Page) -> None:
+    texts = script.evaluate(
+        """async ([told, charts]) => {
+          const { add, emptyRun } = await import("/static/js/run.js");
+          const run = emptyRun(charts);
+          add(run, told);
+          return run.model.log.map((entry) => entry.text);
+        }""",
+        [TOLD, CHARTS],
+    )
+    assert all(re.fullmatch(r"[A-Z].*\.", text) for text in texts)
+    assert not any(word in text for text in texts for word in ("undefined", "NaN", "null", "[object"))
+    assert any("regrown" in text for text in texts) and any("pruned" in text for text in texts)
+    assert len(FILES) == 7

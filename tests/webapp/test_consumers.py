@@ -1,0 +1,248 @@
+"""The socket, through the whole ASGI application: strangers refused, replay then live, in order, nothing missing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from channels.db import database_sync_to_async
+from channels.testing import WebsocketCommunicator
+from django.conf import settings as django_settings
+from django.contrib.auth.models import User
+from django.test import Client
+
+from tests.webapp.cast import progress, put_into, say
+from webapp import selectors, services
+from webapp.asgi import application
+from webapp.models import Search, SearchState
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.asyncio]
+
+Socket = WebsocketCommunicator
+LOCAL = b"http://127.0.0.1:8000"
+
+
+@pytest.fixture
+def slow_checks(settings: Any) -> None:
+    """Only doorbells: a test that passes with this does not live on the regular check."""
+    settings.SOCKET_CHECK_SECONDS = 600
+
+
+@pytest.fixture
+async def watch() -> AsyncIterator[Callable[..., Socket]]:
+    """Opens sockets with a browser's cookies; all are closed in the end."""
+    opened: list[Socket] = []
+
+    def open_(browser: Client | None, search_id: object, query: str = "", origin: bytes = LOCAL) -> Socket:
+        headers = [(b"origin", origin), (b"host", b"127.0.0.1:8000")]
+        if browser is not None:
+            cookie = browser.cookies[django_settings.SESSION_COOKIE_NAME].value
+            headers.append((b"cookie", f"{django_settings.SESSION_COOKIE_NAME}={cookie}".encode()))
+        opened.append(Socket(application, f"/ws/searches/{search_id}/{query}", headers))
+        return opened[-1]
+
+    yield open_
+    for socket in opened:
+        await socket.disconnect()
+
+
+async def frames(socket: Socket, *, until: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    """All frames up to the one that is awaited."""
+    found = [await socket.receive_json_from(timeout=10)]
+    while not until(found[-1]):
+        found.append(await socket.receive_json_from(timeout=10))
+    return found
+
+
+def seqs_of(received: list[dict[str, Any]]) -> list[int]:
+    return [event["seq"] for frame in received if frame["type"] == "events" for event in frame["events"]]
+
+
+def has_seq(number: int) -> Callable[[dict[str, Any]], bool]:
+    return lambda frame: frame["type"] == "events" and frame["events"][-1]["seq"] == number
+
+
+def is_state(state: str) -> Callable[[dict[str, Any]], bool]:
+    return lambda frame: frame["type"] == "state" and frame["state"] == state
+
+
+async def closed_with(socket: Socket) -> int:
+    message = await socket.receive_output(timeout=10)
+    assert message["type"] == "websocket.close", message
+    return int(message["code"])
+
+
+async def test_it_works(page: Client, running: Search, watch: Callable[..., Socket]) -> None:
+    await database_sync_to_async(say)(running, progress(1), progress(2))
+    socket = watch(page, running.pk)
+    assert (await socket.connect())[0]
+    events, state = await socket.receive_json_from(), await socket.receive_json_from()
+    assert seqs_of([events]) == [1, 2] and events["events"][0]["kind"] == "progress"
+    assert state == {
+        "type": "state", "state": "running", "label": "Running", "sentence": "A worker is on it.", "finished": False,
+        "queue_position": None, "rewinds": 0,
+    }  # fmt: skip
+
+
+async def test_a_strangers_search_and_an_unknown_one_look_the_same(
+    page: Client, strangers_page: Client, running: Search, watch: Callable[..., Socket]
+) -> None:
+    for browser, search_id in ((strangers_page, running.pk), (page, uuid4())):
+        socket = watch(browser, search_id)
+        await socket.connect()
+        assert await closed_with(socket) == 4404
+        assert await socket.receive_nothing()
+
+
+async def test_who_is_not_signed_in_is_told_so(running: Search, watch: Callable[..., Socket]) -> None:
+    socket = watch(None, running.pk)
+    await socket.connect()
+    assert await closed_with(socket) == 4401
+
+
+async def test_a_foreign_page_is_refused(page: Client, running: Search, watch: Callable[..., Socket]) -> None:
+    socket = watch(page, running.pk, origin=b"https://evil.example")
+    assert await socket.connect() == (False, 1000)
+
+
+async def test_a_bad_number_is_refused(page: Client, running: Search, watch: Callable[..., Socket]) -> None:
+    socket = watch(page, running.pk, "?after=yesterday")
+    await socket.connect()
+    assert await closed_with(socket) == 4400
+
+
+@pytest.mark.usefixtures("slow_checks")
+async def test_what_happens_while_one_watches_arrives_live(
+    page: Client, running: Search, watch: Callable[..., Socket]
+) -> None:
+    socket = watch(page, running.pk)
+    await socket.connect()
+    await frames(socket, until=is_state("running"))
+    await database_sync_to_async(say)(running, progress(1))
+    assert seqs_of([await socket.receive_json_from()]) == [1]
+    await database_sync_to_async(services.search_fail)(search_id=running.pk, attempt=1, message="The cat did it.")
+    state = await socket.receive_json_from()
+    assert (state["state"], state["finished"]) == ("failed", True)
+    assert state["sentence"] == "Ended without a result. The cat did it."
+
+
+@pytest.mark.usefixtures("slow_checks")
+async def test_500_events_at_once_arrive_complete_and_in_order(
+    page: Client, running: Search, watch: Callable[..., Socket]
+) -> None:
+    socket = watch(page, running.pk)
+    await socket.connect()
+    await frames(socket, until=is_state("running"))
+    await database_sync_to_async(say)(running, *(progress(seq) for seq in range(1, 501)))
+    received = await frames(socket, until=has_seq(500))
+    assert seqs_of(received) == list(range(1, 501))
+
+
+@pytest.mark.usefixtures("slow_checks")
+async def test_500_events_one_by_one_arrive_complete_and_in_order(
+    page: Client, running: Search, watch: Callable[..., Socket]
+) -> None:
+    socket = watch(page, running.pk)
+    await socket.connect()
+
+    def burst() -> None:
+        for seq in range(1, 501):
+            say(running, progress(seq))
+
+    await database_sync_to_async(burst)()
+    received = await frames(socket, until=has_seq(500))
+    assert seqs_of(received) == list(range(1, 501))
+
+
+async def test_5000_events_wait_for_who_slept(page: Client, running: Search, watch: Callable[..., Socket]) -> None:
+    await database_sync_to_async(say)(running, *(progress(seq) for seq in range(1, 5001)))
+    socket = watch(page, running.pk, "?after=10")
+    await socket.connect()
+    assert seqs_of(await frames(socket, until=has_seq(5000))) == list(range(11, 5001))
+
+
+@pytest.mark.usefixtures("slow_checks")
+async def test_a_rewind_is_said_before_what_is_said_again(
+    page: Client, running: Search, watch: Callable[..., Socket]
+) -> None:
+    await database_sync_to_async(say)(running, *(progress(seq) for seq in range(1, 11)))
+    socket = watch(page, running.pk)
+    await socket.connect()
+    await frames(socket, until=is_state("running"))
+    await database_sync_to_async(put_into)(running, SearchState.RUNNING, attempt=2)
+    await database_sync_to_async(say)(running, progress(6), progress(7))
+    received = await frames(socket, until=is_state("running"))
+    assert received[0] == {"type": "rewind", "after": 5}
+    assert seqs_of(received) == [6, 7]
+    assert received[-1]["rewinds"] == 1
+
+
+async def test_who_was_away_during_a_restart_is_rewound_when_back(
+    page: Client, running: Search, watch: Callable[..., Socket]
+) -> None:
+    await database_sync_to_async(say)(running, *(progress(seq) for seq in range(1, 11)))
+    await database_sync_to_async(put_into)(running, SearchState.RUNNING, attempt=2)
+    await database_sync_to_async(say)(running, progress(6))
+    away = watch(page, running.pk, "?after=10&rewinds=0")
+    await away.connect()
+    assert (await away.receive_json_from()) == {"type": "rewind", "after": 5}
+    knows = watch(page, running.pk, "?after=6&rewinds=1")
+    await knows.connect()
+    assert (await knows.receive_json_from())["type"] == "state"
+
+
+async def test_a_lost_doorbell_loses_nothing(
+    page: Client, running: Search, watch: Callable[..., Socket], settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.SOCKET_CHECK_SECONDS = 0.1
+    monkeypatch.setattr("webapp.relay.ring", lambda search_id: None)
+    socket = watch(page, running.pk)
+    await socket.connect()
+    await database_sync_to_async(say)(running, progress(1))
+    assert seqs_of(await frames(socket, until=has_seq(1))) == [1]
+
+
+@pytest.mark.usefixtures("slow_checks")
+async def test_signing_out_closes_the_sockets_of_the_session(
+    page: Client, running: Search, watch: Callable[..., Socket]
+) -> None:
+    socket = watch(page, running.pk)
+    await socket.connect()
+    await frames(socket, until=is_state("running"))
+    await database_sync_to_async(page.post)("/accounts/logout/")
+    assert await closed_with(socket) == 4401
+
+
+@pytest.mark.usefixtures("slow_checks")
+async def test_permission_is_asked_again_at_each_doorbell(
+    page: Client, bob: User, running: Search, watch: Callable[..., Socket]
+) -> None:
+    socket = watch(page, running.pk)
+    await socket.connect()
+    await frames(socket, until=is_state("running"))
+    await database_sync_to_async(Search.objects.update)(owner=bob)
+    await database_sync_to_async(say)(running, progress(1))
+    assert await closed_with(socket) == 4404
+
+
+async def test_who_waits_sees_the_place_in_the_queue(
+    page: Client, new_search: Callable[..., Search], watch: Callable[..., Socket]
+) -> None:
+    await database_sync_to_async(new_search)()
+    second = await database_sync_to_async(new_search)()
+    socket = watch(page, second.pk)
+    await socket.connect()
+    state = await socket.receive_json_from()
+    assert (state["queue_position"], state["sentence"]) == (2, "Waits for a free worker.")
+
+
+async def test_a_frame_holds_a_bounded_number_of_events(
+    page: Client, running: Search, watch: Callable[..., Socket]
+) -> None:
+    await database_sync_to_async(say)(running, *(progress(seq) for seq in range(1, 1001)))
+    socket = watch(page, running.pk)
+    await socket.connect()
+    received = await frames(socket, until=has_seq(1000))
+    assert max(len(frame.get("events", [])) for frame in received) == selectors.FEED_ROWS

@@ -1,0 +1,312 @@
+"""The supervisor on an engine that does as it is told, and on some that do not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from tests.webapp.cast import seqs, soon
+from webapp import selectors, services, tasks
+from webapp.models import Dataset, DatasetState, Search, SearchState
+from webapp.supervisor import FolderBusy, folder_lock
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("fake_engine")]
+
+
+@pytest.fixture
+def in_background() -> Iterator[Callable[..., threading.Thread]]:
+    """Runs a job in a thread, as a worker would in a process; all have ended when the test ends."""
+    threads: list[threading.Thread] = []
+
+    def start(job: Callable[..., None], *args: str) -> threading.Thread:
+        def work() -> None:
+            try:
+                job(*args)
+            finally:
+                connection.close()
+
+        threads.append(threading.Thread(target=work))
+        threads[-1].start()
+        return threads[-1]
+
+    yield start
+    for thread in threads:
+        thread.join(timeout=30)
+        assert not thread.is_alive()
+
+
+def run(search: Search) -> Search:
+    tasks.run_search(str(search.pk))
+    search.refresh_from_db()
+    return search
+
+
+def starts(search: Search) -> list[int]:
+    """Process ids of the engines that were started."""
+    path = selectors.run_folder(search.pk) / "starts"
+    return [int(pid) for pid in path.read_text().split()] if path.exists() else []
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_it_works(new_search: Callable[..., Search]) -> None:
+    search = run(new_search(name="finishes"))
+    assert search.state == SearchState.FINISHED
+    assert seqs(search) == [1, 2, 3, 4]
+    assert search.accuracy == 0.96
+    assert [(file.name, file.bytes) for file in search.artifacts.all()] == [("model.py", 10)]
+
+
+def test_the_engine_gets_the_whole_configuration(new_search: Callable[..., Search]) -> None:
+    search = run(new_search(name="finishes"))
+    written = json.loads((selectors.run_folder(search.pk) / "config.json").read_text())
+    assert written == search.config
+
+
+def test_an_upload_reaches_the_engine_as_its_file(
+    new_search: Callable[..., Search], ready_dataset: Dataset, settings: Any
+) -> None:
+    search = new_search(name="finishes", data={"dataset": ready_dataset.reference}, target={"value": "40%"})
+    assert str(settings.MEDIA_ROOT) not in str(search.config), "no path of this machine is stored or shown"
+    data = selectors.engine_config(search)["data"]
+    assert (data["dataset"], data["path"]) == ("zip", str(settings.MEDIA_ROOT / ready_dataset.file))
+
+
+def test_a_message_delivered_twice_runs_one_engine(new_search: Callable[..., Search]) -> None:
+    search = run(new_search(name="finishes"))
+    run(search)
+    assert len(starts(search)) == 1 and search.attempt == 1 and seqs(search) == [1, 2, 3, 4]
+
+
+def test_two_workers_at_once_run_one_engine(
+    new_search: Callable[..., Search], in_background: Callable[..., threading.Thread]
+) -> None:
+    search = new_search(name="finishes")
+    threads = [in_background(tasks.run_search, str(search.pk)) for _ in range(4)]
+    for thread in threads:
+        thread.join()
+    search.refresh_from_db()
+    assert search.state == SearchState.FINISHED and len(starts(search)) == 1
+
+
+def test_an_end_without_a_result_is_a_failure(new_search: Callable[..., Search]) -> None:
+    search = run(new_search(name="forgets"))
+    assert (search.state, search.message) == (SearchState.FAILED, "The engine ended without a result.")
+
+
+def test_bad_input_fails_with_the_engines_problems(new_search: Callable[..., Search]) -> None:
+    search = run(new_search(name="refuses"))
+    assert (search.state, search.message) == (SearchState.FAILED, "it cannot be")
+    assert search.problems == [["target.value", "it cannot be"]]
+    assert [event.kind for event in search.events.all()] == ["search_failed"]
+
+
+def test_a_crash_fails_with_the_engines_last_words(new_search: Callable[..., Search]) -> None:
+    search = run(new_search(name="crashes"))
+    assert search.state == SearchState.FAILED
+    assert search.message.startswith("The engine ended with exit status 7. Its last words:")
+    assert search.message.endswith("the cat sat on the keyboard")
+
+
+def test_an_engine_that_is_killed_is_queued_again_and_given_up_in_the_end(
+    new_search: Callable[..., Search], sent: list[tuple[str, str]]
+) -> None:
+    search = run(new_search(name="is killed"))
+    assert (search.state, search.losses) == (SearchState.QUEUED, 1)
+    assert search.message == "Its engine was ended by signal 9 (Killed). It goes on from its last checkpoint."
+    assert len(sent) == 2
+    run(search)
+    run(search)
+    assert search.state == SearchState.FAILED and "Given up after 3 attempts" in search.message
+
+
+def test_what_dies_is_resumed_and_its_events_are_said_once(new_search: Callable[..., Search]) -> None:
+    search = run(new_search(name="dies once"))
+    assert search.state == SearchState.QUEUED and seqs(search) == [1, 2, 3, 4, 5]
+    run(search)
+    assert search.state == SearchState.FINISHED
+    assert list(search.events.values_list("seq", "attempt")) == [(1, 1), (2, 1), (3, 2), (4, 2), (5, 2), (6, 2)]
+    assert search.rewinds == [2]
+
+
+def test_cancel_is_obeyed_by_the_engine(
+    new_search: Callable[..., Search], in_background: Callable[..., threading.Thread]
+) -> None:
+    search = new_search(name="waits")
+    worker = in_background(tasks.run_search, str(search.pk))
+    soon(lambda: seqs(search))
+    services.search_cancel(search=search)
+    worker.join(timeout=20)
+    search.refresh_from_db()
+    assert search.state == SearchState.CANCELLED
+    assert (selectors.run_folder(search.pk) / "heard").read_text() == "cancel"
+
+
+def test_a_stubborn_engine_is_killed_with_all_its_children(
+    new_search: Callable[..., Search], in_background: Callable[..., threading.Thread], settings: Any
+) -> None:
+    settings.ENGINE_CANCEL_SECONDS = settings.ENGINE_KILL_SECONDS = 0.2
+    search = new_search(name="is stubborn")
+    worker = in_background(tasks.run_search, str(search.pk))
+    soon(lambda: seqs(search))
+    grandchild = int((selectors.run_folder(search.pk) / "grandchild").read_text())
+    services.search_cancel(search=search)
+    worker.join(timeout=20)
+    search.refresh_from_db()
+    assert search.state == SearchState.CANCELLED
+    soon(lambda: not is_alive(grandchild))
+    assert not is_alive(starts(search)[0])
+
+
+def test_a_worker_that_closes_lets_the_engine_save_and_queues_the_search_again(
+    new_search: Callable[..., Search],
+    in_background: Callable[..., threading.Thread],
+    monkeypatch: pytest.MonkeyPatch,
+    sent: list[tuple[str, str]],
+) -> None:
+    search = new_search(name="waits")
+    closing = threading.Event()
+    monkeypatch.setattr(tasks, "worker_is_closing", closing.is_set)
+    worker = in_background(tasks.run_search, str(search.pk))
+    soon(lambda: seqs(search))
+    closing.set()
+    worker.join(timeout=20)
+    search.refresh_from_db()
+    assert (search.state, search.losses) == (SearchState.QUEUED, 0)
+    assert (selectors.run_folder(search.pk) / "heard").read_text() == "end of file"
+    assert seqs(search) == [1, 2], "what it said while saving is kept"
+    assert len(sent) == 2
+
+
+def test_sigterm_to_the_worker_itself_is_an_orderly_end_too(new_search: Callable[..., Search]) -> None:
+    search = new_search(name="waits")
+    timer = threading.Thread(target=lambda: (soon(lambda: starts(search)), os.kill(os.getpid(), 15)))
+    timer.start()
+    run(search)
+    timer.join()
+    assert (search.state, search.message[:24]) == (SearchState.QUEUED, "Its worker was shut down")
+
+
+def test_the_heart_beats_while_the_engine_is_quiet(
+    new_search: Callable[..., Search], in_background: Callable[..., threading.Thread]
+) -> None:
+    search = new_search(name="waits")
+    in_background(tasks.run_search, str(search.pk))
+    soon(lambda: seqs(search))
+    first = Search.objects.get().heartbeat_at
+    soon(lambda: Search.objects.get().heartbeat_at != first)
+    services.search_cancel(search=search)
+
+
+def test_an_engine_whose_search_was_taken_away_dies_and_changes_nothing(
+    new_search: Callable[..., Search], in_background: Callable[..., threading.Thread]
+) -> None:
+    search = new_search(name="waits")
+    worker = in_background(tasks.run_search, str(search.pk))
+    soon(lambda: seqs(search))
+    Search.objects.update(attempt=2)
+    worker.join(timeout=20)
+    search.refresh_from_db()
+    assert (search.state, search.attempt, search.losses) == (SearchState.RUNNING, 2, 0)
+    assert not is_alive(starts(search)[0])
+
+
+def test_a_folder_that_an_engine_still_uses_is_left_alone(new_search: Callable[..., Search], settings: Any) -> None:
+    settings.ENGINE_ORPHAN_SECONDS = 0.2
+    search = new_search(name="finishes")
+    with folder_lock(selectors.run_folder(search.pk), seconds=1):
+        run(search)
+    assert not starts(search)
+    assert search.message.startswith("The engine of an earlier attempt does not let go of its folder.")
+    assert search.state == SearchState.QUEUED
+
+
+def test_the_folder_stays_locked_while_an_engine_lives_that_lost_its_supervisor(tmp_path: Path) -> None:
+    with folder_lock(tmp_path, seconds=1) as lock:
+        command = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+        engine = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[lock])
+    with pytest.raises(FolderBusy, match="another engine still uses"), folder_lock(tmp_path, seconds=0.2):
+        pass
+    engine.communicate()
+    with folder_lock(tmp_path, seconds=1):
+        pass
+
+
+def test_a_deleted_data_set_fails_its_search_with_a_sentence(new_search: Callable[..., Search]) -> None:
+    search = new_search(name="finishes")
+    search.config["data"]["dataset"] = "upload:gone"
+    search.save()
+    run(search)
+    assert search.state == SearchState.FAILED
+    assert search.message == "data.dataset: the data set 'Digits' was deleted; upload it again"
+
+
+def test_an_upload_is_packed(new_dataset: Callable[..., Dataset]) -> None:
+    dataset = new_dataset()
+    tasks.ingest_dataset(str(dataset.pk))
+    dataset.refresh_from_db()
+    assert (dataset.state, dataset.classes, dataset.images) == (DatasetState.READY, 2, 100)
+    assert dataset.left_out == [{"file": "notes.jpg", "reason": "not an image"}] and dataset.left_out_total == 1
+    assert selectors.dataset_class_rows(dataset) == [("cat", {"all": 60}, ["0-0.png"]), ("dog", {"all": 40}, [])]
+
+
+def test_bad_images_fail_with_the_engines_sentence(new_dataset: Callable[..., Dataset]) -> None:
+    dataset = new_dataset()
+    Dataset.objects.update(file=dataset.file.replace("cats", "bad"))
+    tasks.ingest_dataset(str(dataset.pk))
+    dataset.refresh_from_db()
+    assert dataset.state == DatasetState.FAILED
+    assert dataset.message == "no images were found; expected one folder a class"
+
+
+def test_facts_that_cannot_be_read_fail_with_a_sentence(new_dataset: Callable[..., Dataset]) -> None:
+    dataset = new_dataset()
+    Dataset.objects.update(file=dataset.file.replace("cats", "odd"))
+    tasks.ingest_dataset(str(dataset.pk))
+    dataset.refresh_from_db()
+    assert dataset.state == DatasetState.FAILED
+    assert dataset.message.startswith("The engine left no readable facts (these are not the facts of a data set")
+
+
+def test_an_upload_delivered_twice_is_packed_once(new_dataset: Callable[..., Dataset]) -> None:
+    dataset = new_dataset()
+    tasks.ingest_dataset(str(dataset.pk))
+    tasks.ingest_dataset(str(dataset.pk))
+    dataset.refresh_from_db()
+    assert dataset.attempt == 1
+
+
+def test_a_data_set_that_is_deleted_while_it_is_packed_leaves_no_files(
+    new_dataset: Callable[..., Dataset], settings: Any
+) -> None:
+    dataset = new_dataset()
+    Dataset.objects.update(file=dataset.file.replace("cats", "slow"))
+    timer = threading.Thread(target=_delete_when_packing, args=(dataset,))
+    timer.start()
+    tasks.ingest_dataset(str(dataset.pk))
+    timer.join()
+    assert not Dataset.objects.exists()
+    assert not list((settings.MEDIA_ROOT / "packed").iterdir())
+    assert not list((settings.MEDIA_ROOT / "uploads").iterdir())
+
+
+def _delete_when_packing(dataset: Dataset) -> None:
+    try:
+        soon(lambda: Dataset.objects.get().fraction)
+        services.dataset_delete(dataset=dataset)
+    finally:
+        connection.close()

@@ -1,0 +1,284 @@
+"""The pages: they work, they belong to their owner, they cost few queries."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.contrib.auth.models import User
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.test import AsyncClient, Client
+from django.urls import reverse
+from pytest_django import DjangoAssertNumQueries
+
+from nasengine import events
+from tests.webapp.cast import A_ZIP, progress, put_into, say
+from webapp import selectors, services
+from webapp.charts import CHARTS
+from webapp.models import Dataset, DatasetState, Search, SearchState
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def finished(running: Search) -> Search:
+    """A search of Alice's with one file."""
+    result = selectors.run_folder(running.pk) / "result"
+    result.mkdir(parents=True)
+    (result / "model.safetensors").write_bytes(b"weights" * 100_000)
+    files = [{"name": "model.safetensors", "bytes": 700_000, "sha256": "ab" * 32}]
+    report = {"accuracy": {"validation": 0.97, "test": 0.96}, "achieved": {"params": 19_900, "macs": 10}, "seed": 0}
+    say(running, events.ResultReady(seq=1, report=report, files=files), events.SearchFinished(seq=2, seconds=3.0))
+    services.search_finish(search_id=running.pk, attempt=1)
+    running.refresh_from_db()
+    return running
+
+
+def test_the_list_shows_ones_own_searches(page: Client, strangers_page: Client, finished: Search) -> None:
+    assert b"digits" in page.get(reverse("searches")).content
+    assert list(page.get(reverse("searches")).context["searches"]) == [finished]
+    assert not list(strangers_page.get(reverse("searches")).context["searches"])
+
+
+def test_list_and_detail_cost_the_same_few_queries_however_much_there_is(
+    page: Client,
+    new_search: Callable[..., Search],
+    finished: Search,
+    django_assert_num_queries: DjangoAssertNumQueries,
+) -> None:
+    for _ in range(5):
+        new_search()
+    with django_assert_num_queries(4):  # session, user, count, page
+        page.get(reverse("searches"))
+    with django_assert_num_queries(4):  # session, user, search, artifacts
+        page.get(finished.url)
+    say(put_into(finished, SearchState.RUNNING), *(progress(seq) for seq in range(3, 100)))
+    with django_assert_num_queries(4):
+        page.get(finished.url)
+    with django_assert_num_queries(4):  # session, user, search, events
+        page.get(reverse("search_events", args=[finished.pk]))
+
+
+def test_the_new_search_page_starts_a_search(page: Client, sent: list[tuple[str, str]]) -> None:
+    assert page.get(reverse("search_new")).status_code == 200
+    answer = page.post(
+        reverse("search_new"), {"preset": "quick", "data__dataset": "digits", "target__value": "40%", "name": "mine"}
+    )
+    search = Search.objects.get()
+    assert answer.status_code == 302 and answer["Location"] == search.url
+    assert (search.name, search.target_text) == ("mine", "40% of the parameters")
+    assert sent == [("webapp.tasks.run_search", str(search.pk))]
+
+
+def test_a_wrong_form_comes_back_with_the_sentence_and_starts_nothing(page: Client) -> None:
+    answer = page.post(reverse("search_new"), {"data__dataset": "digits", "target__value": "10"})
+    assert answer.status_code == 422
+    assert b"is below what this space can surely reach" in answer.content
+    assert not Search.objects.exists()
+
+
+def test_a_data_set_that_vanishes_at_the_last_moment_is_a_sentence_too(
+    page: Client, ready_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = selectors.search_asked
+
+    def and_then_it_is_deleted(**asked: Any) -> Any:
+        found = real(**asked)
+        Dataset.objects.all().delete()
+        return found
+
+    monkeypatch.setattr("webapp.forms.search_asked", and_then_it_is_deleted)
+    fields = {"data__dataset": ready_dataset.reference, "target__value": "40%"}
+    answer = page.post(reverse("search_new"), fields)
+    assert answer.status_code == 422
+    assert b"was deleted meanwhile; choose another" in answer.content
+
+
+def test_the_outlook_says_the_range_before_anything_starts(page: Client) -> None:
+    fields = {"preset": "quick", "data__dataset": "digits", "target__metric": "params", "target__value": "40%"}
+    answer = page.post(reverse("search_outlook"), fields).json()
+    assert answer["feasible"] is True and answer["problems"] == []
+    assert answer["metric"] == "params"
+    assert answer["smallest_size"] < answer["target"] == int(0.4 * answer["full_size"])
+    assert answer["estimate"]["memory_mib"] > 0 and answer["estimate"]["seconds_cpu"] > 0
+    small = page.post(reverse("search_outlook"), fields | {"target__value": "10"}).json()
+    assert small["feasible"] is False and small["full_size"] == answer["full_size"]
+    assert [field for field, _ in small["problems"]] == ["target__value"]
+    wrong = page.post(reverse("search_outlook"), fields | {"search__epochs": "many"}).json()
+    assert (wrong["feasible"], wrong["full_size"]) == (False, None)
+    assert [field for field, _ in wrong["problems"]] == ["search__epochs"]
+    assert not Search.objects.exists()
+
+
+def test_the_page_of_a_search_carries_its_feed(page: Client, running: Search) -> None:
+    content = page.get(running.url).content.decode()
+    feed = json.loads(re.search(r'<script id="feed" type="application/json">(.*?)</script>', content, re.S)[1])  # type: ignore[index]
+    assert feed["id"] == str(running.pk) and feed["after"] == 0
+    assert feed["socket"] == f"/ws/searches/{running.pk}/"
+    assert feed["events"] == f"/searches/{running.pk}/events/"
+    assert feed["charts"] == json.loads(json.dumps(CHARTS))
+    assert feed["state"]["state"] == "running"
+
+
+@pytest.mark.parametrize("state", SearchState)
+def test_every_state_has_its_page(page: Client, running: Search, state: SearchState) -> None:
+    put_into(running, state)
+    assert page.get(running.url).status_code == 200
+    assert page.get(reverse("searches")).status_code == 200
+
+
+def test_the_feed_over_http_is_that_of_the_socket(page: Client, running: Search) -> None:
+    say(running, *(progress(seq) for seq in range(1, 301)))
+    url = reverse("search_events", args=[running.pk])
+    first = page.get(url).json()
+    assert [event["seq"] for event in first["events"]] == list(range(1, 201))
+    assert (first["last_seq"], first["more"], first["rewind"]) == (200, True, None)
+    assert first["state"]["label"] == "Running"
+    rest = page.get(url, {"after": 200}).json()
+    assert [event["seq"] for event in rest["events"]] == list(range(201, 301)) and rest["more"] is False
+    assert page.get(url, {"after": 300}).json()["last_seq"] == 300
+    assert page.get(url, {"after": "now"}).status_code == 400
+
+
+def test_cancel_and_delete_by_button(page: Client, running: Search) -> None:
+    refused = page.post(reverse("search_delete", args=[running.pk]), follow=True)
+    assert b"has not ended yet; cancel it first" in refused.content
+    page.post(reverse("search_cancel", args=[running.pk]))
+    running.refresh_from_db()
+    assert running.requested == "cancel"
+    put_into(running, SearchState.CANCELLED)
+    again = page.post(reverse("search_cancel", args=[running.pk]), follow=True)
+    assert b"has already ended; there is nothing to cancel" in again.content
+    page.post(reverse("search_delete", args=[running.pk]))
+    assert not Search.objects.exists()
+
+
+@pytest.mark.asyncio
+async def test_a_file_is_streamed_whole_under_its_own_name(alice: User, finished: Search) -> None:
+    browser = AsyncClient()
+    await browser.aforce_login(alice)
+    answer = await browser.get(f"{finished.url}files/model.safetensors")
+    assert answer.status_code == 200
+    assert answer["Content-Disposition"] == 'attachment; filename="model.safetensors"'
+    assert answer["Content-Length"] == "700000"
+    chunks = [chunk async for chunk in answer]  # type: ignore[attr-defined]
+    assert b"".join(chunks) == b"weights" * 100_000 and len(chunks) > 1
+
+
+@pytest.mark.parametrize("name", ["../config.json", "config.json", "..%2Fconfig.json", "../../../../db.sqlite3"])
+def test_only_announced_files_exist(page: Client, finished: Search, name: str) -> None:
+    (selectors.run_folder(finished.pk) / "config.json").write_text("{}")
+    assert page.get(f"{finished.url}files/{name}").status_code == 404
+
+
+def test_strangers_find_nothing_anywhere(
+    strangers_page: Client, finished: Search, ready_dataset: Dataset, django_capture_on_commit_callbacks: Any
+) -> None:
+    thumbnails = selectors.packed_folder(ready_dataset.pk) / "thumbnails"
+    thumbnails.mkdir(parents=True)
+    (thumbnails / "0-0.png").write_bytes(b"\x89PNG")
+    for id_ in (finished.pk, uuid4()):
+        for url in (f"/searches/{id_}/", f"/searches/{id_}/events/", f"/searches/{id_}/files/model.safetensors"):
+            assert strangers_page.get(url).status_code == 404, url
+        for url in (f"/searches/{id_}/cancel/", f"/searches/{id_}/delete/"):
+            assert strangers_page.post(url).status_code == 404, url
+    for id_ in (ready_dataset.pk, uuid4()):
+        for url in (f"/datasets/{id_}/", f"/datasets/{id_}/thumbnails/0-0.png"):
+            assert strangers_page.get(url).status_code == 404, url
+        assert strangers_page.post(f"/datasets/{id_}/delete/").status_code == 404
+    assert strangers_page.get("/datasets/").context["datasets"].count() == 0
+    assert Search.objects.exists() and Dataset.objects.exists()
+
+
+def test_nobody_gets_in_without_signing_in(client: Client, running: Search) -> None:
+    for url in ("/", "/searches/new/", running.url, "/datasets/", f"{running.url}events/"):
+        answer = client.get(url)
+        assert (answer.status_code, answer["Location"].partition("?")[0]) == (302, "/accounts/login/"), url
+    assert client.post("/searches/new/outlook/").status_code == 302
+
+
+def test_one_signs_in_by_password_and_out(client: Client, alice: User) -> None:
+    assert client.get("/accounts/login/").status_code == 200
+    answer = client.post("/accounts/login/", {"username": "alice", "password": "alice-knows"})
+    assert (answer.status_code, answer["Location"]) == (302, "/")
+    assert client.get("/").status_code == 200
+    assert client.post("/accounts/logout/").status_code == 200
+    assert client.get("/").status_code == 302
+
+
+def test_a_sign_in_link_works_once(client: Client, alice: User) -> None:
+    url = reverse("sign_in", args=[services.sign_in_link_create(user=alice)])
+    assert client.get(url, follow=True).context["user"] == alice
+    assert Client().get(url).status_code == 410
+
+
+def test_an_upload_becomes_a_data_set(page: Client, sent: list[tuple[str, str]]) -> None:
+    assert page.get("/datasets/").status_code == 200
+    answer = page.post("/datasets/", {"name": "Cats", "file": SimpleUploadedFile("cats.zip", A_ZIP)})
+    dataset = Dataset.objects.get()
+    assert (answer.status_code, answer["Location"]) == (302, dataset.url)
+    assert sent == [("webapp.tasks.ingest_dataset", str(dataset.pk))]
+    assert page.get("/datasets/").context["datasets"].get() == dataset
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "No file was chosen; choose a zip of class folders."),
+        (b"", "The chosen file is empty; choose a zip of class folders."),
+        (b"hello", "&#x27;cats.zip&#x27; is not a zip file; put the class folders into one and upload that."),
+    ],
+)
+def test_a_wrong_upload_comes_back_with_a_sentence(page: Client, content: bytes | None, sentence: str) -> None:
+    files = {} if content is None else {"file": SimpleUploadedFile("cats.zip", content)}
+    answer = page.post("/datasets/", {"name": "Cats"} | files)
+    assert answer.status_code == 422 and sentence in answer.content.decode()
+    assert not Dataset.objects.exists()
+
+
+def test_a_data_set_shows_its_classes_and_pictures(page: Client, ready_dataset: Dataset) -> None:
+    thumbnails = selectors.packed_folder(ready_dataset.pk) / "thumbnails"
+    thumbnails.mkdir(parents=True)
+    for name in ("0-1.png", "0-0.png", "0-10.png", "1-0.png", "secret.txt"):
+        (thumbnails / name).write_bytes(b"\x89PNG")
+    rows = page.get(ready_dataset.url).context["class_rows"]
+    base = f"{ready_dataset.url}thumbnails/"
+    assert rows == [
+        ("cat", {"all": 100}, [f"{base}0-0.png", f"{base}0-1.png", f"{base}0-10.png"]),
+        ("dog", {"all": 100}, [f"{base}1-0.png"]),
+    ]
+    picture = page.get(f"{base}0-0.png")
+    assert (picture["Content-Type"], picture.content) == ("image/png", b"\x89PNG")
+    for name in ("secret.txt", "0-9.png"):
+        assert page.get(f"{base}{name}").status_code == 404
+
+
+@pytest.mark.parametrize("state", DatasetState)
+def test_every_state_of_a_data_set_has_its_page(page: Client, ready_dataset: Dataset, state: DatasetState) -> None:
+    Dataset.objects.update(state=state, message="because")
+    assert page.get(ready_dataset.url).status_code == 200 and page.get("/datasets/").status_code == 200
+
+
+def test_health_tells_what_is_wrong(client: Client, settings: Any) -> None:
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+    answer = client.get("/healthz")
+    assert answer.status_code == 503
+    assert answer.json() == {"database": "ok", "redis": "does not answer (ConnectionError)"}
+
+
+def test_static_files_are_served_without_collecting_them(client: Client) -> None:
+    answer = client.get("/static/ninja/swagger-ui-bundle.js")
+    assert answer.status_code == 200 and answer["Content-Type"].startswith("text/javascript")
+    assert not answer.streaming, "a synchronous stream would be held in memory under ASGI"
+    assert client.get("/static/ninja/swagger-ui-bundle.js", headers={"Range": "bytes=0-9"}).status_code == 206
+    assert client.get("/static/../manage.py").status_code == 404
+
+
+def test_the_operators_pages_work(client: Client, running: Search, ready_dataset: Dataset) -> None:
+    client.force_login(services.local_owner())
+    for url in ("/admin/webapp/search/", f"/admin/webapp/search/{running.pk}/change/", "/admin/webapp/dataset/"):
+        assert client.get(url).status_code == 200, url

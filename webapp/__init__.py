@@ -1,0 +1,1 @@
+"""The web application: data sets, searches, live pages. Of the engine it knows the plain floor and the process."""

@@ -1,0 +1,196 @@
+"""The same verbs over HTTP, for scripts: /api/v1/, with its page at /api/v1/docs.
+
+A configuration is read by the engine's own `parse`, not by the framework, so that a wrong one is answered with the
+sentences of the command line.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.contrib.auth.decorators import login_not_required
+from django.contrib.auth.models import User
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404
+from django.urls import URLPattern
+from ninja import NinjaAPI, Query, Schema, Status
+from ninja.security import django_auth
+from pydantic import Field
+
+from nasengine.config import SearchConfig
+from nasengine.errors import ConfigError
+from webapp import selectors, services
+from webapp.models import Search
+
+api = NinjaAPI(
+    title="Coppice",
+    version="1",
+    description="Sign in in the browser first: the API uses the same session.",
+    auth=django_auth,
+    urls_namespace="api",
+)
+
+ABOUT = ("openapi-json", "openapi-view", "api-root")
+"""Names of the pages about the API."""
+
+
+class SearchOut(Schema):
+    """A search as it stands."""
+
+    id: UUID
+    name: str
+    state: str
+    sentence: str
+    dataset: str = Field(alias="dataset_label")
+    config: dict[str, Any]
+    fraction: float
+    size: int | None
+    message: str
+    problems: list[list[str]]
+    report: dict[str, Any] | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    url: str
+
+
+class DatasetOut(Schema):
+    """An uploaded data set; `reference` is its name in a configuration."""
+
+    id: UUID
+    reference: str
+    name: str
+    state: str
+    message: str
+    fraction: float
+    classes: int | None
+    images: int | None
+    left_out_total: int
+    url: str
+
+
+class FeedOut(Schema):
+    """Events after a number, in order. `rewind`: drop everything with a larger number first."""
+
+    rewind: int | None
+    events: list[dict[str, Any]]
+    last_seq: int
+    more: bool
+    state: dict[str, Any]
+
+
+class Problems(Schema):
+    """What is wrong with a configuration: [field, sentence] each."""
+
+    problems: list[list[str]]
+
+
+class Message(Schema):
+    message: str
+
+
+class Page(Schema):
+    """Which part of a list."""
+
+    limit: int = Field(50, ge=1, le=200)
+    offset: int = Field(0, ge=0)
+
+
+class After(Schema):
+    """What the reader has: the last event's number and how many rewinds it knows (`state.rewinds`)."""
+
+    after: int = Field(0, ge=0)
+    rewinds: int = Field(0, ge=0)
+
+
+def config_schema() -> dict[str, Any]:
+    """JSON schema of SearchConfig without references, to stand inside another document."""
+    whole = SearchConfig.model_json_schema()
+    parts = whole.pop("$defs", {})
+
+    def inlined(node: Any) -> Any:
+        if isinstance(node, dict):
+            name = str(node.get("$ref", "")).removeprefix("#/$defs/")
+            return inlined(parts[name]) if name else {key: inlined(item) for key, item in node.items()}
+        return [inlined(item) for item in node] if isinstance(node, list) else node
+
+    result: dict[str, Any] = inlined(whole)
+    return result
+
+
+def api_urls() -> Any:
+    """The addresses. Operations answer strangers with 401; the pages about them send them to the sign-in page."""
+    found, app_name, namespace = api.urls
+    patterns = [pattern for pattern in found if isinstance(pattern, URLPattern)]
+    for pattern in patterns:
+        if pattern.callback is not None and pattern.name not in ABOUT:
+            login_not_required(pattern.callback)
+    return patterns, app_name, namespace
+
+
+@api.get("/searches", response=list[SearchOut], summary="Your searches, newest first")
+def list_searches(request: HttpRequest, page: Query[Page]) -> Any:
+    return selectors.searches_of(_user(request))[page.offset : page.offset + page.limit]
+
+
+@api.post(
+    "/searches",
+    response={201: SearchOut, 422: Problems},
+    summary="Start a search",
+    description="The body is the configuration of the command line. An upload is named by its reference: "
+    '`"data": {"dataset": "upload:<id>"}`; paths of the server are refused.',
+    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": config_schema()}}}},
+)
+def create_search(request: HttpRequest) -> Any:
+    try:
+        raw = json.loads(request.body)
+    except ValueError as error:
+        raise ConfigError.at("", f"the body is not JSON ({error}); send the configuration as one JSON object") from None
+    asked = selectors.search_asked(owner=_user(request), raw=raw)
+    return Status(201, services.search_create(owner=_user(request), asked=asked))
+
+
+@api.get("/searches/{uuid:pk}", response=SearchOut, summary="One search")
+def get_search(request: HttpRequest, pk: UUID) -> Any:
+    return _search(request, pk)
+
+
+@api.get("/searches/{uuid:pk}/events", response={200: FeedOut, 404: Message}, summary="Its events after a number")
+def list_events(request: HttpRequest, pk: UUID, reader: Query[After]) -> Any:
+    owner_id = _user(request).pk
+    feed = selectors.search_feed(search_id=pk, owner_id=owner_id, after=reader.after, rewinds=reader.rewinds)
+    return Status(404, {"message": "Not Found"}) if feed is None else feed
+
+
+@api.post("/searches/{uuid:pk}/cancel", response={200: SearchOut, 409: Message}, summary="End it without a result")
+def cancel_search(request: HttpRequest, pk: UUID) -> Any:
+    services.search_cancel(search=_search(request, pk))
+    return _search(request, pk)
+
+
+@api.get("/datasets", response=list[DatasetOut], summary="Your uploads")
+def list_datasets(request: HttpRequest) -> Any:
+    return selectors.datasets_of(_user(request))
+
+
+@api.exception_handler(ConfigError)
+def _say_problems(request: HttpRequest, error: ConfigError) -> HttpResponse:
+    problems = [list(problem) for problem in error.problems]
+    return api.create_response(request, {"problems": problems}, status=422)
+
+
+@api.exception_handler(services.Refused)
+def _say_refusal(request: HttpRequest, refusal: services.Refused) -> HttpResponse:
+    return api.create_response(request, {"message": str(refusal)}, status=409)
+
+
+def _search(request: HttpRequest, pk: UUID) -> Search:
+    return get_object_or_404(Search, pk=pk, owner=_user(request))
+
+
+def _user(request: HttpRequest) -> User:
+    assert isinstance(request.user, User)  # django_auth lets nobody else in
+    return request.user

@@ -1,0 +1,199 @@
+"""Which field of which event is drawn where? One literal table that the page interprets: a chart more is an entry more.
+
+Paths are dotted field names of the event (``validation.accuracy``). Nothing is computed here.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NotRequired, TypedDict
+
+
+class Series(TypedDict):
+    """One line or one set of bars."""
+
+    label: str
+    event: str
+    """Kind of the event that carries the value."""
+    path: str
+    measure: NotRequired[Literal["value", "ratio", "share"]]
+    """``value`` (the default) as it is; ``ratio``: [some, all] as a percentage; ``share``: a count as a percentage of
+    the units that the event's ``totals`` gives for the same granularity."""
+    at: NotRequired[Literal["step", "epoch", "retraining", "commit", "everywhere"]]
+    """Where on the horizontal axis: within an epoch, at the end of one (the default), after the search's last epoch, at
+    the number of the commit, or as a level line over the whole width."""
+    colour: str
+    """Name of a colour of the style sheet (``--chart-<name>``)."""
+    dash: NotRequired[Literal["dot", "dash"]]
+    by: NotRequired[str]
+    """Field whose every value gets a line of its own."""
+    sign: NotRequired[Literal[-1, 1]]
+
+
+class Chart(TypedDict):
+    id: str
+    title: str
+    sentence: str
+    """What a newcomer should see in it."""
+    kind: Literal["lines", "bars"]
+    x_label: str
+    y_label: str
+    unit: Literal["", "percent", "size"]
+    """How values are written: plain, 0..1 as a percentage, or a whole number such as 18.3 k."""
+    series: list[Series]
+
+
+SIGNS: tuple[tuple[str, Literal[-1, 1]], ...] = (("pruned", -1), ("regrown", 1))
+
+CHARTS: list[Chart] = [
+    {
+        "id": "accuracy",
+        "title": "Accuracy",
+        "sentence": "Share of images put into the right class. Pruning costs some, training wins it back.",
+        "kind": "lines",
+        "x_label": "epoch",
+        "y_label": "accuracy",
+        "unit": "percent",
+        "series": [
+            {"label": "training", "event": "epoch_finished", "path": "train.accuracy", "colour": "train"},
+            {"label": "validation", "event": "epoch_finished", "path": "validation.accuracy", "colour": "validation"},
+            {
+                "label": "retraining, training",
+                "event": "retrain_epoch",
+                "path": "train.accuracy",
+                "at": "retraining",
+                "by": "network",
+                "colour": "train",
+                "dash": "dot",
+            },
+            {
+                "label": "retraining, validation",
+                "event": "retrain_epoch",
+                "path": "validation.accuracy",
+                "at": "retraining",
+                "by": "network",
+                "colour": "validation",
+                "dash": "dot",
+            },
+        ],
+    },
+    {
+        "id": "size",
+        "title": "Size against target",
+        "sentence": "The search steers the size down a ramp to the target and ends just below it.",
+        "kind": "lines",
+        "x_label": "epoch",
+        "y_label": "size",
+        "unit": "size",
+        "series": [
+            {
+                "label": "all units",
+                "event": "search_started",
+                "path": "full_size",
+                "at": "everywhere",
+                "colour": "quiet",
+                "dash": "dot",
+            },
+            {
+                "label": "ramp",
+                "event": "progress",
+                "path": "reference",
+                "at": "step",
+                "colour": "quiet",
+                "dash": "dash",
+            },
+            {"label": "target", "event": "progress", "path": "target", "at": "step", "colour": "target"},
+            {"label": "size now", "event": "progress", "path": "size", "at": "step", "colour": "size"},
+        ],
+    },
+    {
+        "id": "losses",
+        "title": "Losses",
+        "sentence": "How wrong the network still is on its images; training makes this small.",
+        "kind": "lines",
+        "x_label": "epoch",
+        "y_label": "loss",
+        "unit": "",
+        "series": [
+            {"label": "training", "event": "progress", "path": "losses.task", "at": "step", "colour": "train"},
+            {"label": "validation", "event": "epoch_finished", "path": "validation.loss", "colour": "validation"},
+        ],
+    },
+    {
+        "id": "pull",
+        "title": "Pull towards the target",
+        "sentence": "What training minimises beside its mistakes. Above zero it prunes, below zero units return.",
+        "kind": "lines",
+        "x_label": "epoch",
+        "y_label": "loss",
+        "unit": "",
+        "series": [{"label": "size", "event": "progress", "path": "losses.size", "at": "step", "colour": "filter"}],
+    },
+    {
+        "id": "kept",
+        "title": "Units kept",
+        "sentence": "Of all units in the open cells, how many are still on, at each of the three levels.",
+        "kind": "lines",
+        "x_label": "epoch",
+        "y_label": "kept",
+        "unit": "percent",
+        "series": [
+            {
+                "label": "operations",
+                "event": "epoch_finished",
+                "path": "kept.operation",
+                "measure": "ratio",
+                "colour": "operation",
+            },
+            {
+                "label": "filters",
+                "event": "epoch_finished",
+                "path": "kept.filter",
+                "measure": "ratio",
+                "colour": "filter",
+            },
+            {
+                "label": "weights",
+                "event": "epoch_finished",
+                "path": "kept.weight",
+                "measure": "ratio",
+                "colour": "weight",
+            },
+        ],
+    },
+    {
+        "id": "changes",
+        "title": "Pruned and regrown",
+        "sentence": "At each commit: cut back below the line, regrown above it, as a share of all units of that level.",
+        "kind": "bars",
+        "x_label": "commit",
+        "y_label": "share of units",
+        "unit": "percent",
+        "series": [
+            {
+                "label": label,
+                "event": "committed",
+                "path": f"{change}.{granularity}",
+                "measure": "share",
+                "at": "commit",
+                "colour": granularity,
+                "sign": sign,
+            }
+            for change, sign in SIGNS
+            for granularity, label in (("operation", "operations"), ("filter", "filters"), ("weight", "weights"))
+        ],
+    },
+    {
+        "id": "thresholds",
+        "title": "Learned thresholds",
+        "sentence": "A unit whose score falls below its threshold is off. Higher means stricter.",
+        "kind": "lines",
+        "x_label": "epoch",
+        "y_label": "threshold",
+        "unit": "",
+        "series": [
+            {"label": "operations", "event": "epoch_finished", "path": "thresholds.operation", "colour": "operation"},
+            {"label": "filters", "event": "epoch_finished", "path": "thresholds.filter", "colour": "filter"},
+            {"label": "weights", "event": "epoch_finished", "path": "thresholds.weight", "colour": "weight"},
+        ],
+    },
+]

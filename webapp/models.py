@@ -1,0 +1,294 @@
+"""What is stored: data sets, searches with their states, their events and files, and one-time sign-in links.
+
+The states say themselves what they mean, and MOVES says which may follow which; `services.search_move` alone writes
+them.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from django.conf import settings
+from django.db import models
+from django.urls import reverse
+
+UPLOAD = "upload:"
+"""Before a data set's id, where a configuration names it: no path of this machine ever leaves or enters it."""
+
+
+class State(models.TextChoices):
+    """A state with the one sentence that explains it."""
+
+    sentence: str
+
+    def __new__(cls, value: str, sentence: str = "") -> State:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.sentence = sentence
+        return member
+
+
+class DatasetState(State):
+    UPLOADED = "uploaded", "Waits to be checked and packed.", "Waiting"
+    PACKING = "packing", "The images are being checked and packed.", "Packing"
+    READY = "ready", "Ready to be searched on.", "Ready"
+    FAILED = "failed", "These images cannot be used.", "Failed"
+
+
+class SearchState(State):
+    QUEUED = "queued", "Waits for a free worker.", "Queued"
+    RUNNING = "running", "A worker is on it.", "Running"
+    PAUSING = "pausing", "Saves where it is, then frees its device.", "Pausing"
+    PAUSED = "paused", "Waits, saved, until it is resumed.", "Paused"
+    STOPPING = "stopping", "Finishes early with the best network so far.", "Stopping"
+    FINISHED = "finished", "Done; the network is ready to download.", "Finished"
+    CANCELLED = "cancelled", "Ended on request, without a result.", "Cancelled"
+    FAILED = "failed", "Ended without a result.", "Failed"
+    INTERRUPTED = "interrupted", "Lost its worker; goes on from its last checkpoint.", "Interrupted"
+
+
+DATASET_MOVES: dict[DatasetState, tuple[DatasetState, ...]] = {
+    DatasetState.UPLOADED: (DatasetState.PACKING,),
+    DatasetState.PACKING: (DatasetState.READY, DatasetState.FAILED, DatasetState.UPLOADED),
+    DatasetState.READY: (),
+    DatasetState.FAILED: (),
+}
+
+MOVES: dict[SearchState, tuple[SearchState, ...]] = {
+    SearchState.QUEUED: (SearchState.RUNNING, SearchState.CANCELLED),
+    SearchState.RUNNING: (
+        SearchState.FINISHED,
+        SearchState.CANCELLED,
+        SearchState.FAILED,
+        SearchState.INTERRUPTED,
+    ),
+    SearchState.INTERRUPTED: (SearchState.QUEUED, SearchState.CANCELLED, SearchState.FAILED),
+    SearchState.FINISHED: (),
+    SearchState.CANCELLED: (),
+    SearchState.FAILED: (),
+    # Nothing leads to these yet.
+    SearchState.PAUSING: (),
+    SearchState.PAUSED: (),
+    SearchState.STOPPING: (),
+}
+
+LIVE_STATES = tuple(state for state, following in MOVES.items() if following)
+
+
+class Request(models.TextChoices):
+    """What the owner asked of a running search."""
+
+    NONE = "none", "Nothing"
+    CANCEL = "cancel", "Cancel"
+
+
+class Dataset(models.Model):
+    """Images that somebody uploaded as a zip; built-in data sets have no row."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="datasets")
+    name = models.CharField(max_length=80)
+    file = models.CharField(max_length=255, help_text="The zip, relative to the media folder.")
+    sha256 = models.CharField(max_length=64)
+    bytes = models.PositiveBigIntegerField()
+    state = models.CharField(max_length=12, choices=DatasetState.choices, default=DatasetState.UPLOADED)
+    attempt = models.PositiveIntegerField(default=0)
+    losses = models.PositiveIntegerField(default=0)
+    fraction = models.FloatField(default=0)
+    message = models.TextField(blank=True)
+    facts = models.JSONField(null=True)
+    left_out = models.JSONField(default=list)
+    left_out_total = models.PositiveIntegerField(default=0)
+    created_at = models.DateTimeField(auto_now_add=True)
+    queued_at = models.DateTimeField()
+    heartbeat_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ("-created_at",)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("dataset_detail", args=[self.pk])
+
+    @property
+    def url(self) -> str:
+        return self.get_absolute_url()
+
+    @property
+    def reference(self) -> str:
+        """What a configuration calls it."""
+        return f"{UPLOAD}{self.pk}"
+
+    @property
+    def state_label(self) -> str:
+        return DatasetState(self.state).label
+
+    @property
+    def sentence(self) -> str:
+        return DatasetState(self.state).sentence
+
+    @property
+    def is_finished(self) -> bool:
+        return not DATASET_MOVES[DatasetState(self.state)]
+
+    @property
+    def classes(self) -> int | None:
+        return len(self.facts["class_names"]) if self.facts else None
+
+    @property
+    def images(self) -> int | None:
+        return sum(sum(counts) for counts in self.facts["given"].values()) if self.facts else None
+
+
+class Search(models.Model):
+    """One search: what was asked, where it stands, what came of it.
+
+    `attempt` numbers the engine processes; each write of one carries its number, so that a stale one changes nothing.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="searches")
+    name = models.CharField(max_length=80)
+    config = models.JSONField(help_text="Everything that was asked, presets filled in.")
+    dataset = models.ForeignKey(Dataset, on_delete=models.SET_NULL, null=True, related_name="searches")
+    dataset_label = models.CharField(max_length=80)
+    state = models.CharField(max_length=12, choices=SearchState.choices, default=SearchState.QUEUED)
+    requested = models.CharField(max_length=8, choices=Request.choices, default=Request.NONE)
+    attempt = models.PositiveIntegerField(default=0)
+    losses = models.PositiveIntegerField(
+        default=0, help_text="Attempts in a row that died without saving anything new."
+    )
+    host = models.CharField(max_length=255, blank=True)
+    pid = models.PositiveIntegerField(null=True, help_text="The supervising process.")
+    message = models.TextField(blank=True)
+    problems = models.JSONField(default=list)
+    report = models.JSONField(null=True)
+    rewinds = models.JSONField(
+        default=list, help_text="For each restart that said events again: the number before them."
+    )
+    fraction = models.FloatField(default=0)
+    size = models.PositiveBigIntegerField(null=True)
+    stage = models.CharField(max_length=80, blank=True)
+    eta_seconds = models.FloatField(null=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    queued_at = models.DateTimeField()
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+    heartbeat_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ("-created_at",)
+        verbose_name_plural = "searches"
+        indexes = (
+            models.Index(fields=("owner", "-created_at"), name="search_by_owner"),
+            models.Index(fields=("state", "queued_at"), name="search_by_state"),
+        )
+
+    def __str__(self) -> str:
+        return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("search_detail", args=[self.pk])
+
+    @property
+    def url(self) -> str:
+        return self.get_absolute_url()
+
+    @property
+    def is_finished(self) -> bool:
+        return not MOVES[SearchState(self.state)]
+
+    @property
+    def is_cancelling(self) -> bool:
+        return self.state == SearchState.RUNNING and self.requested == Request.CANCEL
+
+    @property
+    def state_label(self) -> str:
+        return "Cancelling" if self.is_cancelling else SearchState(self.state).label
+
+    @property
+    def sentence(self) -> str:
+        if self.is_cancelling:
+            return "Ends at its next step."
+        return " ".join(filter(None, (SearchState(self.state).sentence, self.message)))
+
+    @property
+    def target_text(self) -> str:
+        return target_text(self.config["target"])
+
+    @property
+    def accuracy(self) -> float | None:
+        """On the test images; known when finished."""
+        measured: dict[str, Any] = (self.report or {}).get("accuracy") or {}
+        return measured.get("test")
+
+
+class SearchEvent(models.Model):
+    """One event of a search, as the engine said it. Numbers rise without being dense: old progress is thinned out."""
+
+    search = models.ForeignKey(Search, on_delete=models.CASCADE, related_name="events")
+    seq = models.PositiveIntegerField()
+    attempt = models.PositiveIntegerField()
+    kind = models.CharField(max_length=32)
+    payload = models.JSONField()
+    at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ("search", "seq")
+        constraints = (models.UniqueConstraint(fields=("search", "seq"), name="search_event_once"),)
+
+    def __str__(self) -> str:
+        return f"{self.seq} {self.kind}"
+
+
+class Artifact(models.Model):
+    """A file of a finished search, in the `result` folder of its run."""
+
+    search = models.ForeignKey(Search, on_delete=models.CASCADE, related_name="artifacts")
+    name = models.CharField(max_length=255)
+    bytes = models.PositiveBigIntegerField()
+    sha256 = models.CharField(max_length=64)
+
+    class Meta:
+        ordering = ("search", "name")
+        constraints = (models.UniqueConstraint(fields=("search", "name"), name="artifact_once"),)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def size_bytes(self) -> int:
+        return self.bytes
+
+    @property
+    def url(self) -> str:
+        return reverse("search_file", args=[self.search_id, self.name])
+
+
+class SignInLink(models.Model):
+    """A link that signs one user in, once. Only its hash is stored."""
+
+    token_hash = models.CharField(max_length=64, unique=True)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="sign_in_links")
+    expires_at = models.DateTimeField()
+    used_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return f"for {self.user}, until {self.expires_at:%H:%M}"
+
+
+METRICS = {"params": "parameters", "macs": "multiply-adds"}
+
+
+def target_text(target: dict[str, Any]) -> str:
+    """A target as people say it.
+
+    >>> target_text({"metric": "params", "value": 20000}), target_text({"metric": "macs", "value": "40%"})
+    ('20,000 parameters', '40% of the multiply-adds')
+    """
+    metric, value = METRICS.get(target["metric"], target["metric"]), target["value"]
+    text = f"{value:,.0f}" if isinstance(value, int | float) else str(value).strip()
+    return f"{text} of the {metric}" if text.endswith("%") else f"{text} {metric}"

@@ -1,0 +1,164 @@
+"""How an engine's lines reach the page: lines -> rows -> doorbell.
+
+A row first, a message second: the channel layer only says "look", and may lose it; the rows are the truth. Rows of one
+search rise in `seq`; they are complete in order, not dense in number, because old `progress` is thinned out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from datetime import timedelta
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
+from django.db import transaction
+from django.db.models import Max
+from django.utils import timezone
+from redis.exceptions import RedisError
+
+from nasengine import events
+from nasengine.errors import EngineError
+from webapp.models import Search, SearchEvent, SearchState
+
+logger = logging.getLogger(__name__)
+
+PROGRESS_ROWS = 400
+"""So many old progress rows are stored before they are thinned out to half."""
+RECENT = timedelta(minutes=1)
+"""Progress younger than this is never thinned: somebody may be about to read it."""
+
+
+def group_of(search_id: UUID | str) -> str:
+    """The channel group of everybody who watches a search."""
+    return f"search.{search_id}"
+
+
+def ring(search_id: UUID | str) -> None:
+    """Tells everybody who watches that there is something new; the next doorbell or check makes up for a lost one."""
+    _send(group_of(search_id), {"type": "search.changed"})
+
+
+def ring_off(session_key: str) -> None:
+    """Tells the sockets of a session that it has ended."""
+    _send(session_group(session_key), {"type": "session.ended"})
+
+
+def session_group(session_key: str) -> str:
+    """The channel group of a session's sockets; the key itself stays secret."""
+    return f"session.{sha256(session_key.encode()).hexdigest()[:32]}"
+
+
+def parse(lines: Iterable[str]) -> list[events.Event]:
+    """The events among the lines; anything else is stray output of a library and is logged."""
+    found = []
+    for line in lines:
+        try:
+            found.append(events.from_line(line))
+        except EngineError as error:
+            logger.warning("stray output of the engine: %s", error)
+    return found
+
+
+def store(*, search_id: UUID, attempt: int, said: Sequence[events.Event]) -> bool:
+    """Stores what an attempt said, in one transaction, then rings; False if the attempt is not the current one.
+
+    A resumed attempt says again what the dead one said after its checkpoint: such rows are replaced, and the place is
+    noted in `rewinds` for whoever had seen them.
+    """
+    if not said:
+        return True
+    now = timezone.now()
+    with transaction.atomic():
+        current = Search.objects.filter(pk=search_id, attempt=attempt, state=SearchState.RUNNING)
+        if not current.update(heartbeat_at=now, **_summary(said)):
+            return False
+        stored = SearchEvent.objects.filter(search_id=search_id)
+        first = min((event.seq for event in said if not isinstance(event, events.SearchFailed)), default=None)
+        if first is not None and stored.filter(seq__gte=first).exclude(attempt=attempt).delete()[0]:
+            search = current.get()
+            current.update(rewinds=[*search.rewinds, first - 1])
+        said = _numbered(said, after=stored.aggregate(last=Max("seq"))["last"] or 0)
+        SearchEvent.objects.bulk_create(
+            SearchEvent(search_id=search_id, attempt=attempt, seq=event.seq, kind=event.kind, payload=_payload(event))
+            for event in said
+        )
+        if any(isinstance(event, events.EpochFinished | events.ResultReady) for event in said):
+            _thin(search_id)
+        transaction.on_commit(lambda: ring(search_id))
+    return True
+
+
+def _payload(event: events.Event) -> dict[str, Any]:
+    return {"kind": event.kind, **asdict(event)}
+
+
+def _numbered(said: Sequence[events.Event], *, after: int) -> list[events.Event]:
+    """The command line's own last line goes after all others: an attempt that fails at its start knows none of them."""
+    result: list[events.Event] = []
+    for event in said:
+        result.append(replace(event, seq=after + 1) if isinstance(event, events.SearchFailed) else event)
+        after = max(after, result[-1].seq)
+    return result
+
+
+def _summary(said: Sequence[events.Event]) -> dict[str, Any]:
+    """What the list of searches shows, as far as these events change it."""
+    changes: dict[str, Any] = {}
+    for event in said:
+        match event:
+            case events.DataProgress():
+                changes |= {"stage": f"{event.what} images", "eta_seconds": event.eta_seconds}
+            case events.StageStarted():
+                changes |= {"stage": event.name, "size": event.size}
+            case events.Progress():
+                changes |= {"fraction": event.fraction, "eta_seconds": event.eta_seconds, "size": event.size}
+            case events.EpochFinished() | events.Committed() | events.StageFinished():
+                changes |= {"size": event.size}
+            case events.RetrainEpoch():
+                changes |= {"stage": "retraining", "fraction": event.fraction, "eta_seconds": event.eta_seconds}
+            case events.CheckpointSaved():
+                changes |= {"losses": 0}
+            case events.SearchFinished():
+                changes |= {"stage": "", "fraction": 1.0, "eta_seconds": None}
+    return changes
+
+
+def _thin(search_id: UUID) -> None:
+    """Leaves at most PROGRESS_ROWS of the older progress, evenly spread over the run."""
+    old = SearchEvent.objects.filter(
+        search_id=search_id, kind__in=("progress", "data_progress"), at__lt=timezone.now() - RECENT
+    )
+    numbers = list(old.order_by("seq").values_list("seq", flat=True))
+    if len(numbers) <= PROGRESS_ROWS:
+        return
+    old.exclude(seq__in=spread(numbers, PROGRESS_ROWS // 2)).delete()
+
+
+def spread(numbers: Sequence[int], buckets: int) -> list[int]:
+    """The first number in each of so many equally wide ranges.
+
+    >>> spread([1, 2, 3, 4, 50, 99, 100], 2)
+    [1, 99]
+    >>> spread(range(1, 101), 4)
+    [1, 26, 51, 76]
+    """
+    low, width = numbers[0], (numbers[-1] - numbers[0] + 1) / buckets
+    first: dict[int, int] = {}
+    for number in numbers:
+        first.setdefault(int((number - low) / width), number)
+    return list(first.values())
+
+
+def _send(group: str, message: dict[str, Any]) -> None:
+    layer = get_channel_layer()
+    if layer is None:
+        return
+    try:
+        async_to_sync(layer.group_send)(group, message)
+    except (OSError, RedisError) as error:
+        logger.warning("the doorbell of %s could not be rung: %s", group, error)

@@ -1,0 +1,207 @@
+"""Every read that is more than one lookup, and what a configuration means to the person who typed it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.db.models import QuerySet
+
+from nasengine import catalogue
+from nasengine.config import SearchConfig, parse
+from nasengine.errors import ConfigError
+from nasengine.outlook import Outlook, outlook
+from nasengine.splits import DataFacts, builtin_facts
+from webapp.models import UPLOAD, Dataset, DatasetState, Search, SearchEvent, SearchState
+
+FEED_ROWS = 200
+"""Events in one frame or answer."""
+THUMBNAIL = re.compile(r"(\d+)-(\d+)\.png")
+
+
+# What was asked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A configuration that has been read: sound in itself, its data set found, its target looked at."""
+
+    config: SearchConfig
+    dataset: Dataset | None
+    outlook: Outlook
+
+    @property
+    def dataset_label(self) -> str:
+        return self.dataset.name if self.dataset else catalogue.DATASETS[self.config.data.dataset].label
+
+    def stored(self) -> dict[str, Any]:
+        """The whole configuration, presets filled in, uploads by their reference instead of their path."""
+        raw = self.config.model_dump(mode="json")
+        if self.dataset:
+            raw["data"] |= {"dataset": self.dataset.reference, "path": None}
+        return raw
+
+
+def search_asked(*, owner: User, raw: object) -> Asked:
+    """What `raw` asks for. An upload is named `upload:<id>`; paths of this machine are nobody's to give.
+
+    Raises:
+        ConfigError: with the command line's sentences. Whether the target can be reached is in `outlook.problems`.
+    """
+    if not isinstance(raw, Mapping):
+        config, dataset = parse(raw), None  # type: ignore[arg-type]  # parse says what is wrong with it
+    else:
+        raw, dataset = _without_paths(owner, raw)
+        config = parse(raw)
+    facts = DataFacts.from_json(dataset.facts) if dataset else builtin_facts(config.data.dataset)
+    return Asked(config=config, dataset=dataset, outlook=outlook(config, facts))
+
+
+def engine_config(search: Search) -> dict[str, Any]:
+    """The configuration as the engine reads it, with the path of an upload."""
+    config: dict[str, Any] = {**search.config, "data": dict(search.config["data"])}
+    if str(config["data"]["dataset"]).startswith(UPLOAD):
+        if search.dataset is None:
+            raise ConfigError.at("data.dataset", f"the data set '{search.dataset_label}' was deleted; upload it again")
+        config["data"] |= {"dataset": "zip", "path": str(settings.MEDIA_ROOT / search.dataset.file)}
+    return config
+
+
+def _without_paths(owner: User, raw: Mapping[str, Any]) -> tuple[dict[str, Any], Dataset | None]:
+    data = raw.get("data")
+    if not isinstance(data, Mapping):
+        return dict(raw), None
+    name = data.get("dataset")
+    if name in catalogue.FILE_DATASETS or data.get("path") is not None:
+        raise ConfigError.at(
+            "data.path",
+            "files of the server cannot be named here; upload a zip on the data sets page and name it upload:<its id>",
+        )
+    if not (isinstance(name, str) and name.startswith(UPLOAD)):
+        return dict(raw), None
+    dataset = _dataset_by_reference(owner, name)
+    path = str(settings.MEDIA_ROOT / dataset.file)
+    return {**raw, "data": {**data, "dataset": "zip", "path": path}}, dataset
+
+
+def _dataset_by_reference(owner: User, reference: str) -> Dataset:
+    try:
+        dataset = Dataset.objects.filter(owner=owner, pk=UUID(reference.removeprefix(UPLOAD))).first()
+    except ValueError:
+        dataset = None
+    if dataset is None:
+        raise ConfigError.at(
+            "data.dataset", f"there is no data set '{reference}' of yours; choose one of the data sets page"
+        )
+    if dataset.state == DatasetState.FAILED:
+        raise ConfigError.at("data.dataset", f"'{dataset.name}' cannot be used: {dataset.message}")
+    if dataset.state != DatasetState.READY:
+        raise ConfigError.at(
+            "data.dataset", f"'{dataset.name}' is not packed yet; wait until the data sets page says ready"
+        )
+    return dataset
+
+
+# Data sets
+
+
+def datasets_of(owner: User) -> QuerySet[Dataset]:
+    """The uploads of a user, newest first."""
+    return Dataset.objects.filter(owner=owner)
+
+
+def packed_folder(dataset_id: UUID) -> Path:
+    """Where facts and thumbnails of an upload are."""
+    return Path(settings.MEDIA_ROOT) / "packed" / str(dataset_id)
+
+
+def dataset_class_rows(dataset: Dataset) -> list[tuple[str, dict[str, int], list[str]]]:
+    """(class, {part: images}, names of its thumbnails) for each class of a ready data set."""
+    if not dataset.facts:
+        return []
+    facts = DataFacts.from_json(dataset.facts)
+    thumbnails: dict[int, list[tuple[int, str]]] = {}
+    for path in (packed_folder(dataset.pk) / "thumbnails").glob("*.png"):
+        if match := THUMBNAIL.fullmatch(path.name):
+            thumbnails.setdefault(int(match[1]), []).append((int(match[2]), path.name))
+    parts = {part: counts for part, counts in facts.given.items() if any(counts)}
+    return [
+        (name, {part: counts[i] for part, counts in parts.items()}, [file for _, file in sorted(thumbnails.get(i, []))])
+        for i, name in enumerate(facts.class_names)
+    ]
+
+
+# Searches
+
+
+def run_folder(search_id: UUID) -> Path:
+    """The engine's folder of a search."""
+    return Path(settings.MEDIA_ROOT) / "runs" / str(search_id)
+
+
+def searches_of(owner: User) -> QuerySet[Search]:
+    """The searches of a user, newest first: all that the list shows in one query."""
+    return Search.objects.filter(owner=owner)
+
+
+def queue_position(search: Search) -> int | None:
+    """1 for the next to start; None if it does not wait."""
+    if search.state != SearchState.QUEUED:
+        return None
+    return Search.objects.filter(state=SearchState.QUEUED, queued_at__lt=search.queued_at).count() + 1
+
+
+def state_frame(search: Search) -> dict[str, Any]:
+    """The state of a search as socket and feed tell it."""
+    return {
+        "type": "state",
+        "state": search.state,
+        "label": search.state_label,
+        "sentence": search.sentence,
+        "finished": search.is_finished,
+        "queue_position": queue_position(search),
+        "rewinds": len(search.rewinds),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feed:
+    """What is new to somebody who has seen everything up to a number."""
+
+    rewind: int | None
+    """Drop everything with a larger number; it is said again."""
+    events: list[dict[str, Any]]
+    last_seq: int
+    more: bool
+    state: dict[str, Any]
+
+
+def search_feed(*, search_id: UUID, owner_id: int, after: int, rewinds: int, limit: int = FEED_ROWS) -> Feed | None:
+    """The next events after `after`, in order; None for an unknown id or another's.
+
+    Args:
+        rewinds: how many restarts the reader has been told of; 0 costs a reader who has seen them all some events
+            twice, never one too few.
+    """
+    search = Search.objects.filter(pk=search_id, owner_id=owner_id).first()
+    if search is None:
+        return None
+    unseen = search.rewinds[rewinds:]
+    rewind = min(unseen) if unseen and min(unseen) < after else None
+    start = after if rewind is None else rewind
+    rows = SearchEvent.objects.filter(search_id=search_id, seq__gt=start).order_by("seq")
+    events = list(rows.values_list("payload", flat=True)[: limit + 1])
+    shown = events[:limit]
+    return Feed(
+        rewind=rewind,
+        events=shown,
+        last_seq=shown[-1]["seq"] if shown else start,
+        more=len(events) > limit,
+        state=state_frame(search),
+    )

@@ -1,0 +1,483 @@
+"""Every write that a person or a worker may ask for.
+
+A state is moved by a guarded update: filtered by the old state, exactly one row or somebody else was first. What a
+worker writes carries its attempt. Messages and jobs go out after the commit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import secrets
+import shutil
+import socket
+import uuid
+import zipfile
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import User
+from django.core.files import File
+from django.db import transaction
+from django.db.models import F, Q
+from django.db.models.functions import Coalesce
+from django.utils import timezone
+from kombu.exceptions import OperationalError
+
+from nasengine.errors import ConfigError
+from webapp import relay
+from webapp.celery import app
+from webapp.models import (
+    DATASET_MOVES,
+    LIVE_STATES,
+    MOVES,
+    Artifact,
+    Dataset,
+    DatasetState,
+    Request,
+    Search,
+    SearchEvent,
+    SearchState,
+    SignInLink,
+    target_text,
+)
+from webapp.selectors import Asked, packed_folder, run_folder
+
+logger = logging.getLogger(__name__)
+
+ENDED_STATES = tuple(state for state in SearchState if state not in LIVE_STATES)
+
+
+class Refused(Exception):
+    """Something that cannot be done now; its text is meant for people."""
+
+
+# Searches: what a person asks
+
+
+def search_create(*, owner: User, asked: Asked) -> Search:
+    """A new search, queued.
+
+    Raises:
+        ConfigError: if the target is out of reach, with the sentences of the command line.
+    """
+    if asked.outlook.problems:
+        raise ConfigError(asked.outlook.problems)
+    config, label = asked.stored(), asked.dataset_label
+    with transaction.atomic():
+        if asked.dataset and not Dataset.objects.select_for_update().filter(pk=asked.dataset.pk).exists():
+            raise ConfigError.at("data.dataset", f"the data set '{label}' was deleted meanwhile; choose another")
+        search = Search.objects.create(
+            owner=owner,
+            name=config["name"] or f"{label}, {target_text(config['target'])}"[:80],
+            config=config,
+            dataset=asked.dataset,
+            dataset_label=label,
+            queued_at=timezone.now(),
+        )
+        _enqueue("webapp.tasks.run_search", search.pk)
+    return search
+
+
+def search_cancel(*, search: Search) -> None:
+    """Ends a search without a result: at once while it waits, else as soon as its engine obeys.
+
+    Raises:
+        Refused: if it has already ended.
+    """
+    for _ in range(3):  # it may go from queued to running, or back, in between
+        if search_move(search_id=search.pk, old=SearchState.QUEUED, new=SearchState.CANCELLED):
+            return
+        if Search.objects.filter(pk=search.pk, state=SearchState.RUNNING).update(requested=Request.CANCEL):
+            transaction.on_commit(lambda: relay.ring(search.pk))
+            return
+    raise Refused(f"'{search.name}' has already ended; there is nothing to cancel.")
+
+
+def search_delete(*, search: Search) -> None:
+    """Removes a search that has ended, with all its files.
+
+    Raises:
+        Refused: while it is live.
+    """
+    folder = run_folder(search.pk)
+    with transaction.atomic():
+        deleted, _ = Search.objects.filter(pk=search.pk, state__in=ENDED_STATES).delete()
+        if not deleted:
+            raise Refused(f"'{search.name}' has not ended yet; cancel it first, then delete it.")
+        transaction.on_commit(lambda: shutil.rmtree(folder, ignore_errors=True))
+        transaction.on_commit(lambda: relay.ring(search.pk))
+
+
+# Searches: what a worker reports
+
+
+def search_move(
+    *, search_id: UUID, old: SearchState, new: SearchState, fence: int | None = None, **changes: Any
+) -> bool:
+    """Moves a search from one state to another if it is (still) there; the only place that writes a search's state.
+
+    Args:
+        fence: the attempt that asks; another attempt's search is left alone.
+    """
+    if new not in MOVES[old]:
+        raise ValueError(f"a search does not go from {old} to {new}; allowed: {', '.join(MOVES[old]) or 'nothing'}")
+    rows = Search.objects.filter(pk=search_id, state=old)
+    if fence is not None:
+        rows = rows.filter(attempt=fence)
+    if new in ENDED_STATES:
+        changes |= {"finished_at": timezone.now(), "eta_seconds": None}
+    moved = rows.update(state=new, **changes) == 1
+    if moved:
+        transaction.on_commit(lambda: relay.ring(search_id))
+    return moved
+
+
+def search_claim(*, search_id: UUID) -> Search | None:
+    """Takes a queued search for this process; None if it is not queued, so that a second delivery changes nothing."""
+    now = timezone.now()
+    with transaction.atomic():
+        claimed = search_move(
+            search_id=search_id,
+            old=SearchState.QUEUED,
+            new=SearchState.RUNNING,
+            attempt=F("attempt") + 1,
+            requested=Request.NONE,
+            message="",
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            started_at=Coalesce(F("started_at"), now),
+            heartbeat_at=now,
+        )
+        return Search.objects.select_related("dataset").get(pk=search_id) if claimed else None
+
+
+def search_beat(*, search_id: UUID, attempt: int) -> Request | None:
+    """Says that the attempt is alive, and hears what its owner asks; None if the search is no longer its own."""
+    current = Search.objects.filter(pk=search_id, attempt=attempt, state=SearchState.RUNNING)
+    if not current.update(heartbeat_at=timezone.now()):
+        return None
+    requested = current.values_list("requested", flat=True).first()
+    return None if requested is None else Request(requested)
+
+
+def search_finish(*, search_id: UUID, attempt: int) -> bool:
+    """Publishes the result that was announced; False if it never was, or the attempt is not the current one."""
+    with transaction.atomic():
+        ready = SearchEvent.objects.filter(search_id=search_id, kind="result_ready").last()
+        if ready is None:
+            return False
+        moved = search_move(
+            search_id=search_id,
+            old=SearchState.RUNNING,
+            new=SearchState.FINISHED,
+            fence=attempt,
+            report=ready.payload["report"],
+            fraction=1.0,
+            stage="",
+        )
+        if moved:
+            Artifact.objects.bulk_create(
+                Artifact(search_id=search_id, name=file["name"], bytes=file["bytes"], sha256=file["sha256"])
+                for file in ready.payload["files"]
+            )
+        return moved
+
+
+def search_fail(*, search_id: UUID, attempt: int, message: str, problems: Iterable[Iterable[str]] = ()) -> bool:
+    """Ends the attempt's search with the reason."""
+    return search_move(
+        search_id=search_id,
+        old=SearchState.RUNNING,
+        new=SearchState.FAILED,
+        fence=attempt,
+        message=message,
+        problems=[list(problem) for problem in problems],
+    )
+
+
+def search_end_cancelled(*, search_id: UUID, attempt: int) -> bool:
+    """The engine obeyed its owner."""
+    return search_move(search_id=search_id, old=SearchState.RUNNING, new=SearchState.CANCELLED, fence=attempt)
+
+
+def search_interrupt(
+    *, search_id: UUID, attempt: int, reason: str, is_loss: bool, silent_since: datetime | None = None
+) -> bool:
+    """Queues a search again whose attempt ended early; gives up after too many losses without progress.
+
+    Args:
+        is_loss: whether the attempt died; an orderly shutdown is none.
+        silent_since: only if its last heartbeat is older.
+    """
+    with transaction.atomic():
+        rows = Search.objects.select_for_update().filter(pk=search_id, attempt=attempt, state=SearchState.RUNNING)
+        if silent_since is not None:
+            rows = rows.filter(heartbeat_at__lt=silent_since)
+        search = rows.first()
+        if search is None:
+            return False
+        losses = search.losses + is_loss
+        interrupted = SearchState.INTERRUPTED
+        search_move(search_id=search_id, old=SearchState.RUNNING, new=interrupted, fence=attempt, losses=losses)
+        if search.requested == Request.CANCEL:
+            search_move(search_id=search_id, old=interrupted, new=SearchState.CANCELLED)
+        elif losses >= settings.MAX_LOSSES:
+            message = f"{reason} Given up after {losses} attempts without progress."
+            search_move(search_id=search_id, old=interrupted, new=SearchState.FAILED, message=message)
+        else:
+            message = f"{reason} It goes on from its last checkpoint."
+            now = timezone.now()
+            search_move(search_id=search_id, old=interrupted, new=SearchState.QUEUED, message=message, queued_at=now)
+            _enqueue("webapp.tasks.run_search", search_id)
+        return True
+
+
+# Data sets
+
+
+def dataset_upload(*, owner: User, name: str, file: File[bytes]) -> Dataset:
+    """A new data set from an uploaded zip; a worker checks and packs it.
+
+    Raises:
+        Refused: if it is too large or no zip file.
+    """
+    dataset_id = uuid.uuid4()
+    given = Path(file.name or "images.zip").name
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(given).stem).strip("-.")[:60] or "images"
+    relative = Path("uploads") / str(dataset_id) / f"{stem}.zip"
+    path = Path(settings.MEDIA_ROOT) / relative
+    path.parent.mkdir(parents=True)
+    try:
+        sha256, size = _save_zip(file, path, given)
+        with transaction.atomic():
+            dataset = Dataset.objects.create(
+                id=dataset_id,
+                owner=owner,
+                name=name.strip()[:80] or Path(given).stem[:80] or "Images",
+                file=relative.as_posix(),
+                sha256=sha256,
+                bytes=size,
+                queued_at=timezone.now(),
+            )
+            _enqueue("webapp.tasks.ingest_dataset", dataset.pk)
+    except BaseException:
+        shutil.rmtree(path.parent, ignore_errors=True)
+        raise
+    return dataset
+
+
+def dataset_delete(*, dataset: Dataset) -> None:
+    """Removes a data set with its files; what was found on it stays.
+
+    Raises:
+        Refused: while a live search uses it.
+    """
+    with transaction.atomic():
+        Dataset.objects.select_for_update().filter(pk=dataset.pk).first()
+        using = Search.objects.filter(dataset=dataset, state__in=LIVE_STATES).first()
+        if using is not None:
+            raise Refused(f"'{dataset.name}' is used by the search '{using.name}'; cancel it or wait until it ends.")
+        Dataset.objects.filter(pk=dataset.pk).delete()
+        transaction.on_commit(lambda: dataset_files_delete(dataset=dataset))
+
+
+def dataset_files_delete(*, dataset: Dataset) -> None:
+    """Removes the files of a data set whose row is gone."""
+    shutil.rmtree((Path(settings.MEDIA_ROOT) / dataset.file).parent, ignore_errors=True)
+    shutil.rmtree(packed_folder(dataset.pk), ignore_errors=True)
+
+
+def dataset_move(
+    *, dataset_id: UUID, old: DatasetState, new: DatasetState, fence: int | None = None, **changes: Any
+) -> bool:
+    """Moves a data set from one state to another if it is (still) there; the only place that writes its state."""
+    if new not in DATASET_MOVES[old]:
+        raise ValueError(f"a data set does not go from {old} to {new}")
+    rows = Dataset.objects.filter(pk=dataset_id, state=old)
+    if fence is not None:
+        rows = rows.filter(attempt=fence)
+    return rows.update(state=new, **changes) == 1
+
+
+def dataset_claim(*, dataset_id: UUID) -> Dataset | None:
+    """Takes an uploaded data set for this process; None if it is not waiting."""
+    with transaction.atomic():
+        claimed = dataset_move(
+            dataset_id=dataset_id,
+            old=DatasetState.UPLOADED,
+            new=DatasetState.PACKING,
+            attempt=F("attempt") + 1,
+            message="",
+            fraction=0,
+            heartbeat_at=timezone.now(),
+        )
+        return Dataset.objects.get(pk=dataset_id) if claimed else None
+
+
+def dataset_beat(*, dataset_id: UUID, attempt: int, **changes: Any) -> bool:
+    """Says that the packing attempt is alive, and how far it is; False if the data set is no longer its own."""
+    current = Dataset.objects.filter(pk=dataset_id, attempt=attempt, state=DatasetState.PACKING)
+    return current.update(heartbeat_at=timezone.now(), **changes) == 1
+
+
+def dataset_ready(
+    *, dataset_id: UUID, attempt: int, facts: dict[str, Any], left_out: list[dict[str, str]], left_out_total: int
+) -> bool:
+    """The images are packed."""
+    return dataset_move(
+        dataset_id=dataset_id,
+        old=DatasetState.PACKING,
+        new=DatasetState.READY,
+        fence=attempt,
+        facts=facts,
+        left_out=left_out,
+        left_out_total=left_out_total,
+        fraction=1.0,
+    )
+
+
+def dataset_fail(*, dataset_id: UUID, attempt: int, message: str) -> bool:
+    """The images cannot be used, for this reason."""
+    packing, failed = DatasetState.PACKING, DatasetState.FAILED
+    return dataset_move(dataset_id=dataset_id, old=packing, new=failed, fence=attempt, message=message)
+
+
+def dataset_interrupt(
+    *, dataset_id: UUID, attempt: int, reason: str, is_loss: bool, silent_since: datetime | None = None
+) -> bool:
+    """Queues a data set again whose packing ended early; gives up after too many losses."""
+    with transaction.atomic():
+        rows = Dataset.objects.select_for_update().filter(pk=dataset_id, attempt=attempt, state=DatasetState.PACKING)
+        if silent_since is not None:
+            rows = rows.filter(heartbeat_at__lt=silent_since)
+        dataset = rows.first()
+        if dataset is None:
+            return False
+        losses = dataset.losses + is_loss
+        old = DatasetState.PACKING
+        if losses >= settings.MAX_LOSSES:
+            message = f"{reason} Given up after {losses} attempts."
+            return dataset_move(
+                dataset_id=dataset_id, old=old, new=DatasetState.FAILED, fence=attempt, message=message, losses=losses
+            )
+        _enqueue("webapp.tasks.ingest_dataset", dataset_id)
+        return dataset_move(
+            dataset_id=dataset_id,
+            old=old,
+            new=DatasetState.UPLOADED,
+            fence=attempt,
+            message=reason,
+            losses=losses,
+            queued_at=timezone.now(),
+        )
+
+
+def _save_zip(file: File[bytes], path: Path, given: str) -> tuple[str, int]:
+    """(sha256, bytes) of the upload, now at `path`."""
+    limit = settings.UPLOAD_MAX_BYTES
+    digest, size = hashlib.sha256(), 0
+    with path.open("wb") as target:
+        for chunk in file.chunks(1 << 20):
+            size += len(chunk)
+            if size > limit:
+                allowed = f"the {limit / 2**20:,.0f} MB that may be uploaded"
+                raise Refused(f"'{given}' is larger than {allowed}; leave images out or shrink them.")
+            digest.update(chunk)
+            target.write(chunk)
+    with path.open("rb") as saved:
+        starts_like_a_zip = saved.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+    if not (starts_like_a_zip and zipfile.is_zipfile(path)):
+        raise Refused(f"'{given}' is not a zip file; put the class folders into one and upload that.")
+    return digest.hexdigest(), size
+
+
+# The reaper
+
+
+def reap() -> None:
+    """Queues again what is shown as running but has been silent for too long."""
+    silent_since = timezone.now() - timedelta(seconds=settings.SILENT_SECONDS)
+    silent = Q(heartbeat_at__lt=silent_since)
+    for pk, attempt in Search.objects.filter(silent, state=SearchState.RUNNING).values_list("pk", "attempt"):
+        reason = "Its worker fell silent."
+        search_interrupt(search_id=pk, attempt=attempt, reason=reason, is_loss=True, silent_since=silent_since)
+    for pk, attempt in Dataset.objects.filter(silent, state=DatasetState.PACKING).values_list("pk", "attempt"):
+        reason = "Its worker fell silent."
+        dataset_interrupt(dataset_id=pk, attempt=attempt, reason=reason, is_loss=True, silent_since=silent_since)
+
+
+def resend_lost() -> None:
+    """Sends the messages of waiting rows again where their queue is empty: the broker has lost them."""
+    before = timezone.now() - timedelta(seconds=settings.RESEND_SECONDS)
+    searches = Search.objects.filter(state=SearchState.QUEUED, queued_at__lt=before)
+    datasets = Dataset.objects.filter(state=DatasetState.UPLOADED, queued_at__lt=before)
+    for task, queue, rows in (
+        ("webapp.tasks.run_search", "gpu", searches.values_list("pk", flat=True).order_by("queued_at")),
+        ("webapp.tasks.ingest_dataset", "cpu", datasets.values_list("pk", flat=True).order_by("queued_at")),
+    ):
+        waiting = list(rows)
+        if waiting and messages_in(queue) == 0:
+            for pk in waiting:
+                _enqueue(task, pk)
+
+
+def messages_in(queue: str) -> int:
+    """How many messages wait in a queue of the broker."""
+    with app.connection_for_read() as connection:
+        channel: Any = connection.default_channel  # its type does not know the method
+        return int(channel.queue_declare(queue).message_count)
+
+
+def _enqueue(task: str, pk: UUID) -> None:
+    """Sends the job after the commit. If the broker is away the row waits, and the reaper sends it when it is back."""
+
+    def send() -> None:
+        try:
+            app.send_task(task, [str(pk)])
+        except OperationalError as error:
+            logger.warning("%s of %s waits for the broker: %s", task, pk, error)
+
+    transaction.on_commit(send)
+
+
+# People
+
+
+def local_owner() -> User:
+    """The account of whoever runs this installation on their own machine; it signs in by link alone."""
+    owner, created = get_user_model().objects.get_or_create(
+        username="owner", defaults={"is_staff": True, "is_superuser": True}
+    )
+    if created:
+        owner.set_unusable_password()
+        owner.save(update_fields=["password"])
+    return owner
+
+
+def sign_in_link_create(*, user: User) -> str:
+    """The token of a link that signs the user in once, soon."""
+    token = secrets.token_urlsafe(32)
+    expires_at = timezone.now() + timedelta(minutes=settings.SIGN_IN_MINUTES)
+    SignInLink.objects.create(token_hash=_hash(token), user=user, expires_at=expires_at)
+    return token
+
+
+def sign_in_link_use(*, token: str) -> User | None:
+    """The user whom the token signs in; None if it is unknown, used or too old."""
+    now = timezone.now()
+    rows = SignInLink.objects.filter(token_hash=_hash(token), used_at=None, expires_at__gt=now, user__is_active=True)
+    if rows.update(used_at=now) != 1:
+        return None
+    return SignInLink.objects.select_related("user").get(token_hash=_hash(token)).user
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -1,0 +1,234 @@
+"""How one engine process is started, heard, told and, if it must be, killed.
+
+Knows neither Django's rows nor what the lines mean. The engine runs in a process group of its own; commands go to its
+stdin, one a line, and the end of stdin means: save and exit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import fcntl
+import os
+import queue
+import signal
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+BATCH_LINES = 1000
+TAIL_LINES = 30
+TAIL_WIDTH = 500
+
+
+class Wish(enum.IntEnum):
+    """What the engine should do; a stronger wish replaces a weaker one."""
+
+    GO_ON = 0
+    SAVE = 1
+    CANCEL = 2
+    DIE = 3
+
+
+class FolderBusy(Exception):
+    """Another engine still uses the folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deadlines:
+    """Seconds that an engine may take to obey."""
+
+    cancel: float
+    save: float
+    kill: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How an engine ended."""
+
+    code: int
+    """Exit status; minus the signal's number if one killed it."""
+    wish: Wish
+    """The strongest wish it was told."""
+    tail: str
+    """The last lines of its stderr."""
+
+
+def supervise(
+    command: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    lock: int | None,
+    hear: Callable[[list[str]], bool],
+    ask: Callable[[], Wish],
+    ask_every: float,
+    is_closing: Callable[[], bool],
+    deadlines: Deadlines,
+) -> Ended:
+    """Runs an engine to its end.
+
+    Args:
+        lock: descriptor of `folder_lock`, which the engine shares: the folder stays locked as long as it lives.
+        hear: gets the lines in order, whatever waits at once; False means they are no longer wanted: the engine dies.
+        ask: called every `ask_every` seconds, whether the engine talks or not.
+        is_closing: whether this process is to end, which lets the engine save.
+    """
+    child = _Child(command, cwd=cwd, env=env, lock=lock, deadlines=deadlines)
+    try:
+        next_ask = 0.0
+        while not child.has_ended():
+            if (lines := child.lines(wait=0.2)) and not hear(lines):
+                child.obey(Wish.DIE)
+            if is_closing():
+                child.obey(Wish.SAVE)
+            if time.monotonic() >= next_ask:
+                child.obey(ask())
+                next_ask = time.monotonic() + ask_every
+            child.insist()
+        code = child.clear_away()
+        while lines := child.lines(wait=0):
+            if not hear(lines):
+                break
+        return Ended(code=code, wish=child.wish, tail=child.tail())
+    finally:
+        child.clear_away()
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path, *, seconds: float) -> Iterator[int]:
+    """A lock on a run's folder, waited for: the engine of a dead supervisor may still be saving there.
+
+    Raises:
+        FolderBusy: if it stays locked.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise FolderBusy(f"another engine still uses {folder}") from None
+                time.sleep(0.1)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+class _Child:
+    def __init__(
+        self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str], lock: int | None, deadlines: Deadlines
+    ) -> None:
+        self.deadlines = deadlines
+        self.wish = Wish.GO_ON
+        self.insisting: Iterator[None] = iter(())
+        self.heard: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.last: deque[str] = deque(maxlen=TAIL_LINES)
+        self.process = subprocess.Popen(
+            list(command),
+            cwd=cwd,
+            env=dict(env),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=() if lock is None else (lock,),
+            start_new_session=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+        assert self.process.stdin and self.process.stdout and self.process.stderr
+        self.stdin = self.process.stdin
+        self.readers = (
+            threading.Thread(target=_read, args=(self.process.stdout, self.heard.put), daemon=True),
+            threading.Thread(target=_read, args=(self.process.stderr, self.last.append), daemon=True),
+        )
+        for reader in self.readers:
+            reader.start()
+
+    def lines(self, *, wait: float) -> list[str]:
+        """What it said since the last time, at most BATCH_LINES; waits for the first line."""
+        found: list[str] = []
+        try:
+            found.append(self.heard.get(timeout=wait) if wait else self.heard.get_nowait())
+            while len(found) < BATCH_LINES:
+                found.append(self.heard.get_nowait())
+        except queue.Empty:
+            pass
+        return found
+
+    def has_ended(self) -> bool:
+        """Whether the process itself is over; it is not reaped, so its group's number stays its own."""
+        if self.process.returncode is not None:
+            return True
+        return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def obey(self, wish: Wish) -> None:
+        """Tells the engine, if the wish is stronger than what it knows."""
+        if wish > self.wish:
+            self.wish = wish
+            self.insisting = self._escalation(wish)
+
+    def insist(self) -> None:
+        """Takes the next step of the escalation if its time has come."""
+        next(self.insisting, None)
+
+    def clear_away(self) -> int:
+        """Ends what is left of its group, so that nobody holds the pipes, and reaps it; exit status."""
+        if self.process.returncode is None:
+            self._signal(signal.SIGKILL)
+            self.process.wait()
+        for reader in self.readers:
+            reader.join(timeout=10)
+        with contextlib.suppress(OSError):
+            self.stdin.close()
+        return self.process.returncode
+
+    def tail(self) -> str:
+        return "\n".join(line[:TAIL_WIDTH] for line in self.last)
+
+    def _escalation(self, wish: Wish) -> Iterator[None]:
+        if wish < Wish.DIE:
+            if wish == Wish.CANCEL:
+                self._say("cancel")
+                yield from _until(self.deadlines.cancel)
+            else:
+                with contextlib.suppress(OSError):
+                    self.stdin.close()
+                yield from _until(self.deadlines.save)
+            self._signal(signal.SIGTERM)
+            yield from _until(self.deadlines.kill)
+        self._signal(signal.SIGKILL)
+
+    def _say(self, command: str) -> None:
+        try:
+            self.stdin.write(f"{command}\n")
+            self.stdin.flush()
+        except (OSError, ValueError):  # it hears nothing any more
+            self._signal(signal.SIGTERM)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+
+def _until(seconds: float) -> Iterator[None]:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        yield
+
+
+def _read(stream: IO[str], take: Callable[[str], None]) -> None:
+    with stream:
+        for line in stream:
+            if text := line.rstrip("\n"):
+                take(text)

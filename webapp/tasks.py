@@ -1,0 +1,207 @@
+"""The jobs: supervise a search's engine, pack an upload, look after what died. An interface, like a view.
+
+A job gets an id, claims the row (or finds that somebody else has), and starts the engine as a process. Jobs
+acknowledge early; what runs again is decided from the rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+
+from nasengine import events
+from nasengine.errors import ConfigError, EngineError
+from nasengine.splits import DataFacts
+from webapp import relay, services
+from webapp.celery import app, worker_is_closing
+from webapp.models import Dataset, Request, Search
+from webapp.selectors import engine_config, packed_folder, run_folder
+from webapp.supervisor import Deadlines, Ended, FolderBusy, Wish, folder_lock, supervise
+
+DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 3
+"""Exit codes of the engine."""
+REASON_LENGTH = 2000
+BUSY = "The engine of an earlier attempt does not let go of its folder."
+
+
+@app.task(name="webapp.tasks.run_search")
+def run_search(search_id: str) -> None:
+    """Runs a queued search to its end, or to its worker's."""
+    search = services.search_claim(search_id=UUID(search_id))
+    if search is None:
+        return
+    folder = run_folder(search.pk)
+    try:
+        config = json.dumps(engine_config(search), indent=2)
+    except ConfigError as error:
+        services.search_fail(search_id=search.pk, attempt=search.attempt, message=str(error), problems=error.problems)
+        return
+    said_last: list[events.Event] = []
+    try:
+        with folder_lock(folder, seconds=settings.ENGINE_ORPHAN_SECONDS) as lock:
+            (folder / "config.json").write_text(config)
+            ended = _run(
+                ["search", str(folder / "config.json"), "--out", str(folder), "--supervised"],
+                lock=lock,
+                hear=lambda lines: _store(search, lines, said_last),
+                ask=lambda: _wish(services.search_beat(search_id=search.pk, attempt=search.attempt)),
+            )
+    except FolderBusy:
+        services.search_interrupt(search_id=search.pk, attempt=search.attempt, reason=BUSY, is_loss=True)
+    else:
+        _conclude(search, ended, said_last)
+
+
+@app.task(name="webapp.tasks.ingest_dataset")
+def ingest_dataset(dataset_id: str) -> None:
+    """Checks and packs an uploaded zip."""
+    dataset = services.dataset_claim(dataset_id=UUID(dataset_id))
+    if dataset is None:
+        return
+    folder = packed_folder(dataset.pk)
+    zip_file = Path(settings.MEDIA_ROOT) / dataset.file
+    said: dict[str, events.Event] = {}
+    command = ["pack", "--dataset", "zip", "--path", str(zip_file), "--image-size", str(settings.UPLOAD_IMAGE_SIZE)]
+    try:
+        with folder_lock(folder, seconds=settings.ENGINE_ORPHAN_SECONDS) as lock:
+            ended = _run(
+                [*command, "--out", str(folder)],
+                lock=lock,
+                hear=lambda lines: _note_packing(dataset, lines, said),
+                ask=lambda: _wish(Request.NONE if _beats(dataset) else None),
+            )
+    except FolderBusy:
+        services.dataset_interrupt(dataset_id=dataset.pk, attempt=dataset.attempt, reason=BUSY, is_loss=True)
+    else:
+        _conclude_packing(dataset, ended, said, folder)
+
+
+@app.task(name="webapp.tasks.reap")
+def reap() -> None:
+    """By the clock: nothing that is shown as running is dead, nothing that waits is forgotten."""
+    services.reap()
+    services.resend_lost()
+
+
+def _run(arguments: list[str], *, lock: int, hear: Callable[[list[str]], bool], ask: Callable[[], Wish]) -> Ended:
+    with _closing() as is_closing:
+        return supervise(
+            [*settings.ENGINE_COMMAND, *arguments],
+            cwd=settings.BASE_DIR,
+            env=os.environ | {"COPPICE_CACHE": str(settings.ENGINE_CACHE), "PYTHONUNBUFFERED": "1"},
+            lock=lock,
+            hear=hear,
+            ask=ask,
+            ask_every=settings.HEARTBEAT_SECONDS,
+            is_closing=is_closing,
+            deadlines=Deadlines(
+                cancel=settings.ENGINE_CANCEL_SECONDS,
+                save=settings.ENGINE_SAVE_SECONDS,
+                kill=settings.ENGINE_KILL_SECONDS,
+            ),
+        )
+
+
+def _wish(requested: Request | None) -> Wish:
+    """What the row says; None: it belongs to somebody else by now."""
+    if requested is None:
+        return Wish.DIE
+    return Wish.CANCEL if requested == Request.CANCEL else Wish.GO_ON
+
+
+@contextlib.contextmanager
+def _closing() -> Iterator[Callable[[], bool]]:
+    """Whether this worker is to end: by a word of its main process, or by a signal of its own."""
+    signalled = threading.Event()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        signalled.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield worker_is_closing
+        return
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield lambda: signalled.is_set() or worker_is_closing()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _store(search: Search, lines: list[str], said_last: list[events.Event]) -> bool:
+    said = relay.parse(lines)
+    said_last[:] = said[-1:] or said_last
+    return relay.store(search_id=search.pk, attempt=search.attempt, said=said)
+
+
+def _conclude(search: Search, ended: Ended, said_last: list[events.Event]) -> None:
+    """What the engine's end means for its search; nothing, if the search is no longer this attempt's."""
+    mine: dict[str, Any] = {"search_id": search.pk, "attempt": search.attempt}
+    if ended.code == DONE:
+        if not services.search_finish(**mine):
+            services.search_fail(**mine, message=_reason("The engine ended without a result.", ended))
+    elif ended.wish == Wish.CANCEL:
+        services.search_end_cancelled(**mine)
+    elif ended.wish == Wish.SAVE:
+        services.search_interrupt(**mine, reason="Its worker was shut down.", is_loss=False)
+    elif ended.code == STOPPED:
+        services.search_interrupt(**mine, reason="Its engine was stopped.", is_loss=True)
+    elif ended.code < 0:
+        reason = f"Its engine was ended by signal {-ended.code} ({signal.strsignal(-ended.code)})."
+        services.search_interrupt(**mine, reason=_reason(reason, ended), is_loss=True)
+    else:
+        last = said_last[-1] if said_last else None
+        if isinstance(last, events.SearchFailed):
+            services.search_fail(**mine, message=last.message, problems=last.problems)
+        else:
+            services.search_fail(**mine, message=_reason(f"The engine ended with exit status {ended.code}.", ended))
+
+
+def _note_packing(dataset: Dataset, lines: list[str], said: dict[str, events.Event]) -> bool:
+    said |= {event.kind: event for event in relay.parse(lines)}
+    progress = said.get("data_progress")
+    if isinstance(progress, events.DataProgress) and progress.total:
+        return _beats(dataset, fraction=min(1.0, progress.done / progress.total))
+    return _beats(dataset)
+
+
+def _beats(dataset: Dataset, **changes: Any) -> bool:
+    return services.dataset_beat(dataset_id=dataset.pk, attempt=dataset.attempt, **changes)
+
+
+def _conclude_packing(dataset: Dataset, ended: Ended, said: dict[str, events.Event], folder: Path) -> None:
+    mine: dict[str, Any] = {"dataset_id": dataset.pk, "attempt": dataset.attempt}
+    ready, failed = said.get("data_ready"), said.get("search_failed")
+    if ended.wish == Wish.DIE:
+        if not Dataset.objects.filter(pk=dataset.pk).exists():
+            services.dataset_files_delete(dataset=dataset)
+    elif ended.code == DONE and isinstance(ready, events.DataReady):
+        try:
+            facts = DataFacts.from_json(json.loads((folder / "facts.json").read_text()))
+        except (OSError, ValueError, EngineError) as error:
+            services.dataset_fail(**mine, message=f"The engine left no readable facts ({error}); upload it again.")
+            return
+        services.dataset_ready(
+            **mine, facts=facts.to_json(), left_out=ready.left_out, left_out_total=ready.left_out_total
+        )
+    elif ended.wish == Wish.SAVE:
+        services.dataset_interrupt(**mine, reason="Its worker was shut down; it is packed anew.", is_loss=False)
+    elif ended.code < 0 or ended.code == STOPPED:
+        services.dataset_interrupt(**mine, reason=_reason("Its engine was stopped.", ended), is_loss=True)
+    elif isinstance(failed, events.SearchFailed):
+        services.dataset_fail(**mine, message=failed.message)
+    else:
+        services.dataset_fail(**mine, message=_reason(f"The engine ended with exit status {ended.code}.", ended))
+
+
+def _reason(sentence: str, ended: Ended) -> str:
+    return f"{sentence} Its last words:\n{ended.tail[-REASON_LENGTH:]}" if ended.tail else sentence

@@ -1,0 +1,169 @@
+"""Numbers in words and short forms, and form fields with their style. The same rules as static/js/words.js."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, TypeGuard
+
+from django import template
+from django.forms import BoundField, CheckboxInput, CheckboxSelectMultiple, RadioSelect, Select
+from django.utils import timezone
+from django.utils.safestring import SafeString
+
+from nasengine import catalogue
+
+register = template.Library()
+
+NOTHING = "—"
+
+
+@register.filter
+def count(n: float | None) -> str:
+    """A number in its short form.
+
+    >>> count(18314), count(950), count(1204992), count(None)
+    ('18.3 k', '950', '1.20 M', '—')
+    """
+    if not _is_number(n):
+        return NOTHING
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(n) >= size * 0.9995:
+            return f"{_three(n / size)} {unit}"
+    return str(round(n))
+
+
+@register.filter
+def whole(n: float | None) -> str:
+    """A number in full.
+
+    >>> whole(18314)
+    '18,314'
+    """
+    return f"{round(n):,}" if _is_number(n) else NOTHING
+
+
+@register.filter
+def percent(fraction: float | None, digits: int = 1) -> str:
+    """A share as a percentage.
+
+    >>> percent(0.9722), percent(0.5, 0)
+    ('97.2 %', '50 %')
+    """
+    return f"{100 * fraction:.{digits}f} %" if _is_number(fraction) else NOTHING
+
+
+@register.filter
+def size(n: float | None) -> str:
+    """Bytes.
+
+    >>> size(71300), size(12)
+    ('71.3 kB', '12 bytes')
+    """
+    short = count(n)
+    return short if short == NOTHING else f"{short}B" if short[-1] in "kMG" else f"{short} bytes"
+
+
+@register.filter
+def memory(mib: float | None) -> str:
+    """Memory.
+
+    >>> memory(412), memory(1500)
+    ('412 MiB', '1.46 GiB')
+    """
+    if not _is_number(mib):
+        return NOTHING
+    return f"{_three(mib / 1024)} GiB" if mib >= 1024 else f"{round(mib)} MiB"
+
+
+@register.filter
+def duration(seconds: float | None) -> str:
+    """A duration as people say it.
+
+    >>> duration(3), duration(42), duration(170), duration(4900), duration(200_000)
+    ('a few seconds', 'about 40 seconds', 'about 3 minutes', 'about 1 hour 20 minutes', 'about 2 days')
+    """
+    if not _is_number(seconds):
+        return NOTHING
+    if seconds < 8:
+        return "a few seconds"
+    if seconds < 50:
+        return f"about {10 * max(1, int(seconds / 10 + 0.5))} seconds"
+    minutes = max(1, int(seconds / 60 + 0.5))
+    if minutes < 60:
+        return f"about {_plural(minutes, 'minute')}"
+    hours = minutes // 60
+    if hours >= 36:
+        return f"about {_plural(int(minutes / 1440 + 0.5), 'day')}"
+    rest = 10 * int(minutes % 60 / 10 + 0.5) if hours < 5 else 0
+    if rest == 60:
+        return f"about {_plural(hours + 1, 'hour')}"
+    return f"about {_plural(hours, 'hour')}" + (f" {rest} minutes" if rest else "")
+
+
+@register.filter
+def ago(then: datetime) -> str:
+    """How long since a moment."""
+    seconds = (timezone.now() - then).total_seconds()
+    return "just now" if seconds < 50 else f"{duration(seconds).removeprefix('about ')} ago"
+
+
+@register.filter
+def metric_unit(metric: str) -> str:
+    """What a target counts.
+
+    >>> metric_unit("macs"), metric_unit("params")
+    ('multiply-adds', 'parameters')
+    """
+    return "multiply-adds" if metric == "macs" else "parameters"
+
+
+@register.filter
+def catalogue_sentence(name: object) -> str:
+    """What the catalogue says of a data set, a space or a strategy; empty for anything else.
+
+    >>> catalogue_sentence("digits")
+    '1,797 handwritten digits, 8x8 grey. Comes with scikit-learn, works offline.'
+    """
+    tables = (catalogue.DATASETS, catalogue.SPACES, catalogue.STRATEGIES)
+    return next((table[str(name)].sentence for table in tables if str(name) in table), "")
+
+
+@register.filter
+def item(mapping: Any, key: str) -> Any:
+    """The value of a key; None where there is none."""
+    return mapping.get(key) if isinstance(mapping, dict) else None
+
+
+@register.filter
+def asked(value: object) -> str:
+    """A setting as people read it.
+
+    >>> asked(True), asked((1, 3)), asked(0.15), asked("")
+    ('yes', '1, 3', '0.15', '—')
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return text or NOTHING
+
+
+@register.filter
+def control(field: BoundField) -> SafeString:
+    """A field's widget with the style sheet's class for its kind."""
+    widget = field.field.widget
+    if isinstance(widget, CheckboxInput | CheckboxSelectMultiple | RadioSelect):
+        return field.as_widget(attrs={"class": "form-check-input"})
+    return field.as_widget(attrs={"class": "form-select" if isinstance(widget, Select) else "form-control"})
+
+
+def _is_number(n: object) -> TypeGuard[float]:
+    return isinstance(n, int | float) and not isinstance(n, bool)
+
+
+def _plural(n: int, word: str) -> str:
+    return f"{n:,} {word}{'' if n == 1 else 's'}"
+
+
+def _three(x: float) -> str:
+    size = abs(x)
+    return f"{x:.{0 if size >= 99.95 else 1 if size >= 9.995 else 2}f}"

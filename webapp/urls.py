@@ -1,0 +1,31 @@
+"""The addresses."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.contrib.auth.views import LoginView
+from django.urls import path
+
+from webapp import views
+from webapp.api import api_urls
+
+urlpatterns = [
+    path("", views.searches, name="searches"),
+    path("searches/new/", views.search_new, name="search_new"),
+    path("searches/new/outlook/", views.search_outlook, name="search_outlook"),
+    path("searches/<uuid:pk>/", views.search_detail, name="search_detail"),
+    path("searches/<uuid:pk>/events/", views.search_events, name="search_events"),
+    path("searches/<uuid:pk>/cancel/", views.search_cancel, name="search_cancel"),
+    path("searches/<uuid:pk>/delete/", views.search_delete, name="search_delete"),
+    path("searches/<uuid:pk>/files/<path:name>", views.search_file, name="search_file"),
+    path("datasets/", views.datasets, name="datasets"),
+    path("datasets/<uuid:pk>/", views.dataset_detail, name="dataset_detail"),
+    path("datasets/<uuid:pk>/delete/", views.dataset_delete, name="dataset_delete"),
+    path("datasets/<uuid:pk>/thumbnails/<str:name>", views.dataset_thumbnail, name="dataset_thumbnail"),
+    path("accounts/login/", LoginView.as_view(redirect_authenticated_user=True), name="login"),
+    path("accounts/logout/", views.SignOut.as_view(), name="logout"),
+    path("sign-in/<str:token>/", views.sign_in, name="sign_in"),
+    path("healthz", views.healthz, name="healthz"),
+    path("api/v1/", api_urls()),
+    path("admin/", admin.site.urls),
+]

@@ -1,0 +1,282 @@
+"""The pages. A view finds its row among the user's own, calls one service or selector, and shows a template."""
+
+from __future__ import annotations
+
+import asyncio
+import mimetypes
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import redis
+from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth import login
+from django.contrib.auth.decorators import login_not_required
+from django.contrib.auth.models import User
+from django.contrib.auth.views import LogoutView
+from django.core.paginator import Paginator
+from django.db import DatabaseError, connection
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, StreamingHttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.utils.http import content_disposition_header
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from nasengine.errors import ConfigError
+from webapp import relay, selectors, services
+from webapp.charts import CHARTS
+from webapp.forms import NewSearchForm, UploadForm
+from webapp.models import Dataset, Search
+
+PAGE_SIZE = 25
+CHUNK_BYTES = 1 << 18
+
+
+class OwnedRequest(HttpRequest):
+    """A request behind LoginRequiredMiddleware."""
+
+    user: User
+
+
+# Searches
+
+
+@require_safe
+def searches(request: OwnedRequest) -> HttpResponse:
+    page = Paginator(selectors.searches_of(request.user), PAGE_SIZE).get_page(request.GET.get("page"))
+    return render(request, "searches/list.html", {"searches": page})
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def search_new(request: OwnedRequest) -> HttpResponse:
+    form = NewSearchForm(request.POST if request.method == "POST" else None, owner=request.user)
+    if form.is_bound and form.is_valid():
+        try:
+            return redirect(services.search_create(owner=request.user, asked=form.asked))
+        except ConfigError as error:
+            form.add_problems(error.problems)
+    context = {"form": form, "datasets": selectors.datasets_of(request.user)}
+    return render(request, "searches/new.html", context, status=422 if form.is_bound else 200)
+
+
+@require_POST
+def search_outlook(request: OwnedRequest) -> JsonResponse:
+    """What the form's fields would lead to, without starting anything."""
+    form = NewSearchForm(request.POST, owner=request.user)
+    form.full_clean()
+    problems = [[name, sentence] for name, sentences in form.errors.items() for sentence in sentences]
+    answer: dict[str, Any] = {"feasible": not problems, "problems": problems}
+    outlook = form.asked.outlook if hasattr(form, "asked") else None
+    for name in ("metric", "full_size", "smallest_size", "target", "estimate"):
+        answer[name] = getattr(outlook, name, None)
+    return JsonResponse(answer)
+
+
+@require_safe
+def search_detail(request: OwnedRequest, pk: UUID) -> HttpResponse:
+    search = get_object_or_404(Search, pk=pk, owner=request.user)
+    feed = {
+        "id": str(search.pk),
+        "after": 0,
+        "socket": f"/ws/searches/{search.pk}/",
+        "events": reverse("search_events", args=[search.pk]),
+        "charts": CHARTS,
+        "state": selectors.state_frame(search),
+    }
+    context = {
+        "search": search,
+        "config": search.config,
+        "feed": feed,
+        "artifacts": search.artifacts.all(),
+        "report": search.report,
+    }
+    return render(request, "searches/detail.html", context)
+
+
+@require_safe
+@never_cache
+def search_events(request: OwnedRequest, pk: UUID) -> JsonResponse:
+    """The feed of the socket for those whose sockets are blocked."""
+    try:
+        after, rewinds = (max(0, int(request.GET.get(name) or 0)) for name in ("after", "rewinds"))
+    except ValueError:
+        return JsonResponse({"message": "after and rewinds are whole numbers, such as ?after=12&rewinds=0"}, status=400)
+    feed = selectors.search_feed(search_id=pk, owner_id=request.user.pk, after=after, rewinds=rewinds)
+    if feed is None:
+        raise Http404
+    return JsonResponse(
+        {
+            "rewind": feed.rewind,
+            "events": feed.events,
+            "last_seq": feed.last_seq,
+            "more": feed.more,
+            "state": feed.state,
+        }
+    )
+
+
+@require_POST
+def search_cancel(request: OwnedRequest, pk: UUID) -> HttpResponse:
+    search = get_object_or_404(Search, pk=pk, owner=request.user)
+    try:
+        services.search_cancel(search=search)
+    except services.Refused as refusal:
+        messages.error(request, str(refusal))
+    return redirect(search)
+
+
+@require_POST
+def search_delete(request: OwnedRequest, pk: UUID) -> HttpResponse:
+    search = get_object_or_404(Search, pk=pk, owner=request.user)
+    try:
+        services.search_delete(search=search)
+    except services.Refused as refusal:
+        messages.error(request, str(refusal))
+        return redirect(search)
+    messages.success(request, f"'{search.name}' was deleted.")
+    return redirect("searches")
+
+
+@require_safe
+def search_file(request: OwnedRequest, pk: UUID, name: str) -> HttpResponseBase:
+    """A file of the result; only names that the engine announced exist."""
+    search = get_object_or_404(Search, pk=pk, owner=request.user)
+    artifact = get_object_or_404(search.artifacts, name=name)
+    return _download(selectors.run_folder(search.pk) / "result" / artifact.name)
+
+
+# Data sets
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def datasets(request: OwnedRequest) -> HttpResponse:
+    form = UploadForm(request.POST, request.FILES) if request.method == "POST" else UploadForm()
+    if form.is_bound and form.is_valid():
+        given = form.cleaned_data
+        try:
+            return redirect(services.dataset_upload(owner=request.user, name=given["name"], file=given["file"]))
+        except services.Refused as refusal:
+            form.add_error("file", str(refusal))
+    context = {"datasets": selectors.datasets_of(request.user), "upload_form": form}
+    return render(request, "datasets/list.html", context, status=422 if form.is_bound else 200)
+
+
+@require_safe
+def dataset_detail(request: OwnedRequest, pk: UUID) -> HttpResponse:
+    dataset = get_object_or_404(Dataset, pk=pk, owner=request.user)
+    class_rows = [
+        (name, counts, [reverse("dataset_thumbnail", args=[dataset.pk, file]) for file in files])
+        for name, counts, files in selectors.dataset_class_rows(dataset)
+    ]
+    context = {"dataset": dataset, "class_rows": class_rows, "left_out": dataset.left_out}
+    return render(request, "datasets/detail.html", context)
+
+
+@require_POST
+def dataset_delete(request: OwnedRequest, pk: UUID) -> HttpResponse:
+    dataset = get_object_or_404(Dataset, pk=pk, owner=request.user)
+    try:
+        services.dataset_delete(dataset=dataset)
+    except services.Refused as refusal:
+        messages.error(request, str(refusal))
+        return redirect(dataset)
+    messages.success(request, f"'{dataset.name}' was deleted.")
+    return redirect("datasets")
+
+
+@require_safe
+def dataset_thumbnail(request: OwnedRequest, pk: UUID, name: str) -> HttpResponse:
+    dataset = get_object_or_404(Dataset, pk=pk, owner=request.user)
+    if not selectors.THUMBNAIL.fullmatch(name):
+        raise Http404
+    try:
+        content = (selectors.packed_folder(dataset.pk) / "thumbnails" / name).read_bytes()
+    except FileNotFoundError:
+        raise Http404 from None
+    return HttpResponse(content, content_type="image/png", headers={"Cache-Control": "private, max-age=86400"})
+
+
+# Coming, going, being there
+
+
+@login_not_required
+@require_safe
+@never_cache
+def sign_in(request: HttpRequest, token: str) -> HttpResponse:
+    """A one-time link: signs its user in."""
+    user = services.sign_in_link_use(token=token)
+    if user is None:
+        return render(request, "sign_in_used.html", status=410)
+    login(request, user, backend="django.contrib.auth.backends.ModelBackend")
+    return redirect("searches")
+
+
+class SignOut(LogoutView):
+    """Ends the session and closes its sockets."""
+
+    template_name = "registration/signed_out.html"
+
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        session_key = request.session.session_key
+        response = super().post(request, *args, **kwargs)
+        if session_key:
+            relay.ring_off(session_key)
+        return response
+
+
+@login_not_required
+@require_safe
+@never_cache
+def healthz(request: HttpRequest) -> JsonResponse:
+    """Whether database and Redis answer: 200, else 503 with what is wrong."""
+    found = {"database": _database_health(), "redis": _redis_health()}
+    return JsonResponse(found, status=200 if set(found.values()) == {"ok"} else 503)
+
+
+def _database_health() -> str:
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except DatabaseError as error:
+        return f"does not answer ({type(error).__name__})"
+    return "ok"
+
+
+def _redis_health() -> str:
+    client = redis.Redis.from_url(settings.REDIS_URL, socket_connect_timeout=1, socket_timeout=1)
+    try:
+        client.ping()
+    except redis.RedisError as error:
+        return f"does not answer ({type(error).__name__})"
+    finally:
+        client.close()
+    return "ok"
+
+
+def _download(path: Path) -> StreamingHttpResponse:
+    """A file as an attachment, streamed without holding it in memory."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise Http404 from None
+    return StreamingHttpResponse(
+        _chunks(path),
+        content_type=mimetypes.guess_type(path.name)[0] or "application/octet-stream",
+        headers={
+            "Content-Length": str(size),
+            "Content-Disposition": content_disposition_header(as_attachment=True, filename=path.name) or "attachment",
+            "Cache-Control": "private, no-store",
+        },
+    )
+
+
+async def _chunks(path: Path) -> AsyncIterator[bytes]:
+    file = await asyncio.to_thread(path.open, "rb")
+    try:
+        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+            yield chunk
+    finally:
+        file.close()
