@@ -74,6 +74,11 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="check a result: checksums, size, certificate")
     verify.add_argument("folder", metavar="DIR", type=Path)
     verify.set_defaults(run=_verify)
+    export = commands.add_parser("export", help="write more formats of a finished run")
+    export.add_argument("folder", metavar="DIR", type=Path)
+    export.add_argument("--format", choices=("onnx", "pt2"), required=True, help="ONNX, or torch.export's own format")
+    export.add_argument("--to", metavar="FILE", type=Path, help="default: DIR/model.onnx or DIR/model.pt2")
+    export.set_defaults(run=_export)
     pack = commands.add_parser("pack", help="check and pack images")
     pack.add_argument("--dataset", required=True)
     pack.add_argument("--path")
@@ -169,6 +174,12 @@ def _verify(parsed: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from nasengine.export import verified
 
     yield verified(parsed.folder)
+
+
+def _export(parsed: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    from nasengine.export import exported
+
+    yield exported(parsed.folder, parsed.format, parsed.to or parsed.folder / f"model.{parsed.format}")
 
 
 def _pack(parsed: argparse.Namespace) -> Iterator[Event]:

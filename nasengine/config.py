@@ -359,8 +359,9 @@ def _completed(raw: Mapping[str, Any]) -> dict[str, Any]:
         given = filled.setdefault(part, {})
         if not isinstance(given, Mapping):
             continue  # the validator says what is wrong with it
-        kind = given.get("kind", default_kind) or part
-        table = preset.get(kind, {}) if kind in (part, *catalogue.SPACES, *catalogue.STRATEGIES) else {}
+        kind = given.get("kind", default_kind) if default_kind else part
+        known = {"space": list(catalogue.SPACES), "strategy": list(catalogue.STRATEGIES)}.get(part, [part])
+        table = preset.get(kind, {}) if kind in known else {}
         filled[part] = {**table, **given}
     if "cells" in _part(raw, "space") and "reductions" not in _part(raw, "space"):
         filled["space"].pop("reductions", None)  # the preset's positions belong to the preset's number of cells

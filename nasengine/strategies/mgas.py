@@ -36,6 +36,8 @@ INTEGRAL, PROPORTIONAL, PRESSURE_LIMIT = 0.1, 5.0, 20.0
 """Controller on log(size / wanted size): negative pressure lets units return."""
 OFF_SHARE = 0.1
 """A unit is pruned for good between stages only if it was on in less than this share of the recent steps."""
+NUDGE = 1e-6
+"""Mask of a dead filter while its return is judged: at exactly zero the rectifier behind it lets no gradient through."""
 WEIGHT_RANGE = 3.0
 """Highest threshold of weights, in root mean squares of their layer."""
 
@@ -362,7 +364,10 @@ class MGAS(Strategy):
     def _salience(self, net: Supernet, dead: Mapping[str, Tensor], batches: Sequence[Batch]) -> dict[str, Tensor]:
         wide = net.widened({name: net.kept[name] | units for name, units in dead.items()}).train()
         gains = {name: gain.detach() for name, gain in self._gains(wide).items()}
-        masks = {name: net.kept[name][wide.units[name]].to(gain.dtype) for name, gain in gains.items()}
+        masks = {
+            name: net.kept[name][wide.units[name]].to(gain.dtype).clamp(min=NUDGE if name in net.plan.groups else 0)
+            for name, gain in gains.items()
+        }
         for layer in wide.program:
             if layer.prunable:
                 name = f"{layer.name}/weight"
