@@ -11,11 +11,13 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from nasengine import config, events
+from nasengine.control import Control
 from nasengine.errors import ConfigError, EngineError, Interrupted
 from nasengine.events import Event, SearchFailed
 
@@ -45,14 +47,21 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except Exception as error:  # the rim: whatever happened, the last line says so
+        traceback.print_exc()
+        return _failed(error, last, [], FAILED)
     return DONE
 
 
-def _failed(error: EngineError, last: int, problems: list[tuple[str, str]], code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    event = SearchFailed(
-        seq=last + 1, error=type(error).__name__, message=str(error), problems=[list(problem) for problem in problems]
+def _failed(error: Exception, last: int, problems: list[tuple[str, str]], code: int) -> int:
+    name = type(error).__name__
+    message = (
+        str(error)
+        if isinstance(error, EngineError)
+        else f"{name}: {error}; this is a fault of Coppice, please report it"
     )
+    print(f"error: {message}", file=sys.stderr)
+    event = SearchFailed(seq=last + 1, error=name, message=message, problems=[list(problem) for problem in problems])
     print(events.to_line(event), flush=True)
     return code
 
@@ -90,22 +99,22 @@ def _parser() -> argparse.ArgumentParser:
 
 def _search(parsed: argparse.Namespace) -> Iterator[Event]:
     wanted = _read(parsed.config)
-    from nasengine.search import Control, search  # brings torch, which bad input need not wait for
-
     control = Control()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _frame: _request(control, signal.Signals(number).name))
     if parsed.supervised:
         threading.Thread(target=_listen, args=(control,), daemon=True).start()
+    from nasengine.search import search  # brings torch, which takes seconds: bad input and requests do not wait for it
+
     run = search(wanted, parsed.out, fresh=parsed.fresh, control=control)
     return _with_bar(run) if sys.stderr.isatty() else run
 
 
-def _request(control: Any, reason: str) -> None:
+def _request(control: Control, reason: str) -> None:
     control.requested = reason
 
 
-def _listen(control: Any) -> None:
+def _listen(control: Control) -> None:
     for line in sys.stdin:
         command = line.strip()
         if command == "cancel":

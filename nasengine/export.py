@@ -27,6 +27,8 @@ from nasengine.supernet import Supernet, everything
 TOLERANCE = {"fp32": 1e-5, "fp64": 1e-9}
 """Largest allowed difference between masked and compact network, relative to the largest output."""
 ONNX_TOLERANCE = 1e-4
+FILES = ("README.md", "architecture.json", "model.onnx", "model.py", "model.safetensors", "report.json")
+"""Of a result, beside their SHA256SUMS."""
 
 
 def compact_network(
@@ -124,7 +126,7 @@ def publish(folder: Path, network: Network, report: dict[str, Any], sample: Tens
     shutil.copyfile(compact.__file__, part / "model.py")
     write_onnx(network, sample, part / "model.onnx")
     with torch.no_grad():
-        if not torch.equal(loaded(part)(sample), network(sample)):
+        if not torch.allclose(loaded(part)(sample), network(sample), rtol=1e-5, atol=1e-5):
             raise ExportError("the written network does not answer as the trained one; nothing was published")
     (part / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False))
     (part / "README.md").write_text(_model_card(report))
@@ -199,14 +201,7 @@ def verified(run: Path) -> dict[str, Any]:
         ConfigError: if there is no result in the folder.
     """
     folder = _result(run)
-    problems = []
-    for line in (folder / "SHA256SUMS").read_text().splitlines():
-        digest, name = line.split("  ", 1)
-        if not (folder / name).exists():
-            problems.append(f"{name} is missing")
-        elif _sha256(folder / name) != digest:
-            problems.append(f"{name} was changed: its checksum differs")
-    if problems:
+    if problems := _checksum_problems(folder):
         return {"ok": False, "problems": problems, "checks": []}
     report = json.loads((folder / "report.json").read_text())
     network = loaded(folder)
@@ -307,6 +302,20 @@ def _result(run: Path) -> Path:
     if not (folder / "SHA256SUMS").exists():
         raise ConfigError.at("", f"{run} holds no result; give the folder of a finished search")
     return folder
+
+
+def _checksum_problems(folder: Path) -> list[str]:
+    text = (folder / "SHA256SUMS").read_text(errors="replace")
+    sums = dict(reversed(line.split("  ", 1)) for line in text.splitlines() if "  " in line)
+    if set(sums) != set(FILES):
+        return ["SHA256SUMS was changed: it does not list the files of a result"]
+    problems = []
+    for name, digest in sums.items():
+        if not (folder / name).exists():
+            problems.append(f"{name} is missing")
+        elif _sha256(folder / name) != digest:
+            problems.append(f"{name} was changed: its checksum differs")
+    return problems
 
 
 def _noise(network: Network, n: int) -> Tensor:

@@ -10,6 +10,7 @@ so a run that was killed and continued ends with the very same network.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,8 +21,10 @@ import torch
 from torch import Tensor
 
 from nasengine import catalogue, checkpoint, data, device, events, export, narration, packing, train
+from nasengine.cache import whole
 from nasengine.compact import Network
 from nasengine.config import SearchConfig
+from nasengine.control import Control
 from nasengine.errors import CheckpointError, ConfigError, Interrupted, TrainingError
 from nasengine.events import Event
 from nasengine.outlook import outlook, plan_of, resolved
@@ -35,12 +38,6 @@ JUDGING_BATCHES = 4
 CERTIFICATE_IMAGES = 64
 PROGRESS_SECONDS, SAVE_SECONDS = 0.4, 5.0
 """Least time between two progress events, and between two checkpoints of the retraining."""
-
-
-class Control:
-    """How a run is asked to end: set `requested` to a reason from any thread; it is obeyed at the next step."""
-
-    requested: str | None = None
 
 
 def search(
@@ -59,7 +56,10 @@ def search(
         Interrupted: `control` asked for the end; the checkpoint is saved.
         EngineError: training or export failed; the last checkpoint is intact.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError.at("", f"{folder} cannot be made ({error.strerror}); give another folder") from None
     run = _Run(config, folder, control or Control())
     run.find_checkpoint(fresh=fresh)
     with device.deterministic(config.runtime.threads), run.log() as log:
@@ -109,8 +109,9 @@ class _Run:
         if fresh:
             for name in ("checkpoint.pt", "events.jsonl"):
                 (self.folder / name).unlink(missing_ok=True)
+            shutil.rmtree(self.folder / "result", ignore_errors=True)
         if (self.folder / "checkpoint.pt").exists():
-            known = json.loads(settings.read_text()) if settings.exists() else {}
+            known = _settings(settings)
             different = sorted(
                 part for part in wanted if part not in ("name", "runtime") and known.get(part) != wanted[part]
             )
@@ -121,7 +122,8 @@ class _Run:
                 )
             self.saved = checkpoint.load(self.folder / "checkpoint.pt")
             self.seq = self.saved["seq"]
-        settings.write_text(json.dumps(wanted, indent=1))
+        with whole(settings) as file:
+            file.write(json.dumps(wanted, indent=1).encode())
         self._forget_after(self.seq)
 
     def _forget_after(self, seq: int) -> None:
@@ -132,9 +134,10 @@ class _Run:
             try:
                 if json.loads(line)["seq"] <= seq:
                     kept.append(line)
-            except (ValueError, KeyError):
+            except (ValueError, KeyError, TypeError):
                 break  # the line that a kill cut off
-        path.write_text("".join(line + "\n" for line in kept))
+        with whole(path) as file:
+            file.write("".join(line + "\n" for line in kept).encode())
 
     def log(self) -> Any:
         return (self.folder / "events.jsonl").open("a")
@@ -472,6 +475,10 @@ class _Run:
         yield events.SearchFinished(seconds=sum(self.seconds.values()))
 
     def _said_again(self) -> Iterator[Event]:
+        if not (self.folder / "result" / "report.json").exists():
+            raise CheckpointError(
+                f"{self.folder} holds a finished search whose result was removed; start over with --fresh"
+            )
         report = json.loads((self.folder / "result" / "report.json").read_text())
         files = [export.described(self.folder / "result", path) for path in sorted((self.folder / "result").iterdir())]
         yield events.ResultReady(report=report, files=files)
@@ -509,3 +516,12 @@ class _Run:
         """Seconds left, from the speed since this process began."""
         gained = fraction - self.resumed_fraction
         return (time.perf_counter() - self.began) / gained * (1 - fraction) if gained > 0 else None
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """What config.json says; nothing if it is lost or damaged."""
+    try:
+        known = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}

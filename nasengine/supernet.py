@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasengine.architecture import Architecture, Layer, Plan, lowered
-from nasengine.compact import factorized_reduce
+from nasengine.compact import factorized_reduce, selected_channels
 
 Kept = dict[str, Tensor]
 """Choice -> which of its units are alive, bool [units], for weight choices bool of the full weight's shape."""
@@ -137,9 +137,7 @@ class Supernet(nn.Module):
         index = self.alignments[layer.name]
         if index is None:
             return x
-        if self._alignment_pads[layer.name]:
-            x = torch.cat([x, x.new_zeros(x.shape[0], 1, *x.shape[2:])], dim=1)
-        return x.index_select(1, index)
+        return selected_channels(x, index, pad=self._pads[layer.name])
 
     # -- alive and dead ------------------------------------------------------------------------------------------
 
@@ -212,7 +210,7 @@ class Supernet(nn.Module):
         self.program = self.plan.program(self.exit, kept)
         names = {layer.name for layer in self.program}
         self.inputs = {layer.name: [source for source in layer.inputs if source in names] for layer in self.program}
-        self.places, self.splits, self.alignments, self._alignment_pads = {}, {}, {}, {}
+        self.places, self.splits, self.alignments, self._pads = {}, {}, {}, {}
         self.statistics: dict[str, tuple[Tensor, Tensor]] = {}
         self.pruned_weights: dict[str, Tensor] = {}
         self.live = nn.ParameterDict()
@@ -272,10 +270,10 @@ class Supernet(nn.Module):
     def _slice_alignment(self, layer: Layer, rows: list[int]) -> None:
         source = self._indices(self.plan.layer[layer.inputs[0]].channels)
         place = {channel: index for index, channel in enumerate(source)}
-        index = [place.get(channel, len(source)) for channel in rows]
+        index = [place.get(channel, -1) for channel in rows]
         device = next(iter(self.nursery.values())).device
         self.alignments[layer.name] = None if index == list(range(len(source))) else torch.tensor(index, device=device)
-        self._alignment_pads[layer.name] = len(source) in index
+        self._pads[layer.name] = -1 in index
 
     def _indices(self, groups: Iterable[str]) -> list[int]:
         found, start = [], 0

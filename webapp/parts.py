@@ -180,7 +180,8 @@ class _Crew:
         if waits:
             _, late = await asyncio.wait(waits, timeout=SAVE_SECONDS)
             for wait in late:
-                waits[wait].kill()
+                with contextlib.suppress(ProcessLookupError):
+                    waits[wait].kill()
                 await wait
         for process in processes:
             with contextlib.suppress(ProcessLookupError):

@@ -37,7 +37,7 @@ INTEGRAL, PROPORTIONAL, PRESSURE_LIMIT = 0.1, 5.0, 20.0
 OFF_SHARE = 0.1
 """A unit is pruned for good between stages only if it was on in less than this share of the recent steps."""
 NUDGE = 1e-6
-"""Mask of a dead filter while its return is judged: at exactly zero the rectifier behind it lets no gradient through."""
+"""Mask of a dead filter while its return is judged: at exactly zero the rectifier behind it passes no gradient."""
 WEIGHT_RANGE = 3.0
 """Highest threshold of weights, in root mean squares of their layer."""
 

@@ -21,6 +21,7 @@ export class Network {
   #blocks = [];
   #shown = null;
   #model = null;
+  #folded = null;
 
   constructor(place) {
     this.#place = place;
@@ -33,13 +34,24 @@ export class Network {
     if (!model.started) return;
     if (model.started !== this.#started) this.#build(model.started);
     const open = this.#open(model, index);
-    const key = `${model.commits[index]?.seq ?? 0}/${open}`;
-    if (key === this.#shown) return;
-    this.#shown = key;
-    const history = historyOf(model, index);
     const commit = model.commits[index];
+    if (this.#shown && this.#shown.commit === commit && this.#shown.open === open) return;
+    this.#shown = { commit, open };
+    const states = this.#statesAt(model, index);
     const reached = model.started.stages[commit?.stage ?? 0]?.blocks ?? this.#blocks.length; // weights beyond do not run yet
-    this.#blocks.forEach((block, number) => this.#paint(block, history, number < open, number < reached ? commit : null));
+    this.#blocks.forEach((block, number) => this.#paint(block, states, commit, { open: number < open, reached: number < reached }));
+  }
+
+  /** States of all operations at a commit; going on from the last ones asked for where that is possible. */
+  #statesAt(model, index) {
+    const { commits, started } = model;
+    const known = this.#folded;
+    const goesOn = known && known.index <= index && known.commit === commits[known.index];
+    const from = goesOn ? known : { index: -1, states: new Map() };
+    const operations = started.choices.filter((choice) => choice.granularity === "operation");
+    for (let at = from.index + 1; at <= index; at += 1) advance(from.states, commits[at], operations);
+    this.#folded = { index, commit: commits[index], states: from.states };
+    return from.states;
   }
 
   /** How many blocks were open: now, or at the stage of that commit. */
@@ -60,47 +72,43 @@ export class Network {
       const head = element("header", "", element("h3", "", capital(blockName(block.name))), element("span", "share", `${Math.round(100 * block.share)} %`));
       head.lastChild.title = "share of the full network's size";
       const summary = element("p", "summary");
-      const parts = { card, summary, choices, cells: new Map(), widths: [], weights: null };
+      const parts = { card, summary, choices, cells: new Map(), widths: [], weights: [] };
       card.append(head, summary);
       if (operations.length) card.append(table(operations, parts));
       const widths = element("div", "widths");
       for (const [label, members, hint] of widthGroups(choices)) widths.append(bar(label, hint, "filter", members, parts.widths));
       const weights = choices.filter((choice) => choice.granularity === "weight");
-      if (weights.length) widths.append(bar("weights", "single weights of the convolutions that are still there", "weight", weights, (parts.weights = [])));
+      if (weights.length) widths.append(bar("weights", "single weights of the convolutions that are still there", "weight", weights, parts.weights));
       card.append(widths);
       if (choices.length) this.#place.append(card); // a head has nothing to decide
       return parts;
     });
   }
 
-  #paint(block, history, open, commit) {
+  #paint(block, states, commit, { open, reached }) {
     block.card.classList.toggle("waiting", !open);
     let on = 0;
     let all = 0;
     for (const [name, cells] of block.cells) {
-      const known = history.get(name);
+      const known = states.get(name);
       cells.forEach((cell, unit) => {
-        const state = known ? known[unit] : "on";
-        on += state === "on" || state.startsWith("back");
+        const state = known?.[unit] ?? "on";
+        if (isOn(state)) on += 1;
         all += 1;
         if (cell.dataset.state !== state) cell.dataset.state = state;
       });
     }
-    for (const { choices, fill, value } of block.widths) {
-      const kept = choices.reduce((sum, choice) => sum + (history.get(choice.name)?.filter((state) => state === "on" || state.startsWith("back")).length ?? choice.units), 0);
-      fillBar(fill, value, kept, sum(choices));
-    }
-    for (const { choices, fill, value } of block.weights ?? []) {
-      fillBar(fill, value, choices.reduce((total, choice) => total + (commit?.kept_weights[choice.name] ?? choice.units), 0), sum(choices));
-    }
+    const filters = ({ name, units }) => (commit ? unitsOn(commit.kept[name], units).reduce((sum, bit) => sum + bit, 0) : units);
+    const weights = ({ name, units }) => (commit && reached ? (commit.kept_weights[name] ?? units) : units);
+    for (const { choices, fill, value } of block.widths) fillBar(fill, value, total(choices, filters), total(choices));
+    for (const { choices, fill, value } of block.weights) fillBar(fill, value, total(choices, weights), total(choices));
     block.summary.textContent = !open ? "waits for its stage" : all ? `${on} of ${plural(all, "operation")} on` : "";
   }
 
   /** Why is this unit on or off? Told by the tip that appears over it. */
   #explain(cell) {
     if (!cell || !this.#model) return;
-    const seq = Number(this.#shown?.split("/")[0] ?? 0);
-    const index = this.#model.commits.findIndex((commit) => commit.seq === seq);
+    const index = this.#model.commits.indexOf(this.#shown.commit);
     const found = lastChange(this.#model, index, cell.dataset.choice, Number(cell.dataset.unit));
     const number = (value) => (typeof value === "number" ? value.toFixed(3) : "—");
     cell.title = found
@@ -109,22 +117,17 @@ export class Network {
   }
 }
 
-/** choice -> state of each unit (on, off, cut = just now, back = on after having been off, back-now = just now). */
-function historyOf(model, index) {
-  const states = new Map();
-  for (let at = 0; at <= index; at += 1) {
-    for (const [name, bits] of Object.entries(model.commits[at].kept)) {
-      const before = states.get(name);
-      const units = before?.length ?? model.started.choices.find((choice) => choice.name === name)?.units ?? 0;
-      const now = unitsOn(bits, units);
-      states.set(name, Array.from(now, (on, unit) => next(before?.[unit] ?? "on", on)));
-    }
+/** Takes `states` (choice -> state of each unit: on, off, cut = just now, back = on after having been off, back-now =
+    just now) from one commit to the next. */
+function advance(states, commit, operations) {
+  for (const { name, units } of operations) {
+    const before = states.get(name);
+    states.set(name, Array.from(unitsOn(commit.kept[name], units), (on, unit) => next(before?.[unit] ?? "on", on)));
   }
-  return states;
 }
 
 function next(before, on) {
-  const was = before === "on" || before.startsWith("back");
+  const was = isOn(before);
   if (on) return was ? (before === "on" ? "on" : "back") : "back-now";
   return was ? "cut" : "off";
 }
@@ -209,5 +212,6 @@ function element(tag, className, ...children) {
   return made;
 }
 
-const sum = (choices) => choices.reduce((total, choice) => total + choice.units, 0);
+const isOn = (state) => state === "on" || state.startsWith("back");
+const total = (choices, count = (choice) => choice.units) => choices.reduce((sum, choice) => sum + count(choice), 0);
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);

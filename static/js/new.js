@@ -35,9 +35,8 @@ function show(answer) {
   const known = answer.full_size !== null;
   at("outlook-figures").hidden = !known;
   problems(answer.problems);
-  at("outlook-sentence").textContent = answer.feasible
-    ? "This can be reached."
-    : known ? "This cannot be reached as it stands:" : "Something has to be mended first:";
+  const verdict = known ? "This cannot be reached as it stands:" : "Something has to be mended first:";
+  tell(at("outlook-sentence"), answer.feasible ? "This can be reached." : verdict);
   if (!known) return;
   full = answer.full_size;
   const unit = metricUnit(answer.metric);
@@ -57,28 +56,33 @@ function show(answer) {
 
 /** Each sentence under its field, and all of them, with links, beside the button. */
 function problems(found) {
-  for (const place of form.querySelectorAll(".field .problem")) place.textContent = "";
+  for (const field of form.querySelectorAll("[data-field]")) {
+    tell(field.querySelector(".problem"), found.filter(([name]) => name === field.dataset.field).map(([, sentence]) => sentence).join(" "));
+  }
   at("outlook-problems").replaceChildren(...found.map(([name, sentence]) => {
     const item = document.createElement("li");
     const field = form.querySelector(`[data-field="${CSS.escape(name)}"]`);
-    if (!field) {
-      item.textContent = sentence;
-      return item;
-    }
-    const place = field.querySelector(".problem");
-    place.textContent = `${place.textContent} ${sentence}`.trim();
-    const link = document.createElement("a");
-    link.href = `#${place.id}`;
-    link.textContent = sentence;
-    link.addEventListener("click", (click) => {
-      click.preventDefault();
-      const folded = field.closest("details");
-      if (folded) folded.open = true;
-      field.querySelector("input, select, textarea")?.focus();
-    });
-    item.append(link);
+    item.append(field ? link(field, sentence) : sentence);
     return item;
   }));
+}
+
+function link(field, sentence) {
+  const made = document.createElement("a");
+  made.href = `#${field.querySelector(".problem").id}`;
+  made.textContent = sentence;
+  made.addEventListener("click", (click) => {
+    click.preventDefault();
+    const folded = field.closest("details");
+    if (folded) folded.open = true;
+    field.querySelector("input, select, textarea")?.focus();
+  });
+  return made;
+}
+
+/** Screen readers hear a text when it is set, so only a new one is. */
+function tell(place, text) {
+  if (place.textContent !== text) place.textContent = text;
 }
 
 /** The slider follows the text; a number needs the full size to become a percentage. */

@@ -26,9 +26,9 @@ export function take(page, ids) {
   }
 }
 
-/** Swaps the element `id` every `every` milliseconds as long as it says data-live="true" and the tab is looked at. */
+/** Swaps the element `id` every `every` milliseconds as long as its data-live says something and the tab is looked at. */
 export function keepFresh(id, every = 3000) {
   setInterval(() => {
-    if (!document.hidden && document.getElementById(id)?.dataset.live === "true") swap([id]);
+    if (!document.hidden && document.getElementById(id)?.dataset.live) swap([id]);
   }, every);
 }

@@ -81,5 +81,3 @@ def run(request: pytest.FixtureRequest) -> Finished:
 def config_file(tmp_path: Path) -> Path:
     """The configuration of the tiny search as a file."""
     return written(tmp_path)
-
-

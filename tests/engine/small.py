@@ -76,12 +76,12 @@ def called(*arguments: object, **options: Any) -> subprocess.CompletedProcess[st
 
 def small_plan(
     *, cells_: int = 2, channels: int = 4, nodes: int = 1, reductions: tuple[int, ...] = (1,), image_size: int = 8,
-    cuts: tuple[int, ...] = (), colours: int = 1, candidates: Iterable[str] = CANDIDATES,
+    cuts: tuple[int, ...] = (), colours: int = 1, candidates: Iterable[str] = CANDIDATES, classes: int = 3,
 ) -> Plan:  # fmt: skip
     space = CellsSpace(
         cells=cells_, channels=channels, nodes=nodes, reductions=reductions, candidates=tuple(candidates)  # type: ignore[arg-type]
     )  # fmt: skip
-    return cells.plan(space, image_size=image_size, channels=colours, classes=3, cuts=cuts)
+    return cells.plan(space, image_size=image_size, channels=colours, classes=classes, cuts=cuts)
 
 
 def lived_in(plan: Plan, seed: int = 0, dtype: torch.dtype = torch.float64, exit_: str | None = None) -> Supernet:

@@ -43,7 +43,9 @@ def test_a_cut_off_file_is_refused_with_a_sentence(tmp_path: Path, keep: float) 
 def test_another_file_of_torch_is_refused_with_a_sentence(tmp_path: Path, other: object) -> None:
     path = tmp_path / "checkpoint.pt"
     torch.save(other, path)
-    with pytest.raises(CheckpointError, match=r"checkpoint\.pt is not a checkpoint of a search; start over with --fresh$"):
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint\.pt is not a checkpoint of a search; start over with --fresh$"
+    ):
         checkpoint.load(path)
 
 

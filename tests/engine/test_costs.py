@@ -71,7 +71,9 @@ def test_every_open_mask_feels_the_size(metric: str, exit_: str) -> None:
         if choice.block >= blocks or (metric == "macs" and choice.granularity == "weight"):
             assert gradient is None, choice.name
         elif choice.granularity == "operation" and metric == "macs":
-            free = torch.tensor([("pool" in label or label.startswith("n") and "skip" in label) for label in choice.labels])
+            free = torch.tensor(
+                [("pool" in label or (label.startswith("n") and "skip" in label)) for label in choice.labels]
+            )
             assert (gradient[~free] >= 0).all() and (gradient > 0).any(), choice.name
         else:
             assert (gradient > 0).all(), choice.name
@@ -131,7 +133,10 @@ def test_the_smallest_size_can_be_reached_whatever_the_margins(metric: str, seed
     least = smallest(plan, levels, metric)
     stream = torch.Generator().manual_seed(seed)
     margins = {name: torch.randn(alive.shape, generator=stream) for name, alive in everything(plan).items()}
-    assert architecture(plan, fitted(plan, margins, metric=metric, target=least, granularities=levels)).size(metric) <= least
+    assert (
+        architecture(plan, fitted(plan, margins, metric=metric, target=least, granularities=levels)).size(metric)
+        <= least
+    )
 
 
 def test_without_levels_the_smallest_is_the_full_size() -> None:
@@ -150,7 +155,10 @@ def test_a_small_network_counted_by_hand() -> None:
     found = lowered(plan, {"c0_n0_ops": [1], "c1_n0_ops": [1]})
     assert found.params == found.params_dense == (108 + 24) + (48 + 8 + 1) + (16 + 8 + 1) + 15
     assert found.macs == 64 * (108 + 48 + 16) + 12
-    assert [layer["name"] for layer in found.layers if layer["op"] == "scale"] == ["c0_n0_s1_skip_connect_scale", "c1_n0_s1_skip_connect_scale"]
+    assert [layer["name"] for layer in found.layers if layer["op"] == "scale"] == [
+        "c0_n0_s1_skip_connect_scale",
+        "c1_n0_s1_skip_connect_scale",
+    ]
 
 
 def test_the_full_network_is_never_smaller_than_any_part() -> None:

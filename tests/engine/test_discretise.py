@@ -52,7 +52,9 @@ def assert_sound(plan: Plan, kept: Kept, margins: dict[str, Tensor], levels: tup
             assert alive.all(), choice.name
 
 
-@pytest.mark.parametrize(("metric", "levels"), CASES, ids=lambda value: value if isinstance(value, str) else "+".join(value))
+@pytest.mark.parametrize(
+    ("metric", "levels"), CASES, ids=lambda value: value if isinstance(value, str) else "+".join(value)
+)
 @given(seed=st.integers(0, 10**6), share=st.floats(0, 1), which=st.sampled_from([0, 1]))
 @settings(max_examples=5, deadline=None)
 def test_the_fit_is_below_the_target_and_within_three_percent(
@@ -98,7 +100,9 @@ def test_a_space_of_ordinary_size_is_fitted_within_three_percent(metric: str) ->
 def test_at_the_full_size_everything_stays() -> None:
     plan = PLANS[0]
     for metric in ("params", "macs"):
-        kept = fitted(plan, margins_of(plan, 0), metric=metric, target=lowered(plan, {}).size(metric), granularities=LEVELS)
+        kept = fitted(
+            plan, margins_of(plan, 0), metric=metric, target=lowered(plan, {}).size(metric), granularities=LEVELS
+        )
         assert all(alive.all() for alive in kept.values())
 
 
@@ -127,7 +131,9 @@ def test_equal_margins_are_fitted_too(spread: float) -> None:
 
 def test_the_same_margins_give_the_same_fit() -> None:
     plan = PLANS[0]
-    one, other = (fitted(plan, margins_of(plan, 5), metric="params", target=1500, granularities=LEVELS) for _ in range(2))
+    one, other = (
+        fitted(plan, margins_of(plan, 5), metric="params", target=1500, granularities=LEVELS) for _ in range(2)
+    )
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 

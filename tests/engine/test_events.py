@@ -47,10 +47,13 @@ def test_what_is_not_finite_becomes_null_however_deep(number: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["", "{", "[]", "3", "null", '{"seq":1}', '{"kind":"unheard","seq":1}', '{"kind":"search_finished","seq":1}']
+    "line",
+    ["", "{", "[]", "3", "null", '{"seq":1}', '{"kind":"unheard","seq":1}', '{"kind":"search_finished","seq":1}'],
 )
 def test_what_is_no_event_is_refused(line: str) -> None:
-    with pytest.raises(EngineError, match=r"^not an event line \((JSONDecodeError|KeyError|TypeError|AttributeError): "):
+    with pytest.raises(
+        EngineError, match=r"^not an event line \((JSONDecodeError|KeyError|TypeError|AttributeError): "
+    ):
         events.from_line(line)
 
 

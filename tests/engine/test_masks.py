@@ -50,13 +50,19 @@ def test_surrogate_area_is_the_published_one() -> None:
 @given(grouped)
 @settings(max_examples=100, deadline=None)
 def test_ranks_equal_a_naive_loop_with_ties_to_the_lower_index(groups: list[list[float]]) -> None:
-    expected = [sorted(range(len(group)), key=lambda i: (-group[i], i)).index(unit) for group in groups for unit in range(len(group))]
+    expected = [
+        sorted(range(len(group)), key=lambda i: (-group[i], i)).index(unit)
+        for group in groups
+        for unit in range(len(group))
+    ]
     assert ranks(*flat(groups)).tolist() == expected
 
 
 def naive(scores: list[float], limits: list[float], floor: int) -> list[float]:
     best = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:floor]
-    return [float(score > limit or unit in best) for unit, (score, limit) in enumerate(zip(scores, limits, strict=True))]
+    return [
+        float(score > limit or unit in best) for unit, (score, limit) in enumerate(zip(scores, limits, strict=True))
+    ]
 
 
 @given(grouped, st.data())
@@ -66,7 +72,9 @@ def test_vectorised_masks_equal_a_naive_loop_bit_for_bit(groups: list[list[float
     floors = [data.draw(st.integers(0, len(group))) for group in groups]
     scores, numbers = flat(groups)
     found = threshold(scores, flat(limits)[0], numbers, torch.tensor(floors))
-    expected = [m for group, limit, floor in zip(groups, limits, floors, strict=True) for m in naive(group, limit, floor)]
+    expected = [
+        m for group, limit, floor in zip(groups, limits, floors, strict=True) for m in naive(group, limit, floor)
+    ]
     assert found.tolist() == expected
 
 

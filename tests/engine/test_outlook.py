@@ -37,7 +37,8 @@ def test_a_target_above_the_space_is_refused_with_the_largest_that_is_not() -> N
     (problem,) = sentences({"target.value": full + 1})
     assert problem == (
         "target.value",
-        f"{full + 1:,} params is more than the whole space has; give at most {full:,}, or a larger space (more cells or channels)",
+        f"{full + 1:,} params is more than the whole space has; give at most {full:,}, "
+        "or a larger space (more cells or channels)",
     )
     assert sentences({"target.value": full}) == ()
 
@@ -48,7 +49,8 @@ def test_a_target_below_the_floors_is_refused_with_the_smallest_that_is_not(metr
     (problem,) = sentences({"target.metric": metric, "target.value": least - 1})
     assert problem == (
         "target.value",
-        f"{least - 1:,} {metric} is below what this space can surely reach; give at least {least:,}, or a smaller space (fewer cells or channels)",
+        f"{least - 1:,} {metric} is below what this space can surely reach; give at least {least:,}, "
+        "or a smaller space (fewer cells or channels)",
     )
     assert sentences({"target.metric": metric, "target.value": least}) == ()
 
@@ -73,7 +75,10 @@ def test_a_batch_larger_than_the_train_split_is_refused() -> None:
 def test_a_split_without_images_is_refused() -> None:
     facts = DataFacts("few", 1, ("a", "b"), {"all": (2, 2)})
     found = dict(sentences({"search.batch_size": 2, "data.limit": None}, facts))
-    assert found["data.validation_fraction"] == "no image is left for the validation split; add images, or raise this share"
+    assert (
+        found["data.validation_fraction"]
+        == "no image is left for the validation split; add images, or raise this share"
+    )
     lonely = DataFacts("fewer", 1, ("a", "b"), {"all": (1, 1)})
     found = dict(sentences({"search.batch_size": 2, "data.limit": None}, lonely))
     assert found["data.test_fraction"] == "no image is left for the test split; add images, or raise this share"
@@ -88,9 +93,12 @@ def test_check_raises_all_problems_at_once() -> None:
 def test_more_work_is_estimated_longer_and_larger() -> None:
     base = outlook(configuration(), DIGITS).estimate
     for changes, part in (
-        ({"search.epochs": 16}, "seconds_cpu"), ({"baseline.random": 2}, "seconds_cpu"), ({"space.channels": 8}, "seconds_cpu"),
-        ({"space.channels": 8}, "memory_mib"), ({"search.batch_size": 64}, "memory_mib"),
-    ):  # fmt: skip
+        ({"search.epochs": 16}, "seconds_cpu"),
+        ({"baseline.random": 2}, "seconds_cpu"),
+        ({"space.channels": 8}, "seconds_cpu"),
+        ({"space.channels": 8}, "memory_mib"),
+        ({"search.batch_size": 64}, "memory_mib"),
+    ):
         assert outlook(configuration(changes), DIGITS).estimate[part] > base[part], changes
 
 

@@ -1,4 +1,4 @@
-"""Promises of nasengine.supernet: what is cut away was silent, what returns is what it was, what is beyond does not move."""
+"""Promises of nasengine.supernet: what is cut was silent, what returns is what it was, what is beyond does not move."""
 
 from __future__ import annotations
 
@@ -342,7 +342,9 @@ def test_layers_beyond_the_exit_neither_run_nor_change() -> None:
     net.store()
     blocks = plan.exit_blocks[0]
     assert {plan.layer[name].block for name in ran} == set(range(blocks))
-    changed = {plan.layer[name.split("/")[0]].block for name, value in before.items() if not value.equal(net.nursery[name])}
+    changed = {
+        plan.layer[name.split("/")[0]].block for name, value in before.items() if not value.equal(net.nursery[name])
+    }
     assert changed == set(range(blocks))
     assert not any(name.startswith("head") for name in net.live)
 

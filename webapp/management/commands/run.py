@@ -48,6 +48,8 @@ def _run() -> None:
         launch.require_free_port(port)
         if redis_url:
             launch.require_redis(redis_url)
+        else:
+            launch.redis_server()  # or it says what to install
         call_command("fetch_assets")
         _migrate()
         token = services.sign_in_link_create(user=services.local_owner())

@@ -1,0 +1,482 @@
+"""Promises of the MGAS strategy: what learns, in which direction, what is cut, and what comes back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from small import configuration, digits, living, small_plan
+from torch import Tensor, nn
+
+from nasengine import train
+from nasengine.architecture import Plan, lowered
+from nasengine.data import Images
+from nasengine.device import generator
+from nasengine.masks import step_slope
+from nasengine.objectives import size_penalty, task_loss
+from nasengine.strategies import mgas
+from nasengine.strategies.base import Batch, Moment, Stage
+from nasengine.supernet import Supernet, architecture, everything
+
+LEVELS = ("operation", "filter", "weight")
+STEPS = 4
+
+
+def plan_of(**shape: Any) -> Plan:
+    return small_plan(**{"cells_": 2, "nodes": 1, "cuts": (1,), **shape})
+
+
+def strategy_of(plan: Plan, *, share: float = 0.4, **changes: Any) -> mgas.MGAS:
+    wanted = configuration({key.replace("__", "."): value for key, value in changes.items()})
+    target = int(share * lowered(plan, {}).size(wanted.target.metric))
+    return mgas.strategy(plan, wanted, target, generator("cpu", 1, "scores"))
+
+
+def born(plan: Plan) -> Supernet:
+    return Supernet.born(plan, generator("cpu", 1, "weights"))
+
+
+def moment_of(stage: Stage, epoch: int | None = None, step: int = 0) -> Moment:
+    """In the first pruning epoch, unless told otherwise."""
+    return Moment(stage=stage, epoch=stage.warmup_epochs if epoch is None else epoch, step=step, steps=STEPS)
+
+
+def batches(plan: Plan, n: int = 2, size: int = 8) -> list[Batch]:
+    stream = generator("cpu", 2, "batches")
+    side = plan.image_size
+    return [
+        (torch.randn(size, plan.groups["image"], side, side, generator=stream), torch.arange(size) % 3)
+        for _ in range(n)
+    ]
+
+
+def rested(plan: Plan, **changes: Any) -> tuple[Supernet, mgas.MGAS, Stage]:
+    """At the end of the last stage's warm-up: thresholds stand just under the scores."""
+    net, strategy = born(plan), strategy_of(plan, **changes)
+    stage = strategy.stages(net)[-1]
+    closing = moment_of(stage, stage.warmup_epochs - 1, STEPS - 1)
+    strategy.after_backward(net, closing, strategy.draw(net, closing))
+    return net, strategy, stage
+
+
+def masks_at(net: Supernet, strategy: mgas.MGAS, stage: Stage) -> dict[str, Tensor]:
+    return dict(strategy.draw(net, moment_of(stage))[0].masks)
+
+
+# -- stages -----------------------------------------------------------------------------------------------------------
+
+
+def test_stages_share_out_the_epochs_and_end_at_the_target() -> None:
+    plan = plan_of(cells_=3, cuts=(1, 2))
+    net = born(plan)
+    for epochs in (12, 13, 29):
+        strategy = strategy_of(plan, search__epochs=epochs)
+        stages = strategy.stages(net)
+        assert [stage.exit for stage in stages] == ["exit1", "exit2", "head"]
+        assert sum(stage.epochs for stage in stages) == epochs
+        assert [stage.last for stage in stages] == [False, False, True]
+        assert stages[-1].target == strategy.target
+        assert all(1 <= stage.warmup_epochs < stage.epochs and stage.opens for stage in stages)
+        shares = [stage.target / stage.start_size for stage in stages]
+        assert shares == sorted(shares, reverse=True)
+
+
+def test_a_warm_up_trains_weights_only() -> None:
+    plan = plan_of()
+    net, strategy = born(plan), strategy_of(plan)
+    stage = strategy.stages(net)[-1]
+    moment = moment_of(stage, 0)
+    scores = train.scores_optimizer(strategy, moment)
+    before = {name: value.clone() for name, value in strategy.state_dict().items()}
+    weights = train.weights_optimizer(net, 0.05, 0.0)
+    losses, draw, _ = train.search_step(net, strategy, moment, batches(plan)[0], weights, scores, "fp32")
+    assert set(losses) == {"task"} and draw.size.item() == stage.start_size
+    assert all(torch.equal(value, strategy.state_dict()[name]) for name, value in before.items())
+
+
+def test_nothing_is_off_when_pruning_begins_and_a_hair_later_something_is() -> None:
+    net, strategy, stage = rested(plan_of())
+    masks = masks_at(net, strategy, stage)
+    assert all(bool(mask.all()) for name, mask in masks.items() if not name.endswith("_weights"))
+    with torch.no_grad():
+        strategy.thresholds["filter"] += 0.03
+        strategy.thresholds["operation"] += 0.03
+    masks = masks_at(net, strategy, stage)
+    assert not all(bool(mask.all()) for name, mask in masks.items() if not name.endswith("_weights"))
+
+
+# -- masks and gradients ----------------------------------------------------------------------------------------------
+
+
+def test_masks_equal_a_naive_loop_bit_for_bit() -> None:
+    net, strategy, stage = rested(plan_of(nodes=2))
+    with torch.no_grad():
+        strategy.alpha.add_(torch.randn(strategy.alpha.shape, generator=generator("cpu", 5)))
+        strategy.thresholds["operation"].fill_(0.5)
+        strategy.thresholds["filter"].fill_(0.5)
+        strategy.thresholds["weight"].fill_(0.7)
+    found = masks_at(net, strategy, stage)
+    for level, logits in (("operation", strategy.alpha), ("filter", strategy.k)):
+        choices, start = strategy.choices[level], 0
+        for choice in choices:
+            if choice.name in net.running:
+                scores = torch.sigmoid(logits[start : start + choice.units]).tolist()
+                best = sorted(range(choice.units), key=lambda i: (-scores[i], i))[: choice.floor]
+                assert found[choice.name].tolist() == [float(s > 0.5 or i in best) for i, s in enumerate(scores)]
+            start += choice.units
+    for choice in strategy.choices["weight"]:
+        if choice.name in net.running:
+            weight = net.live[f"{choice.name.removesuffix('_weights')}/weight"].detach()
+            scores = weight.abs() / weight.square().mean().sqrt()
+            assert torch.equal(found[choice.name], ((scores > 0.7) | (scores == scores.max())).float())
+
+
+def test_the_sum_of_masks_pushes_every_threshold_down_and_the_size_pushes_it_up() -> None:
+    net, strategy, stage = rested(plan_of())
+    for gain, sign in ((1.0, -1), (None, 1)):
+        draw = strategy.draw(net, moment_of(stage))[0]
+        loss = sum(mask.sum() for mask in draw.masks.values()) if gain else size_penalty(draw.size, 1.0)
+        strategy.zero_grad()
+        loss.backward()
+        for level in LEVELS:
+            slopes = strategy.thresholds[level].grad
+            running = torch.tensor([choice.name in net.running for choice in strategy.choices[level]])
+            expected = -slopes[running] * sign  # descent on the sum of masks raises nothing, descent on the size does
+            assert (expected > 0).all() if sign == 1 else (slopes[running] < 0).all(), level
+
+
+def test_a_negative_pressure_lets_units_return() -> None:
+    net, strategy, stage = rested(plan_of())
+    draw = strategy.draw(net, moment_of(stage))[0]
+    size_penalty(draw.size, -1.0).backward()
+    assert (strategy.k.grad[net.flat["filter"].index] < 0).all()
+
+
+def test_the_weights_gradient_is_the_published_one() -> None:
+    """dL/dw = G * (m + |w|/rms * H'(|w|/rms - t)), G the gradient of the masked weight, rms held constant."""
+    net, strategy, stage = rested(plan_of())
+    name = "c1_n0_s1_sep_conv_3x3_pw1"
+    number = [choice.name for choice in strategy.choices["weight"]].index(f"{name}_weights")
+    with torch.no_grad():
+        strategy.thresholds["weight"].fill_(0.6)
+    weight = net.live[f"{name}/weight"]
+    mask = masks_at(net, strategy, stage)[f"{name}_weights"]
+    g = torch.randn(weight.shape, generator=generator("cpu", 3))
+    (g * weight * mask).sum().backward()
+    ratio = (weight.abs() / weight.square().mean().sqrt()).detach()
+    expected = g * (mask.detach() + ratio * step_slope(ratio - 0.6))
+    assert torch.allclose(weight.grad, expected, rtol=1e-5, atol=1e-6)
+    limit = strategy.thresholds["weight"].grad[number]
+    assert limit.item() == pytest.approx(-(g * weight * step_slope(ratio - 0.6)).sum().item(), rel=1e-4)
+
+
+def test_what_is_pruned_for_good_has_no_gradient_and_no_influence() -> None:
+    plan = plan_of()
+    net, strategy, stage = rested(plan)
+    kept = everything(plan)
+    for name in ("stem", "c0_n0"):
+        kept[name][1] = False
+    kept["c1_n0_ops"][3] = False
+    weights = "c1_s1_conv_weights"
+    kept[weights].view(-1)[::2] = False
+    net.commit(kept)
+    images, labels = batches(plan)[0]
+
+    def outcome() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        strategy.zero_grad()
+        net.zero_grad()
+        draw = strategy.draw(net, moment_of(stage))[0]
+        logits = net(images, draw.masks, draw.gains)
+        (task_loss(logits, labels) + draw.size.log()).backward()
+        return logits.detach(), strategy.k.grad.clone(), strategy.alpha.grad.clone(), net.live["c1_s1_conv/weight"].grad
+
+    before, k, alpha, weight = outcome()
+    dead = dict.fromkeys(("operation", "filter"))
+    for level in dead:
+        flags = torch.cat([kept[choice.name] for choice in strategy.choices[level]])
+        dead[level] = ~flags
+    assert not k[dead["filter"]].any() and not alpha[dead["operation"]].any()
+    assert not weight[net.pruned_weights[weights] == 0].any() and weight.any()
+    with torch.no_grad():
+        strategy.k[dead["filter"]] += 3
+        strategy.alpha[dead["operation"]] -= 3
+        net.live["c1_s1_conv/weight"][net.pruned_weights[weights] == 0] = 1e3
+    assert torch.equal(before, outcome()[0])
+
+
+def test_with_all_thresholds_above_all_scores_the_best_candidate_of_each_node_stays() -> None:
+    net, strategy, stage = rested(plan_of(nodes=2))
+    with torch.no_grad():
+        strategy.alpha.add_(torch.randn(strategy.alpha.shape, generator=generator("cpu", 9)))
+        for level in LEVELS:
+            strategy.thresholds[level].fill_(100.0)
+    masks = masks_at(net, strategy, stage)
+    scores = dict(
+        zip(
+            [c.name for c in strategy.choices["operation"]],
+            strategy.alpha.split([c.units for c in strategy.choices["operation"]]),
+            strict=True,
+        )
+    )
+    for choice in net.plan.choices:
+        mask = masks[choice.name]
+        assert int(mask.sum()) >= choice.floor
+        if choice.granularity == "operation":
+            assert mask.nonzero().flatten().tolist() == [int(scores[choice.name].argmax())]
+
+
+def test_of_equally_useful_candidates_the_larger_feels_more_pressure() -> None:
+    net, strategy, stage = rested(plan_of())
+    size_penalty(strategy.draw(net, moment_of(stage))[0].size, 1.0).backward()
+    choice = net.plan.choice["c0_n0_ops"]
+    pressure = dict(zip(choice.labels, strategy.alpha.grad[: choice.units].tolist(), strict=True))
+    order = [pressure[f"s0 {name}"] for name in ("sep_conv_5x5", "sep_conv_3x3", "dil_conv_3x3", "skip_connect")]
+    assert order == sorted(order, reverse=True) and order[-1] > 0
+
+
+@pytest.mark.parametrize("closed", LEVELS)
+def test_a_level_that_is_closed_is_never_cut(closed: str) -> None:
+    levels = [level for level in LEVELS if level != closed]
+    net, strategy, stage = rested(plan_of(), strategy__granularities=levels, share=0.6)
+    with torch.no_grad():
+        for level in LEVELS:
+            strategy.thresholds[level].fill_(0.9)
+    for point in ("cadence", "end"):
+        (decision,) = strategy.decide(net, moment_of(stage, stage.epochs - 1), point, [])
+        for choice in net.plan.choices:
+            if choice.granularity == closed:
+                assert decision.kept[choice.name].all()
+    assert architecture(net.plan, decision.kept).params <= strategy.target
+
+
+# -- control ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_wanted_size_falls_from_the_full_size_to_the_target_and_stays() -> None:
+    net, strategy, stage = rested(plan_of())
+    wanted = [
+        strategy.draw(net, moment_of(stage, epoch, step))[0].wanted
+        for epoch in range(stage.epochs)
+        for step in range(STEPS)
+    ]
+    assert wanted[0] == stage.start_size and wanted == sorted(wanted, reverse=True)
+    assert wanted[-1] == pytest.approx(stage.target)
+
+
+def test_too_large_means_pressure_and_too_small_means_its_opposite() -> None:
+    net, strategy, stage = rested(plan_of())
+    late = moment_of(stage, stage.epochs - 1, STEPS - 1)
+    draws = strategy.draw(net, late)
+    strategy.after_backward(net, late, draws)
+    assert strategy.integral > 0
+    losses, _ = strategy.losses(net, late, batches(net.plan)[0], draws)
+    assert losses["size"] > 0
+    for _ in range(200):
+        strategy.after_backward(net, late, draws)
+    assert strategy.integral == mgas.PRESSURE_LIMIT
+    small = [
+        type(draws[0])(masks=draws[0].masks, gains=draws[0].gains, size=torch.tensor(10.0), wanted=draws[0].wanted)
+    ]
+    for _ in range(200):
+        strategy.after_backward(net, late, small)
+    assert strategy.integral == -mgas.PRESSURE_LIMIT
+
+
+def trained(net: Supernet, strategy: mgas.MGAS, stage: Stage, images: Images, batch: int = 34) -> list[float]:
+    """A whole stage without commits; the size at each step."""
+    feed = train.Feed(images=images, batch_size=batch, seed=1, precision="fp32")
+    weights = train.weights_optimizer(net, 0.05, 3e-4)
+    scores = train.scores_optimizer(strategy, Moment(stage=stage, epoch=0, step=0, steps=feed.steps))
+    sizes = []
+    for epoch in range(stage.epochs):
+        order = feed.order("search", epoch)
+        for step in range(feed.steps):
+            moment = Moment(stage=stage, epoch=epoch, step=step, steps=feed.steps)
+            batch_ = feed.batch(order[step], "search", epoch, step)
+            _, draw, _ = train.search_step(net, strategy, moment, batch_, weights, scores, "fp32")
+            sizes.append(float(draw.size.detach()))
+    return sizes
+
+
+def test_the_size_follows_the_target_without_any_commit() -> None:
+    plan = small_plan(classes=10)
+    net, strategy = born(plan), strategy_of(plan, search__epochs=16, strategy__cuts=[])
+    (stage,) = strategy.stages(net)
+    sizes = trained(net, strategy, stage, digits(200))
+    assert sizes[0] == stage.start_size
+    assert 0.6 * stage.target < sum(sizes[-5:]) / 5 < 1.4 * stage.target
+
+
+# -- decisions --------------------------------------------------------------------------------------------------------
+
+
+def test_the_last_stage_ends_at_the_target_and_never_above() -> None:
+    for share in (0.15, 0.4, 0.8):
+        net, strategy, stage = rested(plan_of(nodes=2), share=share)
+        (decision,) = strategy.decide(net, moment_of(stage, stage.epochs - 1, STEPS - 1), "end", [])
+        assert 0.97 * strategy.target <= architecture(net.plan, decision.kept).params <= strategy.target
+
+
+def test_a_cadence_cuts_only_what_was_off_for_long() -> None:
+    net, strategy, stage = rested(plan_of())
+    unit = 5
+    with torch.no_grad():
+        strategy.k[unit] = -9.0  # a unit of the stem, far below its threshold from now on
+    (decision,) = strategy.decide(net, moment_of(stage), "cadence", [])
+    assert all(torch.equal(decision.kept[name], alive) for name, alive in net.kept.items())
+    moment = moment_of(stage)
+    for _ in range(40):
+        strategy.after_backward(net, moment, strategy.draw(net, moment))
+    (decision,) = strategy.decide(net, moment, "cadence", [])
+    assert (~decision.kept["stem"]).nonzero().flatten().tolist() == [unit]
+
+
+def test_an_earlier_cell_is_judged_again_in_a_later_stage() -> None:
+    """Alive through the first stage, a filter of cell 0 dies in the second; what the first stage cut stays cut."""
+    plan = plan_of(cells_=3)
+    net, strategy = born(plan), strategy_of(plan)
+    first, second = strategy.stages(net)
+    net.enter(first.exit)
+    closing = moment_of(first, first.warmup_epochs - 1, STEPS - 1)
+    strategy.after_backward(net, closing, strategy.draw(net, closing))
+    place = sum(
+        c.units for c in strategy.choices["filter"][: [c.name for c in strategy.choices["filter"]].index("c0_n0")]
+    )
+    with torch.no_grad():
+        strategy.k[place] = -9.0
+    net.commit(strategy.decide(net, moment_of(first), "end", [])[0].kept)
+    assert net.kept["c0_n0"].tolist() == [False, True, True, True]
+    net.enter(second.exit)
+    closing = moment_of(second, second.warmup_epochs - 1, STEPS - 1)
+    strategy.after_backward(net, closing, strategy.draw(net, closing))
+    with torch.no_grad():
+        strategy.k[place + 2] = -9.0
+    moment = moment_of(second)
+    for _ in range(40):
+        strategy.after_backward(net, moment, strategy.draw(net, moment))
+    net.commit(strategy.decide(net, moment, "cadence", [])[0].kept)
+    assert net.kept["c0_n0"].tolist() == [False, True, False, True]
+
+
+def regrowth(
+    net: Supernet, strategy: mgas.MGAS, stage: Stage, judged: list[Batch]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    before = {name: alive.clone() for name, alive in net.kept.items()}
+    (decision,) = strategy.decide(net, moment_of(stage, stage.epochs - 1), "regrow", judged)
+    assert all(torch.equal(before[name], alive) for name, alive in net.kept.items()), "decide changes nothing"
+    assert all(bool((decision.kept[name] | ~alive).all()) for name, alive in before.items()), "nothing is cut"
+    return {name: decision.kept[name] & ~alive for name, alive in before.items()}, dict(decision.scores)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5])
+def test_the_asked_share_of_the_dead_returns_at_each_level(fraction: float) -> None:
+    plan = plan_of(nodes=2, cuts=())
+    net, strategy, stage = rested(plan, strategy__regrow_fraction=fraction, strategy__cuts=[])
+    kept = everything(plan)
+    for choice in plan.choices:
+        kept[choice.name].view(-1)[1 :: 2 if choice.granularity == "weight" else 3] = False
+    net.commit(kept)
+    returned, scores = regrowth(net, strategy, stage, batches(plan))
+    for level in LEVELS:
+        names = [choice.name for choice in strategy.choices[level]]
+        dead = sum(int((~net.kept[name]).sum()) for name in names)
+        salient = sum(int((scores[name] > 0).sum()) for name in names)
+        back = sum(int(returned[name].sum()) for name in names)
+        assert back == (min(salient, max(1, round(fraction * dead))) if fraction else 0), level
+        if back:
+            lowest = min(float(scores[name][returned[name]].min()) for name in names if returned[name].any())
+            left = [scores[name][~net.kept[name] & ~returned[name]] for name in names]
+            assert max(float(part.max()) for part in left if len(part)) <= lowest, level
+
+
+def test_regrown_units_start_with_the_lowest_living_score_of_their_choice() -> None:
+    plan = plan_of(cuts=())
+    net, strategy, stage = rested(plan, strategy__regrow_fraction=0.5, strategy__cuts=[])
+    kept = everything(plan)
+    kept["stem"][2:6] = False
+    net.commit(kept)
+    with torch.no_grad():
+        strategy.k[2:6] = 5.0
+    returned, _ = regrowth(net, strategy, stage, batches(plan))
+    assert returned["stem"].any()
+    living_ = strategy.k[: plan.groups["stem"]][net.kept["stem"]]
+    assert (strategy.k[: plan.groups["stem"]][returned["stem"]] == living_.min()).all()
+
+
+def test_a_vital_candidate_that_was_killed_on_purpose_returns_first() -> None:
+    """One convolution has learned all there is; it goes together with others that hardly reach the node."""
+    plan = plan_of(cuts=(), reductions=())
+    net, strategy, stage = rested(plan, strategy__regrow_fraction=0.1, strategy__cuts=[])
+    vital = plan.choice["c1_n0_ops"].labels.index("s1 sep_conv_3x3")
+    for unit, label in enumerate(plan.choice["c1_n0_ops"].labels):
+        if unit != vital and "conv" in label:  # the others hardly reach the node
+            net.nursery[f"c1_n0_{label.replace(' ', '_')}/weight"].mul_(1e-3)
+    net = Supernet(plan, net.nursery, net.kept)
+    judged = batches(plan, 4)
+    optimizer = train.weights_optimizer(net, 0.05, 0.0)
+    for _ in range(10):
+        for images, labels in judged:
+            optimizer.zero_grad()
+            task_loss(net(images), labels).backward()
+            optimizer.step()
+    kept = everything(plan)
+    kept["c1_n0_ops"] = torch.tensor(["pool" in label for label in plan.choice["c1_n0_ops"].labels])
+    kept["c1_n0_ops"] |= torch.tensor(["skip" in label for label in plan.choice["c1_n0_ops"].labels])
+    net.commit(kept)
+    returned, scores = regrowth(net, strategy, stage, judged)
+    assert int(scores["c1_n0_ops"].argmax()) == vital
+    assert returned["c1_n0_ops"].nonzero().flatten().tolist() == [vital]
+    before = net.nursery["c1_n0_s1_sep_conv_3x3_pw/weight"].clone()
+    net.commit({name: net.kept[name] | units for name, units in returned.items()})
+    assert torch.equal(net.nursery["c1_n0_s1_sep_conv_3x3_pw/weight"], before)
+    assert vital in net.units["c1_n0_ops"]
+
+
+def test_saliency_is_the_slope_of_the_loss_in_the_dead_unit_s_mask() -> None:
+    """Against a finite difference on the masked full network, in fp64, at all three levels; the stem's filter stands
+    behind a rectifier, where only a step to the right has a slope."""
+    plan = plan_of(cuts=())
+    net, strategy, stage = rested(plan, strategy__regrow_fraction=0.5, strategy__cuts=[])
+    kept = everything(plan)
+    dead = {"c1_n0_ops": 3, "c1_n0": 2, "stem": 4, "c1_s1_conv_weights": 5}
+    for name, unit in dead.items():
+        kept[name].view(-1)[unit] = False
+    net.commit(kept)
+    ((images, labels),) = judged = batches(plan, 1)
+    logits_then = {"operation": strategy.alpha.detach().double(), "filter": strategy.k.detach().double()}
+    _, scores = regrowth(net, strategy, stage, judged)
+    full = Supernet(plan, {name: value.double() for name, value in net.nursery.items()}, everything(plan))
+    units = {
+        choice.name: torch.sigmoid(part)
+        for level, logits in logits_then.items()
+        for choice, part in zip(
+            strategy.choices[level], logits.split([c.units for c in strategy.choices[level]]), strict=True
+        )
+    }
+    gains = living(full, units)
+
+    def loss(name: str, unit: int, value: float) -> float:
+        masks = {key: alive.double() for key, alive in kept.items()}
+        masks[name].view(-1)[unit] = value
+        with torch.no_grad():
+            return float(nn.functional.cross_entropy(full(images.double(), masks, gains), labels))
+
+    for name, unit in dead.items():
+        slope = (loss(name, unit, 1e-5) - loss(name, unit, 0.0)) / 1e-5
+        assert float(scores[name].view(-1)[unit]) == pytest.approx(abs(slope), rel=2e-2, abs=1e-6), name
+
+
+def test_looking_for_regrowth_changes_nothing_in_the_network() -> None:
+    plan = plan_of(cuts=())
+    net, strategy, stage = rested(plan, strategy__cuts=[])
+    kept = everything(plan)
+    kept["stem"][3:] = False
+    net.commit(kept)
+    before = {name: value.clone() for name, value in net.nursery.items()}
+    live = {name: value.detach().clone() for name, value in net.live.items()}
+    regrowth(net, strategy, stage, batches(plan))
+    net.store()
+    assert all(torch.equal(value, net.nursery[name]) for name, value in before.items())
+    assert all(torch.equal(value, net.live[name]) for name, value in live.items())
+    assert all(parameter.grad is None for parameter in net.live.values())
