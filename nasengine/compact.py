@@ -54,6 +54,7 @@ class FactorizedReduce(nn.Module):
         super().__init__()
         self.split = split
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 1, 1))
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)  # as nn.Conv2d does
 
     def forward(self, x: Tensor) -> Tensor:
         return factorized_reduce(x, self.weight, self.split)

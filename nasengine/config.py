@@ -33,7 +33,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "cells": {"cells": 4, "channels": 8, "nodes": 2, "reductions": (1, 3)},
         "mgas": {"cuts": (2,)},
         "search": {"epochs": 12, "batch_size": 64},
-        "retrain": {"epochs": 30, "start": "inherit"},
+        "retrain": {"epochs": 20, "start": "inherit", "lr": 0.05},
     },
     "standard": {
         "data": {"image_size": 32},

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import importlib.util
-import io
 import json
-import logging
 import shutil
-import warnings
-from collections.abc import Iterator, Mapping
+import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +18,7 @@ from nasengine import compact
 from nasengine.architecture import Architecture
 from nasengine.compact import Network
 from nasengine.errors import ConfigError, ExportError
+from nasengine.onnx_file import onnx_model
 from nasengine.supernet import Supernet, everything
 
 TOLERANCE = {"fp32": 1e-5, "fp64": 1e-9}
@@ -145,15 +142,7 @@ def write_onnx(network: Network, sample: Tensor, path: Path) -> None:
     Raises:
         ExportError: if onnxruntime's answers differ.
     """
-    with _quiet():
-        program = torch.onnx.export(
-            network, (sample,), input_names=["images"], output_names=["logits"],
-            dynamic_shapes={"x": {0: torch.export.Dim("batch")}}, dynamo=True, verbose=False,
-        )  # fmt: skip
-    model = program.model_proto
-    for node in [model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer]:
-        del node.metadata_props[:]  # the exporter's notes: three quarters of a small file
-    path.write_bytes(model.SerializeToString())
+    path.write_bytes(onnx_model(network).SerializeToString())
     difference = _onnx_difference(network, path, sample)
     if not difference <= ONNX_TOLERANCE:
         raise ExportError(
@@ -185,9 +174,9 @@ def exported(run: Path, kind: str, path: Path) -> dict[str, Any]:
 
 def loaded(folder: Path) -> Network:
     """The network as a stranger would load it: by the result's own ``model.py``."""
-    spec = importlib.util.spec_from_file_location("coppice_result_model", folder / "model.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    source = folder / "model.py"
+    module = types.ModuleType("coppice_result_model")  # run, not imported: that would leave a __pycache__ in the result
+    exec(compile(source.read_text(), source, "exec"), module.__dict__)
     return module.load(folder)
 
 
@@ -331,19 +320,6 @@ def _onnx_difference(network: Network, path: Path, images: Tensor) -> float:
         expected = network(images)
     found = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
     return float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-12))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The ONNX exporter talks to stdout, where only events belong."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
 
 
 def described(folder: Path, path: Path) -> dict[str, object]:

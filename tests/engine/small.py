@@ -67,10 +67,15 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "nasengine", *map(str, arguments)]
 
 
+def surroundings() -> dict[str, str]:
+    """The environment of a child: as most people have it, with byte code written."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 def called(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     """The command line, run to its end in a process of its own."""
     return subprocess.run(
-        command(*arguments), cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False, **options
+        command(*arguments), cwd=ROOT, env=surroundings(), capture_output=True, text=True, check=False, **options
     )
 
 

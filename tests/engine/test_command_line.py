@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import selectors
 import shutil
@@ -18,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Finished
-from small import ROOT, called, command, raw, written
+from small import ROOT, called, command, raw, surroundings, written
 
 from nasengine import __main__ as command_line
 from nasengine import export
@@ -286,7 +285,7 @@ class Attempt:
 
     def __init__(self, config: Path, out: Path, *options: str) -> None:
         self.process = subprocess.Popen(
-            command("search", config, "--out", out, *options), cwd=ROOT, env=os.environ, stdin=subprocess.PIPE,
+            command("search", config, "--out", out, *options), cwd=ROOT, env=surroundings(), stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
         )  # fmt: skip
         self.deadline = time.monotonic() + DEADLINE
@@ -347,9 +346,7 @@ def test_a_process_killed_in_every_phase_ends_with_the_very_same_files(tiny_run:
     config, out = tiny_run.out.parent / "config.json", tmp_path / "run"
     moments: list[Callable[[dict], bool]] = [
         lambda event: event["kind"] == "stage_started" and event["stage"] == 0,
-        lambda event: event["kind"] == "committed" and event["reason"] == "stage_end",
-        lambda event: event["kind"] == "epoch_finished" and event["epoch"] == 5,
-        lambda event: event["kind"] == "committed" and event["reason"] == "fit",
+        lambda event: event["kind"] == "stage_started" and event["stage"] == 1,
         lambda event: event["kind"] == "retrain_epoch" and event["network"] == "found",
         lambda event: event["kind"] == "retrain_epoch" and event["network"] == "random 1" and event["epoch"] == 2,
     ]
@@ -373,13 +370,12 @@ def test_a_process_killed_in_every_phase_ends_with_the_very_same_files(tiny_run:
     assert kinds[-1] == "search_finished" and kinds.count("epoch_finished") == 8 and kinds.count("search_started") == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_exits_with_three(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_saves_and_exits_with_three(tmp_path: Path) -> None:
     config, out = written(tmp_path), tmp_path / "run"
     with attempt(config, out) as one:
         one.until(lambda event: event["kind"] == "stage_started" and event["stage"] == 1)
-        one.process.send_signal(number)
-        assert one.ended() == (3, f"stopped on request ({number.name})\n")
+        one.process.send_signal(signal.SIGTERM)
+        assert one.ended() == (3, "stopped on request (SIGTERM)\n")
     assert position(out) == ("search", 1)
     numbered(out)
 
@@ -397,11 +393,11 @@ def test_a_signal_while_the_engine_still_loads_is_obeyed_too(tmp_path: Path) -> 
     with process:
         for line in process.stderr:
             if "torch." in line:
-                process.send_signal(signal.SIGTERM)
+                process.send_signal(signal.SIGINT)
                 break
         said = [line for line in process.stderr if not line.startswith("import time:")]
         assert process.stdout.read() == ""
-    assert (process.returncode, said) == (3, ["stopped on request (SIGTERM)\n"])
+    assert (process.returncode, said) == (3, ["stopped on request (SIGINT)\n"])
 
 
 def test_a_supervisor_cancels_by_a_line(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,7 +71,8 @@ def test_a_stranger_opens_the_result_and_gets_the_reported_accuracy(run: Finishe
     test = splits.split(packed.labels.tolist(), packed.parts.tolist(), wanted.data, wanted.seed, 10)["test"]
     np.savez(tmp_path / "images.npz", x=packed.images[test], y=packed.labels[test])
     root = str(Path(compact.__file__).parents[1])
-    command = [sys.executable, "-I", "-c", STRANGER, str(run.result), str(tmp_path / "images.npz"), root]
+    shutil.copytree(run.result, tmp_path / "result")
+    command = [sys.executable, "-I", "-c", STRANGER, str(tmp_path / "result"), str(tmp_path / "images.npz"), root]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
     seen = json.loads(found.stdout)

@@ -56,7 +56,7 @@ def assert_sound(plan: Plan, kept: Kept, margins: dict[str, Tensor], levels: tup
     ("metric", "levels"), CASES, ids=lambda value: value if isinstance(value, str) else "+".join(value)
 )
 @given(seed=st.integers(0, 10**6), share=st.floats(0, 1), which=st.sampled_from([0, 1]))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_the_fit_is_below_the_target_and_within_three_percent(
     metric: str, levels: tuple[str, ...], seed: int, share: float, which: int
 ) -> None:
@@ -76,7 +76,7 @@ def test_the_fit_is_below_the_target_and_within_three_percent(
 
 
 @given(st.integers(0, 10**6), st.floats(0.1, 0.9), st.sampled_from([("filter", "weight"), LEVELS]))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_with_weights_open_the_target_is_met_exactly_unless_every_living_weight_is_kept(
     seed: int, share: float, levels: tuple[str, ...]
 ) -> None:

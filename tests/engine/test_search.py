@@ -171,13 +171,12 @@ def test_the_test_split_is_unread_until_the_networks_are_trained(
 
 
 @pytest.mark.usefixtures("without_onnx")
-@pytest.mark.parametrize("stride", [5, 8])
 def test_a_run_stopped_again_and_again_ends_with_the_very_same_network(
-    whole: tuple[Path, list[Event], int], tmp_path: Path, stride: int
+    whole: tuple[Path, list[Event], int], tmp_path: Path
 ) -> None:
-    """Each attempt makes some steps, so that the stops fall in every stage, its warm-up and the retraining."""
+    """Each attempt makes four steps, of five an epoch: the stops fall in every stage and at every step of an epoch."""
     folder, _, looks = whole
-    attempts, phases = 0, set()
+    attempts, phases, stride = 0, set(), 5
     while not interrupted(tmp_path, stride):
         attempts += 1
         saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["position"]

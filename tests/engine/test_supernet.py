@@ -73,7 +73,7 @@ def assert_equal_in_training(plan: Plan, kept: Kept, seed: int) -> None:
 
 
 @given(st.integers(0, 10**6), st.sampled_from(SHAPES))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=14, deadline=None)
 def test_masked_sliced_and_compact_are_one_function(seed: int, shape: dict) -> None:
     plan = small_plan(**shape)
     assert_equal_functions(plan, random_kept(plan, seed), seed)
@@ -87,7 +87,7 @@ def test_masked_and_sliced_train_alike(seed: int, shape: dict) -> None:
 
 
 @given(st.integers(0, 10**6), st.sampled_from(["operation", "filter", "weight"]))
-@settings(max_examples=9, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_each_granularity_alone_is_exact(seed: int, granularity: str) -> None:
     plan = small_plan(cells_=3, nodes=2)
     assert_equal_functions(plan, random_kept(plan, seed, [granularity]), seed)

@@ -100,7 +100,11 @@ def start(page: Page, name: str) -> str:
 
 
 def expect_state(page: Page, label: str, seconds: float = 60) -> None:
-    expect(page.locator("#state")).to_have_text(label, timeout=seconds * 1000)
+    """The state comes to this; another end fails at once, with what the page says about it."""
+    state = page.locator("#state")
+    expect(state).to_have_text(re.compile(f"{label}|Finished|Failed|Cancelled"), timeout=seconds * 1000)
+    if state.inner_text() != label:
+        raise AssertionError(f"expected {label}, but: {state.inner_text()}. {page.locator('#sentence').inner_text()}")
 
 
 def drawn(page: Page, chart: str) -> int:
