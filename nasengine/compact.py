@@ -84,6 +84,20 @@ class Mean(nn.Module):
         return x.mean(dim=(2, 3))
 
 
+def last_uses(inputs: Sequence[Sequence[str]]) -> list[list[str]]:
+    """For each step, the values that no later step reads, so that memory is given back on the way.
+
+    >>> last_uses([["a"], ["a", "b"], ["b"]])
+    [[], ['a'], ['b']]
+    """
+    seen: set[str] = set()
+    spent = []
+    for names in reversed(inputs):
+        spent.append([name for name in dict.fromkeys(names) if name not in seen])
+        seen.update(names)
+    return spent[::-1]
+
+
 def selected_channels(x: Tensor, index: Tensor, *, pad: bool) -> Tensor:
     """[N, I, H, W] to [N, O, H, W]: channel `index[o]` of `x`, or zeros where that is -1 (if `pad`)."""
     source = torch.cat([x, x.new_zeros(x.shape[0], 1, x.shape[2], x.shape[3])], dim=1) if pad else x
@@ -158,6 +172,7 @@ class Network(nn.Module):
         self.classes: list[str] = list(architecture.get("classes", []))
         self.image_size: int = architecture["image_size"]
         self.steps = [layer for layer in architecture["layers"] if layer["op"] != "image"]
+        self.spent = last_uses([layer["inputs"] for layer in self.steps])
         self.layers = nn.ModuleDict({layer["name"]: layer_module(layer) for layer in self.steps})
         self.register_buffer("mean", torch.tensor(architecture.get("mean", [0.0])), persistent=False)
         self.register_buffer("std", torch.tensor(architecture.get("std", [1.0])), persistent=False)
@@ -165,8 +180,10 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, classes] of preprocessed images [N, C, S, S]."""
         values = {"image": x}
-        for layer in self.steps:
+        for layer, spent in zip(self.steps, self.spent, strict=True):
             values[layer["name"]] = self.layers[layer["name"]](*(values[source] for source in layer["inputs"]))
+            for name in spent:
+                del values[name]
         return values[self.architecture["output"]]
 
     @torch.no_grad()

@@ -16,9 +16,11 @@ from nasengine.config import SearchConfig
 from nasengine.errors import ConfigError
 from nasengine.splits import DataFacts
 
-SECONDS_PER_LAYER, SECONDS_PER_VALUE = 2.2e-4, 5e-9
+SECONDS_PER_LAYER, SECONDS_PER_VALUE = 4.1e-4, 4.4e-9
 """Forward and backward of a layer on one CPU core: a fixed part, and a part for each number it produces."""
-RETRAIN_SHARE = 0.3
+TORCH_MIB = 700
+"""What PyTorch itself takes."""
+RETRAIN_SHARE = 0.55
 """Time of a retraining step against a step of the full space, roughly."""
 
 
@@ -29,7 +31,7 @@ class Outlook:
     Attributes:
         smallest_size: what every search can reach, whatever it finds.
         problems: (field, sentence); empty if it can run.
-        estimate: memory_mib of activations and weights in one step; seconds_cpu of the whole run on one CPU core.
+        estimate: memory_mib of the engine's process at its peak; seconds_cpu of the whole run on one CPU core.
         choices: granularity -> units that can be pruned.
     """
 
@@ -126,4 +128,4 @@ def _estimate(config: SearchConfig, plan: Plan, train: int) -> dict[str, float]:
     steps = max(1, train // batch)
     networks = 1 + config.baseline.random
     epochs = 0.6 * config.search.epochs + RETRAIN_SHARE * config.retrain.epochs * networks
-    return {"memory_mib": (values * batch * 4 + weights * 16) / 2**20, "seconds_cpu": step * steps * epochs}
+    return {"memory_mib": TORCH_MIB + (values * batch * 8 + weights * 16) / 2**20, "seconds_cpu": step * steps * epochs}

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasengine.architecture import Architecture, Layer, Plan, lowered
-from nasengine.compact import factorized_reduce, selected_channels
+from nasengine.compact import factorized_reduce, last_uses, selected_channels
 
 Kept = dict[str, Tensor]
 """Choice -> which of its units are alive, bool [units], for weight choices bool of the full weight's shape."""
@@ -91,9 +91,11 @@ class Supernet(nn.Module):
         """
         factors = _Factors(self, {**self.pruned_weights, **(masks or {})}, gains or {})
         values = {"image": x}
-        for layer in self.program:
+        for layer, spent in zip(self.program, self._spent, strict=True):
             if layer.op != "image":
                 values[layer.name] = self._apply(layer, [values[name] for name in self.inputs[layer.name]], factors)
+            for name in spent:
+                del values[name]
         return values[self.exit]
 
     def _apply(self, layer: Layer, inputs: list[Tensor], factors: _Factors) -> Tensor:
@@ -210,6 +212,7 @@ class Supernet(nn.Module):
         self.program = self.plan.program(self.exit, kept)
         names = {layer.name for layer in self.program}
         self.inputs = {layer.name: [source for source in layer.inputs if source in names] for layer in self.program}
+        self._spent = last_uses([self.inputs[layer.name] for layer in self.program])
         self.places, self.splits, self.alignments, self._pads = {}, {}, {}, {}
         self.statistics: dict[str, tuple[Tensor, Tensor]] = {}
         self.pruned_weights: dict[str, Tensor] = {}

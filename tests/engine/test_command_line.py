@@ -26,7 +26,7 @@ from nasengine.search import search as real_search
 from nasengine.splits import builtin_facts
 
 DEADLINE = 240
-SAME = ("architecture.json", "model.safetensors")
+SAME = ("architecture.json", "model.safetensors", "model.onnx")
 
 
 @pytest.fixture

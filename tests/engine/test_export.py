@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ import onnxruntime
 import pytest
 import torch
 from conftest import Finished
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
-from small import images_for, lived_in, living, random_gains, random_kept, small_plan
+from small import images_for, lived_in, living, random_gains, random_kept, relative, small_plan
 
 from nasengine import export
 from nasengine.errors import ConfigError, ExportError
@@ -105,6 +108,32 @@ def test_onnx_agrees_for_any_batch_size(run: Finished) -> None:
             expected = network(x).numpy()
         (found,) = session.run(None, {"images": x.numpy()})
         assert found.shape == expected.shape and np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+SHAPES = [
+    {},
+    {"image_size": 10, "cells_": 3, "reductions": (0, 2)},
+    {"image_size": 14, "nodes": 2, "reductions": (0, 1), "colours": 3},
+    {"cells_": 3, "nodes": 2, "reductions": (1,), "image_size": 9},
+]
+
+
+@given(st.integers(0, 10**6), st.sampled_from(SHAPES))
+@settings(max_examples=12, deadline=None)
+def test_any_network_of_the_space_is_written_to_onnx_as_it_is(seed: int, shape: dict) -> None:
+    """Every kind of layer, odd sides, channels that a source lacks: onnxruntime gives what torch gives."""
+    plan = small_plan(**shape)
+    net = Supernet(plan, lived_in(plan, seed, torch.float32).nursery, random_kept(plan, seed))
+    header = {"classes": ["a", "b", "c"], "mean": [0.5] * plan.groups["image"], "std": [0.2] * plan.groups["image"]}
+    gains = living(net, random_gains(plan, seed, torch.float32))
+    network = export.compact_network(net, architecture(plan, net.kept), gains, header)
+    x = images_for(plan, seed, n=5, dtype=torch.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        export.write_onnx(network, x[:2], Path(folder) / "model.onnx")
+        session = onnxruntime.InferenceSession(Path(folder) / "model.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(["logits"], {"images": x.numpy()})
+    with torch.no_grad():
+        assert relative(network(x), torch.from_numpy(found)) <= 1e-5
 
 
 # -- a later look -----------------------------------------------------------------------------------------------------

@@ -20,14 +20,8 @@ from nasengine.events import Event
 from nasengine.search import Control, search
 from nasengine.strategies import mgas
 
-SAME = ("architecture.json", "model.safetensors")
-"""What must be bit for bit the same; the report tells times and the ONNX file names its source lines."""
-
-
-@pytest.fixture
-def without_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ONNX file takes most of the time of a tiny run; other tests look at it."""
-    monkeypatch.setattr(export, "write_onnx", lambda _network, _sample, path: path.write_bytes(b""))
+SAME = ("architecture.json", "model.safetensors", "model.onnx")
+"""What must be bit for bit the same; the report tells times."""
 
 
 class StopAt(Control):
@@ -70,9 +64,7 @@ def told(folder: Path) -> list[dict[str, Any]]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Event], int]:
     """An uninterrupted run: its folder, its events, and how often it looked whether to stop."""
     folder, control = tmp_path_factory.mktemp("whole"), StopAt(float("inf"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "write_onnx", lambda _network, _sample, path: path.write_bytes(b""))
-        return folder, ran(folder, control=control), control.looks
+    return folder, ran(folder, control=control), control.looks
 
 
 # -- one run ----------------------------------------------------------------------------------------------------------
@@ -134,7 +126,6 @@ def test_the_report_counts_what_the_events_told(whole: tuple[Path, list[Event], 
         assert report[action] == summed
 
 
-@pytest.mark.usefixtures("without_onnx")
 def test_the_same_configuration_gives_the_same_network_and_another_seed_another(
     whole: tuple[Path, list[Event], int], tmp_path: Path
 ) -> None:
@@ -144,7 +135,6 @@ def test_the_same_configuration_gives_the_same_network_and_another_seed_another(
     assert content(tmp_path / "other")["model.safetensors"] != content(whole[0])["model.safetensors"]
 
 
-@pytest.mark.usefixtures("without_onnx")
 def test_the_test_split_is_unread_until_the_networks_are_trained(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -170,7 +160,6 @@ def test_the_test_split_is_unread_until_the_networks_are_trained(
 # -- interrupted and continued ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("without_onnx")
 def test_a_run_stopped_again_and_again_ends_with_the_very_same_network(
     whole: tuple[Path, list[Event], int], tmp_path: Path
 ) -> None:
@@ -191,7 +180,6 @@ def test_a_run_stopped_again_and_again_ends_with_the_very_same_network(
     assert kinds.count("stage_finished") == 2 and kinds[-1] == "search_finished"
 
 
-@pytest.mark.usefixtures("without_onnx")
 def test_a_stop_at_the_very_first_and_the_very_last_step_changes_nothing(
     whole: tuple[Path, list[Event], int], tmp_path: Path
 ) -> None:
@@ -203,7 +191,6 @@ def test_a_stop_at_the_very_first_and_the_very_last_step_changes_nothing(
     told(tmp_path)
 
 
-@pytest.mark.usefixtures("without_onnx")
 def test_random_networks_beside_the_found_one_survive_interruptions(tmp_path: Path) -> None:
     changes = {"baseline.random": 2, "retrain.start": "scratch"}
     control = StopAt(float("inf"))
@@ -220,7 +207,6 @@ def test_random_networks_beside_the_found_one_survive_interruptions(tmp_path: Pa
     assert again["baseline"] == reported["baseline"] and again["accuracy"] == reported["accuracy"]
 
 
-@pytest.mark.usefixtures("without_onnx")
 def test_what_a_dead_attempt_said_after_its_checkpoint_is_said_again(
     whole: tuple[Path, list[Event], int], tmp_path: Path
 ) -> None:
@@ -240,7 +226,6 @@ def test_what_a_dead_attempt_said_after_its_checkpoint_is_said_again(
     assert content(tmp_path) == content(whole[0])
 
 
-@pytest.mark.usefixtures("without_onnx")
 def test_a_run_that_dies_while_publishing_is_published_by_the_next(
     whole: tuple[Path, list[Event], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,7 +240,6 @@ def test_a_run_that_dies_while_publishing_is_published_by_the_next(
     assert not (tmp_path / "result.part").exists()
 
 
-@pytest.mark.usefixtures("without_onnx")
 def test_cancelling_saves_nothing_more(tmp_path: Path) -> None:
     control = Control()
     with pytest.raises(Interrupted, match=r"^stopped on request \(cancel\)$"):
@@ -311,12 +295,11 @@ def test_a_folder_with_another_search_is_refused(begun: Path, changes: dict, par
 
 def test_another_name_and_another_runtime_may_continue(begun: Path) -> None:
     before = told(begun)[-1]["seq"]
-    assert not interrupted(begun, 4, {"name": "new", "runtime.threads": 2})
+    assert not interrupted(begun, 4, {"name": "new", "runtime.device": "auto"})
     assert told(begun)[-1]["seq"] > before
     assert json.loads((begun / "config.json").read_text())["name"] == "new"
 
 
-@pytest.mark.usefixtures("without_onnx")
 def test_fresh_starts_over(begun: Path, whole: tuple[Path, list[Event], int]) -> None:
     said = ran(begun, fresh=True)
     assert said[0].seq == 1 and said[0].kind == "data_ready"
@@ -390,7 +373,6 @@ def test_a_loss_that_is_not_a_number_ends_the_search_with_a_sentence(
     assert not interrupted(tmp_path, 3), "the checkpoint goes on"
 
 
-@pytest.mark.usefixtures("without_onnx")
 def test_a_loss_that_is_not_a_number_ends_the_retraining_with_a_sentence(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
