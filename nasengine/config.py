@@ -185,7 +185,7 @@ class MGASConfig(Part):
         title="Stage ends", strict=False,
     )  # fmt: skip
     warmup_fraction: float = option(
-        0.2, "Share of each stage that trains weights only.", title="Warm-up share", ge=0, le=0.8
+        0.2, "Share of each stage that trains weights only; at least one epoch.", title="Warm-up share", ge=0, le=0.8
     )
     commit_every: int = option(2, "Prune for good every so many epochs.", title="Commit every", unit="epochs", ge=1)
     regrow_fraction: float = option(

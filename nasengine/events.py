@@ -149,12 +149,13 @@ class Committed(Event):
     kept: dict[str, str]
     """Operation or filter choice -> kept units as base64 of bits, first unit in the highest bit of the first byte."""
     kept_weights: dict[str, int]
-    """Weight choice -> number of kept weights in the kept rows and columns."""
+    """Weight choice -> kept weights in living candidates, rows and columns; all kept ones in blocks not yet open."""
     changes: list[dict[str, object]]
     """Each {choice, unit, action, score, threshold} for operations and filters; for weights one {choice, action, count,
     score, threshold} a choice, score being the mean. At most 2,000."""
     totals: dict[str, list[int]]
-    """Granularity -> [units kept, units in all], over the whole space."""
+    """Granularity -> [units kept, units in all], over the whole space, each by its own decision: a kept weight may
+    stand in a dead row; `kept_weights` counts those that run."""
     size: int
     target: int
 

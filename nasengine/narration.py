@@ -114,7 +114,7 @@ def committed(
         pruned=counts["pruned"],
         regrown=counts["regrown"],
         kept={c.name: packed_bits(net.kept[c.name]) for c in net.plan.choices if c.granularity != "weight"},
-        kept_weights=_living_weights(net),
+        kept_weights=_living_weights(net, stage.blocks),
         changes=changes[:CHANGES_SAID],
         totals=totals,
         size=size,
@@ -134,8 +134,10 @@ def packed_bits(alive: Tensor) -> str:
     return base64.b64encode(bytes(int(padded[i : i + 8], 2) for i in range(0, len(padded), 8))).decode()
 
 
-def _living_weights(net: Supernet) -> dict[str, int]:
-    found = {choice.name: 0 for choice in net.plan.choices if choice.granularity == "weight"}
+def _living_weights(net: Supernet, blocks: int) -> dict[str, int]:
+    """Weights that run: none in dead candidates, rows and columns; all that are kept in blocks not yet open."""
+    weights = [choice for choice in net.plan.choices if choice.granularity == "weight"]
+    found = {choice.name: int(net.kept[choice.name].sum()) if choice.block >= blocks else 0 for choice in weights}
     for layer in net.program:
         if layer.prunable:
             mask = net.pruned_weights.get(layer.weights)

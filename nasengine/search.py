@@ -79,13 +79,15 @@ class _Position:
     stage: int = 0
     epoch: int = 0
     step: int = 0
+    begun: bool = True
+    """Whether the stage was entered and announced."""
 
 
 class _Run:
     def __init__(self, config: SearchConfig, folder: Path, control: Control) -> None:
         self.config, self.folder, self.control = config, folder, control
         self.seq = 0
-        self.position = _Position()
+        self.position = _Position(begun=False)
         self.saved: dict[str, Any] | None = None
         self.meter = train.Meter()
         self.counts: dict[str, dict[str, int]] = {
@@ -259,7 +261,7 @@ class _Run:
     # -- stages --------------------------------------------------------------------------------------------------
 
     def _stage(self, stage: Stage) -> Iterator[Event]:
-        beginning = (self.position.epoch, self.position.step) == (0, 0)
+        beginning = not self.position.begun
         self.net.train()
         if beginning:
             self.net.enter(stage.exit)
@@ -280,7 +282,7 @@ class _Run:
                     stage=stage.index, name=stage.name, size=self._size(stage), target=stage.target,
                     validation=self._masked(self._resting(stage)), seconds=time.perf_counter() - started,
                 )  # fmt: skip
-                self.position = _Position(stage=stage.index + 1)
+                self.position = _Position(stage=stage.index + 1, begun=False)
             else:
                 if not moment.warming and (epoch + 1 - stage.warmup_epochs) % self.config.strategy.commit_every == 0:
                     yield from self._decided(moment, "cadence")
@@ -480,7 +482,8 @@ class _Run:
                 f"{self.folder} holds a finished search whose result was removed; start over with --fresh"
             )
         report = json.loads((self.folder / "result" / "report.json").read_text())
-        files = [export.described(self.folder / "result", path) for path in sorted((self.folder / "result").iterdir())]
+        folder = self.folder / "result"
+        files = [export.described(folder, folder / name) for name in (*export.FILES, "SHA256SUMS")]
         yield events.ResultReady(report=report, files=files)
         yield events.SearchFinished(seconds=sum(report["seconds"].values()))
 

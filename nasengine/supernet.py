@@ -286,12 +286,6 @@ class Supernet(nn.Module):
             start += width
         return found
 
-    def as_double(self) -> Supernet:
-        """A copy of the live network in fp64, in the same mode."""
-        self.store()
-        nursery = {name: value.double() for name, value in self.nursery.items()}
-        return Supernet(self.plan, nursery, self.kept, self.exit).train(self.training)
-
 
 class _Factors:
     """Masks and gains, as the factors that layers apply."""

@@ -38,8 +38,8 @@ OFF_SHARE = 0.1
 """A unit is pruned for good between stages only if it was on in less than this share of the recent steps."""
 NUDGE = 1e-6
 """Mask of a dead filter while its return is judged: at exactly zero the rectifier behind it passes no gradient."""
-WEIGHT_RANGE = 3.0
-"""Highest threshold of weights, in root mean squares of their layer."""
+HIGHEST = {"operation": 1.0, "filter": 1.0, "weight": 3.0}
+"""Highest threshold: the range of the scores; of weights, in root mean squares of their layer."""
 
 
 class MGAS(Strategy):
@@ -50,7 +50,7 @@ class MGAS(Strategy):
         granularities: levels at which units may be pruned.
         epochs: of the whole search.
         target: size at the end, in `metric`.
-        warmup_fraction, commit_every, regrow_fraction: see MGASConfig.
+        warmup_fraction, regrow_fraction: see MGASConfig.
         generator: for the first logits of the filters.
     """
 
@@ -151,8 +151,8 @@ class MGAS(Strategy):
             units = net.flat[granularity]
             now = torch.cat([draw.masks[name] for name in units.choices])
             average[units.index] = 0.9 * average[units.index] + 0.1 * now
-        for granularity, limit in (("operation", 1.0), ("filter", 1.0), ("weight", WEIGHT_RANGE)):
-            self.thresholds[granularity].clamp_(0, limit)
+        for granularity, highest in HIGHEST.items():
+            self.thresholds[granularity].clamp_(0, highest)
 
     def decide(self, net: Supernet, moment: Moment, point: Point, batches: Sequence[Batch]) -> list[Decision]:
         if point == "regrow":
@@ -195,7 +195,7 @@ class MGAS(Strategy):
             units = net.flat[granularity]
             scores = torch.sigmoid(logits[units.index])
             if granularity in self.granularities:
-                limits = self.thresholds[granularity][units.ordinal][units.group]
+                limits = self._limits(granularity)[units.ordinal][units.group]
                 flat = threshold(scores, limits, units.group, self.floors[granularity].to(scores.device)[units.ordinal])
             else:
                 flat = torch.ones_like(scores)
@@ -224,7 +224,7 @@ class MGAS(Strategy):
             numbers = torch.zeros_like(squares).index_add_(0, layer, alive).clamp_(min=1)
             scale = (squares / numbers).sqrt().clamp_(min=1e-12)
         scores = flat.abs() / scale[layer]
-        limits = self.thresholds["weight"][torch.tensor([number for number, _ in layers], device=flat.device)]
+        limits = self._limits("weight")[torch.tensor([number for number, _ in layers], device=flat.device)]
         with torch.no_grad():
             best = torch.zeros_like(squares).scatter_reduce_(0, layer, scores * alive, "amax")
             held = (scores * alive >= best[layer]) & (alive > 0)
@@ -232,6 +232,10 @@ class MGAS(Strategy):
         mask = (mask + torch.where(held, 1 - mask.detach(), 0.0)) * alive
         parts = mask.split(counts.tolist())
         return {name: part.view_as(weight) for (_, name), weight, part in zip(layers, weights, parts, strict=True)}
+
+    def _limits(self, granularity: str) -> Tensor:
+        """The thresholds, held in their range also right after an optimizer's step."""
+        return self.thresholds[granularity].clamp(0, HIGHEST[granularity])
 
     # -- control -------------------------------------------------------------------------------------------------
 
@@ -278,7 +282,7 @@ class MGAS(Strategy):
         thresholds: dict[str, float] = {}
         margins: dict[str, Tensor] = {}
         for granularity, choices in self.choices.items():
-            limits = self.thresholds[granularity].tolist()
+            limits = self._limits(granularity).tolist()
             sizes = [choice.units for choice in choices]
             logits = {"operation": self.alpha, "filter": self.k}.get(granularity)
             parts = (
@@ -286,7 +290,7 @@ class MGAS(Strategy):
                 if logits is not None
                 else [self._weight_scores(net, c) for c in choices]
             )
-            span = WEIGHT_RANGE if granularity == "weight" else 1.0
+            span = HIGHEST[granularity]
             for choice, part, limit in zip(choices, parts, limits, strict=True):
                 scores[choice.name], thresholds[choice.name] = part, limit
                 margin = ((part - limit) / span).clamp(-1, 1)
