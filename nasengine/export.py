@@ -361,7 +361,7 @@ Found by {report["method"]} in the {report["space"]} space on `{report["data"]["
 | latency, one image on {achieved["latency_device"]} | {achieved["latency_ms"]:.2f} ms |
 | limit | {target["value"]:,} {target["metric"]} |
 
-Zeros among the weights save space once the file is compressed, not time: ordinary hardware multiplies them all the same.
+Zeros among the weights save space once the file is compressed, not time: ordinary hardware multiplies them too.
 
 ```python
 from model import load

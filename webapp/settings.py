@@ -49,7 +49,7 @@ def _secret_key(folder: Path) -> str:
     path = folder / "secret_key"
     try:
         if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor, draft = tempfile.mkstemp(dir=folder)  # readable by its owner alone
             with os.fdopen(descriptor, "w") as file:
                 file.write(secrets.token_urlsafe(50))

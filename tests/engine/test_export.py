@@ -86,7 +86,7 @@ def test_the_card_tells_the_figures_of_the_report(run: Finished) -> None:
         f"{report['achieved']['bytes']:,} bytes",
     ):
         assert figure in card
-    assert "Zeros among the weights save storage, not time" in card
+    assert "Zeros among the weights save space once the file is compressed, not time" in card
 
 
 def test_the_weights_file_holds_no_mask_and_no_gate(run: Finished) -> None:
