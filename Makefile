@@ -1,7 +1,7 @@
 # What to type. Whatever needs .venv makes it first.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run demo test check clean
+.PHONY: help run link demo test check clean
 
 VENV := .venv
 IN_VENV := $(VENV)/bin/python
@@ -10,6 +10,7 @@ PIP := mkdir -p $(VENV)/tmp && TMPDIR=$(CURDIR)/$(VENV)/tmp $(IN_VENV) -m pip --
 
 help:
 	@echo "make run     Start Coppice and print a link to sign in with (PORT=8000 DATA_DIR=data REDIS_URL=)"
+	@echo "make link    A fresh link to sign in with, while Coppice runs (DATA_DIR=data)"
 	@echo "make demo    One quick search on the command line; its result lands in runs/demo/result"
 	@echo "make test    The whole test suite"
 	@echo "make check   Format, lint, types, import contracts, an import of every module"
@@ -18,6 +19,9 @@ help:
 
 run: $(VENV)/installed
 	@$(IN_VENV) manage.py run
+
+link: $(VENV)/installed
+	@$(IN_VENV) manage.py sign_in_link
 
 demo: $(VENV)/installed
 	@mkdir -p runs

@@ -27,26 +27,28 @@ CANDIDATES: tuple[Candidate, ...] = (
     "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5", "avg_pool_3x3", "max_pool_3x3",
 )  # fmt: skip
 
+USUAL_BATCH = 64
+
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "quick": {
         "data": {"image_size": 16},
         "cells": {"cells": 4, "channels": 8, "nodes": 2, "reductions": (1, 3)},
         "mgas": {"cuts": (2,)},
-        "search": {"epochs": 12, "batch_size": 64},
+        "search": {"epochs": 12},
         "retrain": {"epochs": 20, "start": "inherit", "lr": 0.05},
     },
     "standard": {
         "data": {"image_size": 32},
         "cells": {"cells": 8, "channels": 16, "nodes": 3},
         "mgas": {},
-        "search": {"epochs": 50, "batch_size": 96},
+        "search": {"epochs": 50},
         "retrain": {"epochs": 150, "start": "scratch"},
     },
     "thorough": {
         "data": {"image_size": 32},
         "cells": {"cells": 14, "channels": 24, "nodes": 4},
         "mgas": {},
-        "search": {"epochs": 120, "batch_size": 96},
+        "search": {"epochs": 120},
         "retrain": {"epochs": 600, "start": "scratch"},
     },
 }
@@ -248,9 +250,16 @@ class SearchPlan(Part):
     epochs: int = option(
         50, "Epochs of the whole search, all stages together.", title="Search epochs", unit="epochs", ge=4, le=2000
     )
-    batch_size: int = option(96, "Images a step.", title="Batch size", unit="images", ge=2, le=4096)
+    batch_size: int | None = option(
+        None, "Images a step. Empty: 64, or all training images if they are fewer.",
+        title="Batch size", unit="images", ge=2, le=4096,
+    )  # fmt: skip
     lr: float = option(0.05, "Learning rate of the weights (SGD).", title="Learning rate", gt=0, le=1)
     weight_decay: float = option(3e-4, "Weight decay of the weights.", title="Weight decay", ge=0, le=0.1)
+
+    def batch(self, train: int) -> int:
+        """Images a step, given the size of the train split."""
+        return self.batch_size or min(USUAL_BATCH, train)
 
 
 class RetrainConfig(Part):
@@ -334,7 +343,9 @@ class SearchConfig(Part):
     @property
     def cuts(self) -> tuple[int, ...]:
         """Numbers of cells after which the early stages end."""
-        return self.space.reduction_cells if self.strategy.cuts is None else self.strategy.cuts
+        if self.strategy.cuts is not None:
+            return self.strategy.cuts
+        return tuple(cell for cell in self.space.reduction_cells if cell > 0)
 
 
 def parse(raw: Mapping[str, Any]) -> SearchConfig:
@@ -363,10 +374,12 @@ def _completed(raw: Mapping[str, Any]) -> dict[str, Any]:
         known = {"space": list(catalogue.SPACES), "strategy": list(catalogue.STRATEGIES)}.get(part, [part])
         table = preset.get(kind, {}) if kind in known else {}
         filled[part] = {**table, **given}
-    if "cells" in _part(raw, "space") and "reductions" not in _part(raw, "space"):
+    space = _part(raw, "space")
+    if "cells" in space and "reductions" not in space:
         filled["space"].pop("reductions", None)  # the preset's positions belong to the preset's number of cells
-        if "cuts" not in _part(raw, "strategy") and isinstance(filled["strategy"], dict):
-            filled["strategy"].pop("cuts", None)
+    own_cells = {"cells", "reductions"} & set(space)
+    if own_cells and "cuts" not in _part(raw, "strategy") and isinstance(filled["strategy"], dict):
+        filled["strategy"].pop("cuts", None)
     data = filled["data"]
     if isinstance(data, dict) and "image_size" not in _part(raw, "data"):
         builtin = catalogue.DATASETS.get(str(data.get("dataset", "digits")))

@@ -39,12 +39,15 @@ def deterministic(threads: int) -> Iterator[None]:
         torch.is_deterministic_algorithms_warn_only_enabled(),
         torch.get_num_threads(),
     )
+    tf32 = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False  # ten bits of mantissa: masked and sliced networks would differ by 1e-4
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
     torch.set_num_threads(threads)
     try:
         yield
     finally:
+        torch.backends.cudnn.allow_tf32 = tf32
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.set_num_threads(before[2])
 

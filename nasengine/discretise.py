@@ -36,14 +36,16 @@ def fitted(
         EngineError: if even the floors are above the target (refused before a search starts).
     """
     problem = _Fit(plan, margins, metric, target, granularities)
-    offset = problem.offset()
-    kept = problem.kept_above(offset)
-    if problem.size(kept) < target and "weight" in granularities and metric == "params":
-        kept = problem.filled_with_weights(kept)
-    if problem.size(kept) < (1 - TOLERANCE) * target:
-        kept = problem.filled_with_units(kept, offset)
-        if "weight" in granularities and metric == "params":
-            kept = problem.filled_with_weights(kept)
+    with_weights = "weight" in granularities and metric == "params"
+    kept = problem.kept_above(problem.offset())
+    if with_weights:
+        kept = problem.balanced(kept)
+    if problem.is_wasteful(kept):
+        kept = problem.filled_with_units(kept)
+        if with_weights:
+            kept = problem.balanced(kept)
+    if problem.is_wasteful(kept) and with_weights:
+        kept = problem.filled_with_a_thinned_unit(kept)
     return kept
 
 
@@ -93,42 +95,68 @@ class _Fit:
                 break
         return high
 
-    def filled_with_weights(self, kept: Kept) -> Kept:
-        """Adds the best pruned weights that stand in living rows and columns, until the target is met exactly."""
-        sources = architecture(self.plan, kept).sources
-        names, spots, margins = [], [], []
-        for layer in self.plan.layers:
-            if layer.prunable and layer.name in sources:
-                rows, columns = (torch.tensor(index) for index in sources[layer.name])
-                inside = torch.zeros_like(kept[layer.weights])
-                inside[rows[:, None], columns[None, :]] = True
-                spot = (inside & ~kept[layer.weights]).flatten().nonzero().flatten()
-                names += [layer.weights]
-                spots += [spot]
-                margins += [self.margins[layer.weights].flatten()[spot]]
+    def is_wasteful(self, kept: Kept) -> bool:
+        """Whether more of the target is left than a fit should leave."""
+        return self.size(kept) < (1 - TOLERANCE) * self.target
+
+    def balanced(self, kept: Kept) -> Kept:
+        """Adds the best pruned weights, or takes the worst kept ones, in living rows and columns, until it fits."""
         missing = self.target - self.size(kept)
-        chosen = torch.zeros(sum(len(spot) for spot in spots), dtype=torch.bool)
-        chosen[torch.sort(torch.cat(margins), descending=True, stable=True).indices[:missing]] = True
+        spots = self._spots(kept, alive=missing < 0)
+        margins = torch.cat([self.margins[name].flatten()[spot] for name, spot in spots.items()])
+        best_first = torch.sort(margins, descending=missing > 0, stable=True).indices
+        chosen = torch.zeros(len(margins), dtype=torch.bool)
+        chosen[best_first[: abs(missing)]] = True
         kept = dict(kept)
-        for name, spot, picked in zip(names, spots, chosen.split([len(spot) for spot in spots]), strict=True):
+        for (name, spot), picked in zip(spots.items(), chosen.split([len(s) for s in spots.values()]), strict=True):
             flat = kept[name].flatten().clone()
-            flat[spot[picked]] = True
+            flat[spot[picked]] = missing > 0
             kept[name] = flat.view_as(kept[name])
         return kept
 
-    def filled_with_units(self, kept: Kept, offset: float) -> Kept:
+    def filled_with_units(self, kept: Kept) -> Kept:
         """Adds operations and filters one by one, best margin first, wherever they still fit."""
-        waiting = sorted(
-            (-float(self.margins[choice.name][unit]), index, choice.name, unit)
-            for index, choice in enumerate(self.plan.choices)
-            if choice.granularity != "weight" and choice.name in self.open
-            for unit in (~kept[choice.name]).nonzero().flatten().tolist()
-        )
-        for _, _, name, unit in waiting:
-            trial = {**kept, name: kept[name].clone()}
-            trial[name][unit] = True
+        for name, unit in self._waiting(kept):
+            trial = _with(kept, name, unit)
             if self.size(trial) <= self.target:
                 kept = trial
                 if self.size(kept) >= (1 - TOLERANCE / 3) * self.target:
                     break
         return kept
+
+    def filled_with_a_thinned_unit(self, kept: Kept) -> Kept:
+        """Adds the best operation or filter that fits once the network's worst weights make room for it."""
+        for name, unit in self._waiting(kept):
+            trial = self.balanced(_with(kept, name, unit))
+            if self.size(trial) <= self.target and not self.is_wasteful(trial):
+                return trial
+        return kept
+
+    def _spots(self, kept: Kept, *, alive: bool) -> dict[str, Tensor]:
+        """Weight choice -> places in living rows and columns whose weight is kept (beyond the floor), or pruned."""
+        sources = architecture(self.plan, kept).sources
+        spots = {}
+        for layer in self.plan.layers:
+            if layer.prunable and layer.name in sources:
+                rows, columns = (torch.tensor(index) for index in sources[layer.name])
+                inside = torch.zeros_like(kept[layer.weights])
+                inside[rows[:, None], columns[None, :]] = True
+                wanted = kept[layer.weights] & ~self.held[layer.weights] if alive else ~kept[layer.weights]
+                spots[layer.weights] = (inside & wanted).flatten().nonzero().flatten()
+        return spots
+
+    def _waiting(self, kept: Kept) -> list[tuple[str, int]]:
+        """Operations and filters that are off, best margin first."""
+        off = sorted(
+            (-float(self.margins[choice.name][unit]), index, choice.name, unit)
+            for index, choice in enumerate(self.plan.choices)
+            if choice.granularity != "weight" and choice.name in self.open
+            for unit in (~kept[choice.name]).nonzero().flatten().tolist()
+        )
+        return [(name, unit) for _, _, name, unit in off]
+
+
+def _with(kept: Kept, name: str, unit: int) -> Kept:
+    units = kept[name].clone()
+    units[unit] = True
+    return {**kept, name: units}

@@ -18,6 +18,8 @@ from nasengine.splits import DataFacts
 
 SECONDS_PER_LAYER, SECONDS_PER_VALUE = 4.1e-4, 4.4e-9
 """Forward and backward of a layer on one CPU core: a fixed part, and a part for each number it produces."""
+FEWEST = 10
+"""Training images without which nothing is tried."""
 TORCH_MIB = 700
 """What PyTorch itself takes."""
 RETRAIN_SHARE = 0.55
@@ -106,8 +108,11 @@ def _problems(
     if target < least:
         mend = f"give at least {least:,}, or a smaller space (fewer cells or channels)"
         found.append(("target.value", f"{target:,} {metric} is below what this space can surely reach; {mend}"))
-    if problem := splits.batch_problem(counts["train"], config.search.batch_size):
+    if problem := splits.batch_problem(counts["train"], config.search.batch(counts["train"])):
         found.append(("search.batch_size", problem))
+    if counts["train"] < FEWEST:
+        mend = f"use at least {FEWEST}, or hold out less for validation and test"
+        found.append(("data.dataset", f"{counts['train']} training images are too few to learn from; {mend}"))
     for split in ("validation", "test"):
         if not counts[split]:
             found.append(
@@ -123,7 +128,7 @@ def _estimate(config: SearchConfig, plan: Plan, train: int) -> dict[str, float]:
         if layer.op not in ("gate", "mix", "image", "mean", "linear")
     )
     weights = lowered(plan, {}).params_dense
-    batch = config.search.batch_size
+    batch = config.search.batch(train)
     step = len(plan.layers) * SECONDS_PER_LAYER + values * batch * SECONDS_PER_VALUE
     steps = max(1, train // batch)
     networks = 1 + config.baseline.random

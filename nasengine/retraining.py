@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -12,7 +13,11 @@ from nasengine import export, train
 from nasengine.architecture import Plan
 from nasengine.config import RetrainConfig
 from nasengine.discretise import fitted
+from nasengine.errors import EngineError
 from nasengine.supernet import Kept, Supernet, architecture, everything
+
+DRAWS = 50
+"""Random networks that are tried for a size."""
 
 
 class Retraining:
@@ -88,7 +93,13 @@ class Retraining:
 
 def random_decision(
     plan: Plan, stream: torch.Generator, *, metric: str, target: int, granularities: Collection[str]
-) -> Kept:
-    """A decision of the asked size in which every unit is as likely as any other of its level."""
-    margins = {name: torch.rand(alive.shape, generator=stream) for name, alive in everything(plan).items()}
-    return fitted(plan, margins, metric=metric, target=target, granularities=granularities)
+) -> Kept | None:
+    """A decision of the asked size in which every unit is as likely as any other of its level.
+
+    None if there is none in many draws: a size below `architecture.smallest` may take luck.
+    """
+    for _ in range(DRAWS):
+        margins = {name: torch.rand(alive.shape, generator=stream) for name, alive in everything(plan).items()}
+        with contextlib.suppress(EngineError):
+            return fitted(plan, margins, metric=metric, target=target, granularities=granularities)
+    return None

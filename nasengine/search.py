@@ -10,6 +10,7 @@ so a run that was killed and continued ends with the very same network.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ from nasengine.report import reported, versions
 from nasengine.retraining import Retraining, random_decision
 from nasengine.strategies.base import Draw, Moment, Point, Stage
 from nasengine.supernet import Supernet, architecture
+
+logger = logging.getLogger(__name__)
 
 JUDGING_BATCHES = 4
 """Held-out batches that a strategy may look at to decide."""
@@ -114,9 +117,8 @@ class _Run:
             shutil.rmtree(self.folder / "result", ignore_errors=True)
         if (self.folder / "checkpoint.pt").exists():
             known = _settings(settings)
-            different = sorted(
-                part for part in wanted if part not in ("name", "runtime") and known.get(part) != wanted[part]
-            )
+            before, now = _decisive(known), _decisive(wanted)
+            different = sorted(part for part in now if before.get(part) != now[part])
             if different:
                 raise ConfigError.at(
                     different[0],
@@ -152,6 +154,7 @@ class _Run:
         state: dict[str, Any] = {
             "position": vars(self.position),
             "seq": self.seq,
+            "sha256": self.images.sha256,
             "net": {
                 "nursery": self.net.nursery,
                 "momentum": self.net.momentum,
@@ -206,13 +209,18 @@ class _Run:
             yield from self._said_again()
             return
         packed = yield from self._loaded(silent=resumed)
+        if self.saved is not None and self.saved.get("sha256") != packed.sha256:
+            raise ConfigError.at(
+                "data.dataset",
+                f"the images are not those of the search in {self.folder}; use another, or --fresh to start over",
+            )
         self.look = outlook(self.config, packed.facts)
         self.look.check()
         self.device = device.chosen(self.config.runtime.device)
         self.images = data.images(packed, self.config.data, self.config.seed, self.device)
         self.feed = train.Feed(
             images=self.images,
-            batch_size=self.config.search.batch_size,
+            batch_size=self.config.search.batch(len(self.images.train)),
             seed=self.config.seed,
             precision=self.config.runtime.precision,
         )
@@ -344,7 +352,7 @@ class _Run:
         yield event
 
     def _judging_batches(self) -> list[tuple[Tensor, Tensor]]:
-        size = self.config.search.batch_size
+        size = self.feed.batch_size
         x, y = self.feed.plain(self.images.validation, JUDGING_BATCHES * size)
         return list(zip(x.split(size), y.split(size), strict=True))
 
@@ -396,7 +404,8 @@ class _Run:
 
     def _retrainings(self) -> Iterator[Event]:
         for index in range(self.position.stage, 1 + self.config.baseline.random):
-            self._prepare(index)
+            if not self._prepare(index):
+                break
             total = self.config.retrain.epochs
             for epoch in range(self.position.epoch, total):
                 yield from self._retrain_epoch(index, epoch)
@@ -410,9 +419,11 @@ class _Run:
                 self.found = self.retraining.network.state_dict()
             self.position = _Position(phase="retrain", stage=index + 1)
 
-    def _prepare(self, index: int) -> None:
-        """The compact network number `index`, with its weights at the start or as they were saved."""
+    def _prepare(self, index: int) -> bool:
+        """The compact network number `index`, with its weights at the start or as they were saved, if there is one."""
         net = self.net if index == 0 else self._random(index)
+        if net is None:
+            return False
         with torch.no_grad():
             gains = self.strategy.draw(net, self._resting(self.stages[-1]))[0].gains
         if index == 0 and not self.parity:
@@ -424,8 +435,9 @@ class _Run:
         )  # fmt: skip
         if self.saved is not None and "network" in self.saved and self.saved["position"]["stage"] == index:
             self.retraining.load(self.saved["network"])
+        return True
 
-    def _random(self, index: int) -> Supernet:
+    def _random(self, index: int) -> Supernet | None:
         self.net.store()
         size = architecture(self.plan, self.net.kept).size(self.config.target.metric)
         stream = device.generator("cpu", self.config.seed, "random network", index)
@@ -436,6 +448,9 @@ class _Run:
             target=size,
             granularities=self.config.strategy.granularities,
         )
+        if kept is None:
+            logger.warning("no random network of %s %s was found; the comparison ends here", size, self.look.metric)
+            return None
         return Supernet(self.plan, self.net.nursery, {name: alive.to(self.device) for name, alive in kept.items()})
 
     def _retrain_epoch(self, index: int, epoch: int) -> Iterator[Event]:
@@ -519,6 +534,13 @@ class _Run:
         """Seconds left, from the speed since this process began."""
         gained = fraction - self.resumed_fraction
         return (time.perf_counter() - self.began) / gained * (1 - fraction) if gained > 0 else None
+
+
+def _decisive(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that decide the result, by part: not the name, not where it runs."""
+    runtime = settings.get("runtime")
+    bits = {key: runtime.get(key) for key in ("precision", "threads")} if isinstance(runtime, dict) else None
+    return {**{part: value for part, value in settings.items() if part != "name"}, "runtime": bits}
 
 
 def _settings(path: Path) -> dict[str, Any]:

@@ -35,6 +35,8 @@ api = NinjaAPI(
 
 ABOUT = ("openapi-json", "openapi-view", "api-root")
 """Names of the pages about the API."""
+LARGEST = 10**12
+"""No list is as long; databases refuse numbers that need more than 63 bits."""
 
 
 class SearchOut(Schema):
@@ -96,14 +98,14 @@ class Page(Schema):
     """Which part of a list."""
 
     limit: int = Field(50, ge=1, le=200)
-    offset: int = Field(0, ge=0)
+    offset: int = Field(0, ge=0, le=LARGEST)
 
 
 class After(Schema):
     """What the reader has: the last event's number and how many rewinds it knows (`state.rewinds`)."""
 
-    after: int = Field(0, ge=0)
-    rewinds: int = Field(0, ge=0)
+    after: int = Field(0, ge=0, le=LARGEST)
+    rewinds: int = Field(0, ge=0, le=LARGEST)
 
 
 def config_schema() -> dict[str, Any]:
@@ -147,7 +149,7 @@ def list_searches(request: HttpRequest, page: Query[Page]) -> Any:
 def create_search(request: HttpRequest) -> Any:
     try:
         raw = json.loads(request.body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError.at("", f"the body is not JSON ({error}); send the configuration as one JSON object") from None
     asked = selectors.search_asked(owner=_user(request), raw=raw)
     return Status(201, services.search_create(owner=_user(request), asked=asked))

@@ -7,6 +7,7 @@ line, and put at the field it names.
 from __future__ import annotations
 
 import json
+import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ LABELS: dict[str, dict[str, str]] = {
     "target.metric": {name: label.capitalize() for name, label in METRICS.items()},
 }
 YES_NO = {"true": "Yes", "false": "No"}
+ENDLESS = re.compile(r"(\S{40})[^\s'\"]{60,}")
+"""A word that is too long to be shown whole."""
 
 
 @dataclass(frozen=True)
@@ -108,16 +111,21 @@ class NewSearchForm(forms.Form):
     """What a person may ask for. An advanced field that is left empty has the preset's value.
 
     When valid, `asked` is what `services.search_create` wants.
+
+    Args:
+        dataset: the data set to begin with; an unknown one changes nothing.
     """
 
     asked: Asked
 
-    def __init__(self, data: Mapping[str, Any] | None = None, *, owner: User) -> None:
+    def __init__(self, data: Mapping[str, Any] | None = None, *, owner: User, dataset: str | None = None) -> None:
         super().__init__(data)
         self.owner = owner
         self.presets = {preset: parse({"preset": preset, "data": {"dataset": "cifar10"}}) for preset in PRESETS}
         for setting in settings_of():
             self.fields[form_name(setting.dotted)] = self._field(setting)
+        if dataset in dict(self.fields["data__dataset"].widget.choices):
+            self.initial["data__dataset"] = dataset
 
     @property
     def basic_fields(self) -> list[BoundField]:
@@ -152,9 +160,11 @@ class NewSearchForm(forms.Form):
             return None
 
     def add_problems(self, problems: Iterable[tuple[str, str]]) -> None:
-        """Puts what the engine says at the fields it names."""
+        """Puts what the engine says first of each field at that field, without repeating a page of what was typed."""
         for dotted, sentence in problems:
-            self.add_error(field_of(dotted, self.fields), sentence)
+            field = field_of(dotted, self.fields)
+            if field is None or field not in self.errors:
+                self.add_error(field, ENDLESS.sub(r"\1…", sentence))
 
     def clean(self) -> dict[str, Any]:
         asked = self.read()
@@ -177,8 +187,9 @@ class NewSearchForm(forms.Form):
         else:
             shown = {} if basic else {"placeholder": self._shown(setting, "quick")}
             numeric = setting.kind in (int, float) and not setting.is_list
-            attrs |= shown | (_bounds(setting) | {"inputmode": "decimal"} if numeric else {"autocomplete": "off"})
-            widget = forms.NumberInput(attrs=attrs) if numeric else forms.TextInput(attrs=attrs)
+            # No number input: where a browser cannot read the number it sends nothing, and nobody is told.
+            attrs |= shown | {"autocomplete": "off"} | ({"inputmode": "decimal"} if numeric else {})
+            widget = forms.TextInput(attrs=attrs)
         field = SettingField(
             setting,
             label=setting.info.title or setting.dotted,
@@ -273,16 +284,6 @@ def _plain(text: str, kind: type | None) -> Any:
         return float(text)
     except ValueError:
         return text
-
-
-def _bounds(setting: Setting) -> dict[str, str]:
-    """The bounds of a number as the browser wants them."""
-    found: dict[str, str] = {"step": "1" if setting.kind is int else "any"}
-    for constraint in setting.info.metadata:
-        for ours, theirs in (("ge", "min"), ("le", "max"), ("multiple_of", "step")):
-            if (bound := getattr(constraint, ours, None)) is not None:
-                found[theirs] = str(bound)
-    return found
 
 
 def _value(config: SearchConfig, dotted: str) -> Any:

@@ -61,13 +61,25 @@ def alone(folder: Path, address: str) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise CannotStart(
-                f"another Coppice runs on this data folder: {file.read().strip()}; use that one, or another folder: "
-                "make run DATA_DIR=/path"
+                f"another Coppice runs on this data folder: {file.read().strip()}; use that one (make link signs you "
+                "in), or another folder: make run DATA_DIR=/path"
             ) from None
         file.truncate(0)
         file.write(f"{address} (process {os.getpid()})\n")
         file.flush()
         yield
+
+
+def running_at(folder: Path) -> str:
+    """Address of the Coppice that runs on this data folder."""
+    try:
+        with (folder / "running").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return (folder / "running").read_text().split()[0]
+    except OSError:
+        pass
+    raise CannotStart(f"no Coppice runs on {folder}; start it with make run, which prints a link, too")
 
 
 def require_redis(url: str) -> None:

@@ -78,7 +78,7 @@ def _without_paths(owner: User, raw: Mapping[str, Any]) -> tuple[dict[str, Any],
     if not isinstance(data, Mapping):
         return dict(raw), None
     name = data.get("dataset")
-    if name in catalogue.FILE_DATASETS or data.get("path") is not None:
+    if (isinstance(name, str) and name in catalogue.FILE_DATASETS) or data.get("path") is not None:
         raise ConfigError.at(
             "data.path",
             "files of the server cannot be named here; upload a zip on the data sets page and name it upload:<its id>",

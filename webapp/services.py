@@ -290,9 +290,12 @@ def dataset_delete(*, dataset: Dataset) -> None:
 
 
 def dataset_files_delete(*, dataset: Dataset) -> None:
-    """Removes the files of a data set whose row is gone."""
+    """Removes the files of a data set whose row is gone; the packed images only if nobody else uploaded the same."""
     shutil.rmtree((Path(settings.MEDIA_ROOT) / dataset.file).parent, ignore_errors=True)
     shutil.rmtree(packed_folder(dataset.pk), ignore_errors=True)
+    if not Dataset.objects.filter(sha256=dataset.sha256).exists():
+        for packed in (Path(settings.ENGINE_CACHE) / "packed").glob(f"{dataset.sha256}-*.npz*"):
+            packed.unlink(missing_ok=True)
 
 
 def dataset_move(

@@ -198,7 +198,8 @@ def _conclude_packing(dataset: Dataset, ended: Ended, said: dict[str, events.Eve
     elif ended.code < 0 or ended.code == STOPPED:
         services.dataset_interrupt(**mine, reason=_reason("Its engine was stopped.", ended), is_loss=True)
     elif isinstance(failed, events.SearchFailed):
-        services.dataset_fail(**mine, message=failed.message)
+        sentences = "; ".join(sentence for _, sentence in failed.problems)  # the fields are those of a configuration
+        services.dataset_fail(**mine, message=sentences or failed.message)
     else:
         services.dataset_fail(**mine, message=_reason(f"The engine ended with exit status {ended.code}.", ended))
 

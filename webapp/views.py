@@ -52,7 +52,8 @@ def searches(request: OwnedRequest) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def search_new(request: OwnedRequest) -> HttpResponse:
-    form = NewSearchForm(request.POST if request.method == "POST" else None, owner=request.user)
+    data = request.POST if request.method == "POST" else None
+    form = NewSearchForm(data, owner=request.user, dataset=request.GET.get("dataset"))
     if form.is_bound and form.is_valid():
         try:
             return redirect(services.search_create(owner=request.user, asked=form.asked))

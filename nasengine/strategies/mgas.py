@@ -78,6 +78,7 @@ class MGAS(Strategy):
         )
         self.floors = {g: torch.tensor([c.floor for c in choices]) for g, choices in self.choices.items()}
         self.register_buffer("integral", torch.zeros(()))
+        self.register_buffer("ramp_start", torch.zeros(()))
         self.register_buffer("on_operation", torch.ones(total["operation"]))
         self.register_buffer("on_filter", torch.ones(total["filter"]))
 
@@ -102,7 +103,7 @@ class MGAS(Strategy):
             stages.append(
                 Stage(
                     index=index,
-                    name="the whole network" if last else f"the first {plan.exit_blocks[index] - 1} cells",
+                    name="the whole network" if last else _front(plan.exit_blocks[index] - 1),
                     exit=exit_,
                     blocks=plan.exit_blocks[index],
                     epochs=epochs,
@@ -240,12 +241,13 @@ class MGAS(Strategy):
     # -- control -------------------------------------------------------------------------------------------------
 
     def _wanted(self, moment: Moment) -> float:
-        """The wanted size: falls geometrically over the ramp, then stays at the stage's target."""
+        """The wanted size: from what lives after the warm-up it goes geometrically to the target, and stays there."""
         stage = moment.stage
         if moment.warming:
             return float(stage.start_size)
+        start = float(self.ramp_start)
         share = min(1.0, moment.progress / RAMP)
-        return stage.start_size * (stage.target / stage.start_size) ** share
+        return start * (stage.target / start) ** share
 
     def _error(self, moment: Moment, size: Tensor) -> Tensor:
         return torch.log(size.detach() / self._wanted(moment))
@@ -269,6 +271,8 @@ class MGAS(Strategy):
                 self.thresholds["weight"][number] = (
                     weight.abs() / weight.pow(2).mean().sqrt().clamp(min=1e-12)
                 ).quantile(0.02)
+        alive = {name: torch.ones_like(gain) for name, gain in self._gains(net).items()} | net.pruned_weights
+        self.ramp_start.copy_(costs.size(net.plan, net.program, alive, self.metric, net.units))
         self.integral.zero_()
         self.on_operation.fill_(1)
         self.on_filter.fill_(1)
@@ -402,6 +406,10 @@ class MGAS(Strategy):
                 new = kept[choice.name] & ~net.kept[choice.name]
                 if bool(new.any()):
                     part[new] = part[net.kept[choice.name]].min()
+
+
+def _front(cells: int) -> str:
+    return "the first cell" if cells == 1 else f"the first {cells} cells"
 
 
 def strategy(plan: Plan, config: Any, target: int, generator: torch.Generator) -> MGAS:

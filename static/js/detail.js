@@ -15,7 +15,7 @@ const at = (id) => document.getElementById(id);
 const run = emptyRun(feed.charts);
 const charts = new Charts(at("charts"), feed.charts);
 const network = new Network(at("network"));
-const shown = { state: feed.state, commit: null, log: 0, spoken: "" };
+const shown = { state: feed.state, page: feed.state.label, commit: null, log: 0, spoken: "" };
 
 // Pacing: one animation frame, not before DRAW_EVERY since the last; hidden tabs get none and catch up when seen.
 let drawn = 0;
@@ -177,7 +177,6 @@ function log(model) {
 }
 
 function state(frame) {
-  const before = shown.state;
   shown.state = frame;
   const badge = at("state");
   badge.textContent = frame.label;
@@ -185,8 +184,21 @@ function state(frame) {
   const queue = frame.queue_position ? ` ${frame.queue_position === 1 ? "It is the next in line." : `${frame.queue_position - 1} before it in line.`}` : "";
   at("sentence").textContent = frame.sentence + queue;
   say(`${frame.label}. ${frame.sentence}${queue}`);
-  if (frame.state !== before.state) swap(["actions", "trouble", "result", "artifacts"]);
+  refresh();
   wanted();
+}
+
+// What the server draws belongs to one label of the state: it is fetched until it is that of the newest.
+let refreshing = false;
+async function refresh() {
+  if (refreshing) return;
+  refreshing = true;
+  for (let pause = 1000; shown.page !== shown.state.label && !["gone", "signed-out"].includes(document.body.dataset.link); ) {
+    const label = shown.state.label;
+    if (await swap(["actions", "trouble", "result", "artifacts"])) shown.page = label;
+    else await new Promise((done) => setTimeout(done, (pause = Math.min(2 * pause, 60_000))));
+  }
+  refreshing = false;
 }
 
 /** Speaks to screen readers, once for each new text. */

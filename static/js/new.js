@@ -117,9 +117,6 @@ form.addEventListener("input", (event) => {
   ask();
 });
 
-const wanted = new URLSearchParams(location.search).get("dataset");
-const datasets = form.elements["data__dataset"];
-if (wanted && [...datasets.options].some((option) => option.value === wanted)) datasets.value = wanted;
 if (form.querySelector("#advanced .problem:not(:empty)")) at("advanced").open = true;
 presets();
 sentences();

@@ -1,10 +1,11 @@
 // Keeps parts of a page fresh without drawing them twice: fetches the page again and takes over the named elements.
 
-/** Fetches `url` and replaces each element of `ids` by its namesake. Returns the fetched document, or null. */
-export async function swap(ids, url = location.href) {
+/** Fetches this page and replaces each element of `ids` by its namesake. Returns the fetched document, or null. */
+export async function swap(ids, signedOut = () => {}) {
   let page;
   try {
-    const answer = await fetch(url, { credentials: "same-origin", cache: "no-store" });
+    const answer = await fetch(location.href, { credentials: "same-origin", cache: "no-store" });
+    if (answer.redirected) signedOut();
     if (!answer.ok || answer.redirected) return null;
     page = new DOMParser().parseFromString(await answer.text(), "text/html");
   } catch {
@@ -26,9 +27,12 @@ export function take(page, ids) {
   }
 }
 
-/** Swaps the element `id` every `every` milliseconds as long as its data-live says something and the tab is looked at. */
+/**
+ * Swaps the element `id` every `every` milliseconds as long as its data-live says something and the tab is looked at.
+ * Who was signed out meanwhile gets to the sign-in page.
+ */
 export function keepFresh(id, every = 3000) {
   setInterval(() => {
-    if (!document.hidden && document.getElementById(id)?.dataset.live) swap([id]);
+    if (!document.hidden && document.getElementById(id)?.dataset.live) swap([id], () => location.reload());
   }, every);
 }

@@ -23,6 +23,11 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
   });
 }
 
+/** The button that was pressed is gone or was disabled, and the focus with it: it goes to what has to be mended. */
+function again() {
+  document.querySelector("#upload input[type=file]").focus();
+}
+
 function send(form) {
   const [box, text, bar, button] = [...["upload-progress", "upload-text", "upload-bar"].map((id) => document.getElementById(id)), form.querySelector("button")];
   const request = new XMLHttpRequest();
@@ -31,6 +36,7 @@ function send(form) {
     button.disabled = false;
     text.textContent = message;
     bar.hidden = true;
+    again();
   };
   request.upload.onprogress = ({ loaded, total }) => {
     const seconds = (performance.now() - begun) / 1000;
@@ -41,7 +47,10 @@ function send(form) {
   request.onload = () => {
     const page = new DOMParser().parseFromString(request.responseText, "text/html");
     if (request.status < 300 && !page.querySelector("#upload .problem:not(:empty)")) return location.assign(request.responseURL);
-    if (page.getElementById("upload")) return take(page, ["upload"]);
+    if (page.getElementById("upload")) {
+      take(page, ["upload"]);
+      return again();
+    }
     return over(request.status === 413 ? "This file is larger than the server takes." : `The server refused it (status ${request.status}). Try again.`);
   };
   request.onerror = () => over("The connection broke before everything was sent. Try again.");

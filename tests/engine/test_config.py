@@ -133,7 +133,7 @@ def test_a_preset_fills_what_is_left_out_and_nothing_else(preset: str) -> None:
     assert filled.data.image_size == table["data"]["image_size"]
     own = parse({"preset": preset, "search": {"epochs": 77}, "space": {"channels": 10}})
     assert (own.search.epochs, own.space.channels) == (77, 10)
-    assert own.search.batch_size == table["search"]["batch_size"]
+    assert own.search.batch(100) == 64 and own.search.batch(20) == 20
 
 
 def test_what_a_configuration_prints_is_a_configuration() -> None:

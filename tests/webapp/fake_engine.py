@@ -130,6 +130,11 @@ def pack(folder: Path, path: Path) -> int:
         message = "no images were found; expected one folder a class"
         say(events.SearchFailed(error="DataError", message=message, problems=[]))
         return 2
+    if "empty" in path.name:
+        message = "there are no images; expected one folder a class"
+        problems = [["data.path", message]]
+        say(events.SearchFailed(error="DataError", message=f"data.path: {message}", problems=problems))
+        return 2
     say(events.DataProgress(what="packing", done=50, total=100, unit="images", eta_seconds=1.0))
     if "slow" in path.name:
         time.sleep(600)

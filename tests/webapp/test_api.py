@@ -59,6 +59,9 @@ def test_it_works(page: Client, sent: list[tuple[str, str]]) -> None:
         config(preset="lazy"),
         config(data="digits"),
         config(name=7, seed=-1),
+        config(data={"dataset": ["a"]}),
+        config(data={"dataset": {}}),
+        config(preset=["quick"]),
         [1, 2],
     ],
 )
@@ -75,6 +78,13 @@ def test_what_is_not_json_is_told_so(page: Client) -> None:
     ((field, sentence),) = answer.json()["problems"]  # type: ignore[attr-defined]
     assert field == "" and sentence.startswith("the body is not JSON (Expecting property name")
     assert sentence.endswith("send the configuration as one JSON object")
+
+
+def test_a_body_that_is_nested_too_deep_is_told_so(page: Client) -> None:
+    answer = post(page, "[" * 100_000)
+    assert answer.status_code == 422
+    ((field, sentence),) = answer.json()["problems"]  # type: ignore[attr-defined]
+    assert field == "" and sentence.startswith("the body is not JSON (maximum recursion depth exceeded")
 
 
 def test_uploads_are_named_by_reference_and_paths_are_refused(page: Client, ready_dataset: Dataset) -> None:
@@ -145,3 +155,12 @@ def test_a_long_list_comes_in_parts(page: Client, new_search: Callable[..., Sear
     names = [new_search(name=f"number {i}").name for i in range(3)]
     part = page.get("/api/v1/searches", {"limit": 1, "offset": 1}).json()
     assert [search["name"] for search in part] == [names[1]]
+
+
+def test_numbers_beyond_every_list_are_refused_with_a_sentence(page: Client, running: Search) -> None:
+    for url, name in (("/api/v1/searches", "offset"), (f"/api/v1/searches/{running.pk}/events", "after")):
+        answer = page.get(url, {name: 10**30})
+        assert answer.status_code == 422
+        (problem,) = answer.json()["detail"]
+        assert problem["loc"][-1] == name
+        assert problem["msg"] == "Input should be less than or equal to 1000000000000"

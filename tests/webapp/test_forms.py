@@ -64,7 +64,8 @@ def test_every_setting_has_a_field_with_its_own_label_and_help(alice: User) -> N
     batch = new.fields["search__batch_size"]
     assert isinstance(batch, SettingField)
     assert (batch.label, batch.unit) == ("Batch size", "images")  # type: ignore[attr-defined]
-    assert (batch.widget.attrs["min"], batch.widget.attrs["max"]) == ("2", "4096")
+    assert batch.widget.input_type == "text", "a number input sends nothing where it cannot read the number"  # type: ignore[attr-defined]
+    assert batch.widget.attrs["inputmode"] == "decimal"
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -120,6 +121,21 @@ def test_the_engines_own_sentence_stands_at_the_field(
     assert expected
     assert not filled.is_valid()
     assert dict(filled.errors) == {at: [sentence for _, sentence in expected]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "at", "sentence"),
+    [
+        ({"target__value": "nan"}, "target__value", "input should be a finite number, not nan"),
+        (
+            {"search__epochs": "9" * 400},
+            "search__epochs",
+            f"input should be less than or equal to 2000, not {'9' * 40}…",
+        ),
+    ],
+)
+def test_a_field_has_one_sentence_and_it_is_short(alice: User, fields: dict[str, str], at: str, sentence: str) -> None:
+    assert form(alice, **fields).errors == {at: [sentence]}
 
 
 def test_a_ready_upload_can_be_chosen_by_its_owner_alone(alice: User, bob: User, ready_dataset: Dataset) -> None:

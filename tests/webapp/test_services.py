@@ -275,6 +275,19 @@ def test_a_data_set_in_use_is_not_deleted(
     assert (search.dataset, search.dataset_label) == (None, "Cats"), "what was found on it stays"
 
 
+def test_the_packed_images_go_with_the_last_upload_of_them(new_dataset: Callable[..., Dataset], settings: Any) -> None:
+    first, second = new_dataset(), new_dataset()
+    folder: Path = settings.ENGINE_CACHE / "packed"
+    folder.mkdir(parents=True)
+    packed, others = folder / f"{first.sha256}-32-v1.npz", folder / f"{'ab' * 32}-32-v1.npz"
+    packed.touch()
+    others.touch()
+    services.dataset_delete(dataset=first)
+    assert packed.exists(), "the second upload says the same and still needs it"
+    services.dataset_delete(dataset=second)
+    assert list(folder.iterdir()) == [others]
+
+
 def test_a_sign_in_link_works_once_and_not_for_long(alice: User) -> None:
     token = services.sign_in_link_create(user=alice)
     assert token not in str(list(SignInLink.objects.values())), "only its hash is stored"

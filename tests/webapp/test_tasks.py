@@ -264,13 +264,22 @@ def test_an_upload_is_packed(new_dataset: Callable[..., Dataset]) -> None:
     assert selectors.dataset_class_rows(dataset) == [("cat", {"all": 60}, ["0-0.png"]), ("dog", {"all": 40}, [])]
 
 
-def test_bad_images_fail_with_the_engines_sentence(new_dataset: Callable[..., Dataset]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("bad", "no images were found; expected one folder a class"),
+        ("empty", "there are no images; expected one folder a class"),
+    ],
+)
+def test_bad_images_fail_with_the_engines_sentence_alone(
+    new_dataset: Callable[..., Dataset], kind: str, sentence: str
+) -> None:
     dataset = new_dataset()
-    Dataset.objects.update(file=dataset.file.replace("cats", "bad"))
+    Dataset.objects.update(file=dataset.file.replace("cats", kind))
     tasks.ingest_dataset(str(dataset.pk))
     dataset.refresh_from_db()
     assert dataset.state == DatasetState.FAILED
-    assert dataset.message == "no images were found; expected one folder a class"
+    assert dataset.message == sentence
 
 
 def test_facts_that_cannot_be_read_fail_with_a_sentence(new_dataset: Callable[..., Dataset]) -> None:

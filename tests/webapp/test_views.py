@@ -19,6 +19,7 @@ from nasengine import events
 from tests.webapp.cast import A_ZIP, progress, put_into, say
 from webapp import selectors, services
 from webapp.charts import CHARTS
+from webapp.forms import NewSearchForm
 from webapp.models import Dataset, DatasetState, Search, SearchState
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -72,6 +73,19 @@ def test_the_new_search_page_starts_a_search(page: Client, sent: list[tuple[str,
     assert answer.status_code == 302 and answer["Location"] == search.url
     assert (search.name, search.target_text) == ("mine", "40% of the parameters")
     assert sent == [("webapp.tasks.run_search", str(search.pk))]
+
+
+def test_a_search_on_these_images_begins_with_them_chosen(page: Client, ready_dataset: Dataset) -> None:
+    def chosen(dataset: str) -> str:
+        content = page.get(reverse("search_new"), {"dataset": dataset}).content.decode()
+        select = re.search(r'<select[^>]*name="data__dataset".*?</select>', content, re.S)
+        assert select is not None
+        (value,) = re.findall(r'<option value="([^"]*)"[^>]* selected', select[0])
+        return str(value)
+
+    assert chosen(ready_dataset.reference) == ready_dataset.reference
+    assert chosen("cifar10") == "cifar10"
+    assert chosen("upload:gone") == NewSearchForm(owner=ready_dataset.owner).fields["data__dataset"].initial
 
 
 def test_a_wrong_form_comes_back_with_the_sentence_and_starts_nothing(page: Client) -> None:

@@ -21,7 +21,7 @@ GREETING = """
 
         {link}
 
-    Everything it keeps is in {data}. Ctrl-C ends it.
+    Everything it keeps is in {data}. Ctrl-C ends it; make link prints another link.
 """
 
 
@@ -69,10 +69,13 @@ def _migrate() -> None:
 def _environment(redis_url: str | None) -> dict[str, str]:
     """What the parts are told: the same data folder, port and interpreter as ours, and a Redis if there is one."""
     ours = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
+    drafts = settings.DATA_DIR / "tmp"  # of uploads: the system's own may be small
+    drafts.mkdir(mode=0o700, exist_ok=True)
     return {
         **ours,
         "DATA_DIR": str(settings.DATA_DIR),
         "PORT": str(settings.PORT),
+        "TMPDIR": str(drafts),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "PYTHONUNBUFFERED": "1",
         **({"REDIS_URL": redis_url} if redis_url else {}),
