@@ -136,6 +136,13 @@ def test_a_preset_fills_what_is_left_out_and_nothing_else(preset: str) -> None:
     assert own.search.batch(100) == 64 and own.search.batch(20) == 20
 
 
+def test_stage_ends_of_the_preset_go_with_its_cells() -> None:
+    assert parse({"space": {"cells": 2, "reductions": [1]}}).cuts == (1,)
+    assert parse({"preset": "standard", "space": {"reductions": [0, 3]}}).cuts == (3,)
+    assert parse({"space": {"cells": 6}}).cuts == (2, 4)
+    assert parse({"space": {"cells": 6}, "strategy": {"cuts": [5]}}).cuts == (5,)
+
+
 def test_what_a_configuration_prints_is_a_configuration() -> None:
     first = parse(raw({"target.value": "12.5%"}))
     assert parse(json.loads(json.dumps(first.model_dump(mode="json")))) == first

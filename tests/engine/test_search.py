@@ -13,8 +13,9 @@ import pytest
 import torch
 from small import configuration
 
-from nasengine import data, events, export, train
+from nasengine import data, events, export, packing, retraining, train
 from nasengine.compact import Network
+from nasengine.config import DataConfig
 from nasengine.errors import CheckpointError, ConfigError, EngineError, ExportError, Interrupted, TrainingError
 from nasengine.events import Event
 from nasengine.search import Control, search
@@ -449,3 +450,38 @@ def test_a_caller_may_walk_away_and_gets_his_settings_back(tmp_path: Path) -> No
     next(run)
     run.close()  # type: ignore[attr-defined]
     assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before
+
+
+def test_other_images_are_not_continued_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not interrupted(tmp_path, after=40)
+    unpacked = packing.load
+
+    def other(settings: DataConfig) -> Any:
+        packed = yield from unpacked(settings)
+        return dataclasses.replace(packed, sha256="0" * 64)
+
+    monkeypatch.setattr(packing, "load", other)
+    with pytest.raises(ConfigError, match="the images are not those of the search in"):
+        ran(tmp_path)
+
+
+def test_precision_and_threads_decide_the_result_and_the_device_does_not(tmp_path: Path) -> None:
+    assert not interrupted(tmp_path, after=40)
+    for setting, value in (("threads", 2), ("precision", "bf16")):
+        with pytest.raises(ConfigError, match="holds a search with other settings"):
+            ran(tmp_path, {f"runtime.{setting}": value})
+    assert not interrupted(tmp_path, 2, {"runtime.device": "auto"})
+
+
+def test_a_size_that_no_random_network_meets_ends_the_comparison_not_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retraining, "fitted", _no_network)
+    said = ran(tmp_path, {"baseline.random": 2})
+    report = next(event for event in said if isinstance(event, events.ResultReady)).report
+    assert report["baseline"] is None
+    assert said[-1].kind == "search_finished"
+
+
+def _no_network(*_: Any, **__: Any) -> None:
+    raise EngineError("no network of the space has 1 params or less; raise the target")

@@ -370,6 +370,7 @@ def test_a_refused_upload_says_why_and_keeps_the_page(context: BrowserContext, t
     page.get_by_role("button", name="Upload").click()
     expect(page.locator("#id_file_error")).to_contain_text("zip")
     expect(page.get_by_role("button", name="Upload")).to_be_enabled()
+    expect(page.get_by_label("Zip file")).to_be_focused()
 
 
 def shades(folder: Path) -> Path:

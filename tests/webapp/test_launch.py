@@ -210,6 +210,16 @@ def test_a_second_start_on_the_same_data_is_told_of_the_first(tmp_path: Path) ->
         pass  # the first is gone
 
 
+def test_where_it_runs_is_told_while_it_runs(tmp_path: Path) -> None:
+    never = "no Coppice runs on .*; start it with make run, which prints a link, too"
+    with pytest.raises(CannotStart, match=never):
+        launch.running_at(tmp_path)
+    with launch.alone(tmp_path, "http://127.0.0.1:8000"):
+        assert launch.running_at(tmp_path) == "http://127.0.0.1:8000"
+    with pytest.raises(CannotStart, match=never):
+        launch.running_at(tmp_path)
+
+
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Make in a folder with nothing but what installing needs, as if typed (not as part of the make that runs us)."""
     if shutil.which("make") is None:
@@ -294,6 +304,17 @@ def test_a_start_prints_a_link_that_signs_in_once_and_ctrl_c_leaves_nothing(tmp_
         assert second.status == 410
         assert "coppice_session" not in str(second.headers.get_all("Set-Cookie"))
         assert ask(launcher.port, "/").status == 302
+        another = subprocess.run(
+            [sys.executable, "manage.py", "sign_in_link"],
+            cwd=ROOT,
+            env={**os.environ, "DATA_DIR": str(tmp_path / "data")},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        address, path = another.split("/sign-in/")
+        assert address == f"http://127.0.0.1:{launcher.port}"
+        assert "coppice_session" in str(ask(launcher.port, f"/sign-in/{path}").headers.get_all("Set-Cookie"))
         assert len(launcher.left()) >= 6  # the launcher, Redis and the four parts, at least
         assert launcher.end(signal.SIGINT) == 0
         assert launcher.left() == []
