@@ -235,8 +235,12 @@ class MGAS(Strategy):
         return {name: part.view_as(weight) for (_, name), weight, part in zip(layers, weights, parts, strict=True)}
 
     def _limits(self, granularity: str) -> Tensor:
-        """The thresholds, held in their range also right after an optimizer's step."""
-        return self.thresholds[granularity].clamp(0, HIGHEST[granularity])
+        """The thresholds, held in their range also right after an optimizer's step.
+
+        The gradient passes: a clamp's own is zero outside, and a threshold that momentum carried there would stay.
+        """
+        values = self.thresholds[granularity]
+        return values + (values.clamp(0, HIGHEST[granularity]) - values).detach()
 
     # -- control -------------------------------------------------------------------------------------------------
 

@@ -480,3 +480,17 @@ def test_looking_for_regrowth_changes_nothing_in_the_network() -> None:
     assert all(torch.equal(value, net.nursery[name]) for name, value in before.items())
     assert all(torch.equal(value, net.live[name]) for name, value in live.items())
     assert all(parameter.grad is None for parameter in net.live.values())
+
+
+def test_a_threshold_that_momentum_carried_below_its_range_acts_as_zero_and_still_learns() -> None:
+    net, strategy, stage = rested(plan_of())
+    for values in strategy.thresholds.values():
+        values.data.fill_(0.0)
+    at_zero = masks_at(net, strategy, stage)
+    for values in strategy.thresholds.values():
+        values.data.fill_(-0.05)
+    draw = strategy.draw(net, moment_of(stage))[0]
+    assert all(torch.equal(draw.masks[name], mask) for name, mask in at_zero.items())
+    draw.size.backward()
+    for level, values in strategy.thresholds.items():
+        assert values.grad is not None and (values.grad != 0).any(), level
