@@ -116,6 +116,22 @@ class Plan:
         """Channels of a layer's output in the full space."""
         return sum(self.groups[group] for group in self.layer[name].channels)
 
+    def indices(self, groups: Iterable[str], kept: Kept) -> list[int]:
+        """Kept channels of concatenated groups, counted in the full concatenation."""
+        found: list[int] = []
+        start = 0
+        for group in groups:
+            width = self.groups[group]
+            found += [start + channel for channel in kept.get(group, range(width))]
+            start += width
+        return found
+
+    def alignment(self, layer: Layer, kept: Kept) -> list[int]:
+        """For each kept output channel of an `align`: its place among the source's kept ones, -1 if it has none."""
+        source = self.indices(self.layer[layer.inputs[0]].channels, kept)
+        place = {channel: index for index, channel in enumerate(source)}
+        return [place.get(channel, -1) for channel in self.indices(layer.channels, kept)]
+
     def program(self, exit_: str, kept: Kept | None = None) -> list[Layer]:
         """The layers that `exit_` needs, in order, when only `kept` candidates are alive."""
         alive = {name: set(units) for name, units in (kept or {}).items()}
@@ -333,7 +349,7 @@ class _Lowering:
             numbers = {"in_features": len(sources), "out_features": len(outputs)}
             self.sources[layer.name] = (outputs, sources)
         elif layer.op == "align":
-            index = self.alignment(layer)
+            index = self.plan.alignment(layer, self.live)
             if index == list(range(len(self.live[self.plan.layer[layer.inputs[0]].channels[0]]))):
                 self.renamed[layer.name] = inputs[0]
                 return
@@ -351,12 +367,7 @@ class _Lowering:
         self.renamed[name] = name
 
     def indices(self, groups: Sequence[str]) -> list[int]:
-        """Kept channels of concatenated groups, counted in the full concatenation."""
-        found, start = [], 0
-        for group in groups:
-            found += [start + channel for channel in self.live[group]]
-            start += self.plan.groups[group]
-        return found
+        return self.plan.indices(groups, self.live)
 
     def convolution(self, layer: Layer, outputs: list[int]) -> dict[str, Any]:
         sources = self.indices(self.plan.layer[layer.inputs[0]].channels)
@@ -373,12 +384,6 @@ class _Lowering:
         if layer.prunable and self.nonzero is not None:
             numbers["nonzero"] = self.nonzero(layer.name, *self.sources[layer.name])
         return numbers
-
-    def alignment(self, layer: Layer) -> list[int]:
-        """Position of each output channel in the source, -1 where the source has none."""
-        source = self.live[self.plan.layer[layer.inputs[0]].channels[0]]
-        position = {channel: place for place, channel in enumerate(source)}
-        return [position.get(channel, -1) for channel in self.live[layer.channels[0]]]
 
     def scaled(self, source: Layer) -> str:
         """A candidate without weights keeps its factor as one learned number; others have it in their batch norm."""

@@ -288,7 +288,7 @@ class _Run:
                 yield from self._closed(moment)
                 yield events.StageFinished(
                     stage=stage.index, name=stage.name, size=self._size(stage), target=stage.target,
-                    validation=self._masked(self._resting(stage)), seconds=time.perf_counter() - started,
+                    validation=self._masked(self._drawn(self._resting(stage))), seconds=time.perf_counter() - started,
                 )  # fmt: skip
                 self.position = _Position(stage=stage.index + 1, begun=False)
             else:
@@ -360,21 +360,22 @@ class _Run:
         self.weights = train.weights_optimizer(self.net, self.config.search.lr, self.config.search.weight_decay)
         self.scores = train.scores_optimizer(self.strategy, Moment(stage=stage, epoch=0, step=0, steps=self.feed.steps))
 
-    def _masked(self, moment: Moment) -> dict[str, float | None]:
+    def _masked(self, draw: Draw) -> dict[str, float | None]:
         """Validation of the network as its masks stand."""
-        with torch.no_grad():
-            (draw, *_) = self.strategy.draw(self.net, moment)
-            self.net.eval()
-            found = train.evaluated(lambda x: self.net(x, draw.masks, draw.gains), self.images.validation, self.images)
-            self.net.train()
+        self.net.eval()
+        found = train.evaluated(lambda x: self.net(x, draw.masks, draw.gains), self.images.validation, self.images)
+        self.net.train()
         return found
 
-    def _epoch_finished(self, moment: Moment) -> Event:
+    def _drawn(self, moment: Moment) -> Draw:
         with torch.no_grad():
-            draw = self.strategy.draw(self.net, moment)[0]
+            return self.strategy.draw(self.net, moment)[0]
+
+    def _epoch_finished(self, moment: Moment) -> Event:
+        draw = self._drawn(moment)
         number = self._epoch_number(moment.stage, moment.epoch)
         return narration.epoch_finished(
-            self.net, draw, moment.stage, number, self.meter.means(), self._masked(moment), dict(self.strategy.limits())
+            self.net, draw, moment.stage, number, self.meter.means(), self._masked(draw), dict(self.strategy.limits())
         )
 
     def _progress(self, moment: Moment, losses: dict[str, float], draw: Draw, speed: float) -> Event:

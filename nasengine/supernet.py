@@ -247,7 +247,7 @@ class Supernet(nn.Module):
     def _slice_layer(self, layer: Layer) -> None:
         rows = self._indices(layer.channels)
         if layer.op == "align":
-            self._slice_alignment(layer, rows)
+            self._slice_alignment(layer)
         if layer.op not in ("conv", "factorized_reduce", "batch_norm", "linear"):
             return
         single = layer.op == "batch_norm" or layer.depthwise
@@ -270,21 +270,15 @@ class Supernet(nn.Module):
             if not bool(alive.all()):
                 self.pruned_weights[layer.weights] = alive.to(self.nursery[f"{layer.name}/weight"].dtype)
 
-    def _slice_alignment(self, layer: Layer, rows: list[int]) -> None:
-        source = self._indices(self.plan.layer[layer.inputs[0]].channels)
-        place = {channel: index for index, channel in enumerate(source)}
-        index = [place.get(channel, -1) for channel in rows]
+    def _slice_alignment(self, layer: Layer) -> None:
+        index = self.plan.alignment(layer, self.units)
+        unchanged = list(range(len(self._indices(self.plan.layer[layer.inputs[0]].channels))))
         device = next(iter(self.nursery.values())).device
-        self.alignments[layer.name] = None if index == list(range(len(source))) else torch.tensor(index, device=device)
+        self.alignments[layer.name] = None if index == unchanged else torch.tensor(index, device=device)
         self._pads[layer.name] = -1 in index
 
     def _indices(self, groups: Iterable[str]) -> list[int]:
-        found, start = [], 0
-        for group in groups:
-            width = self.plan.groups[group]
-            found += [start + unit for unit in self.units.get(group, range(width))]
-            start += width
-        return found
+        return self.plan.indices(groups, self.units)
 
 
 class _Factors:
