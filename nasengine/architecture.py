@@ -29,6 +29,7 @@ class Choice:
         block: index of the block (stem, cell, head) that it belongs to.
         floor: it always keeps its best `floor` units.
         labels: what each unit is called; only for operations.
+        optional: whether it may end with nothing but a skip: the layer is then gone (depth).
     """
 
     name: str
@@ -37,6 +38,7 @@ class Choice:
     units: int
     floor: int = 1
     labels: tuple[str, ...] = ()
+    optional: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +46,11 @@ class Layer:
     """One step of the full network.
 
     Attributes:
-        op: image, conv, factorized_reduce, batch_norm, gate, relu, max_pool, avg_pool, align, mix, concat, mean or
-            linear.
+        op: image, conv, factorized_reduce, batch_norm, gate, relu, max_pool, avg_pool, align, mix, concat, mean,
+            linear or excite.
             `gate` multiplies by the mask of its group; `align` reads the channels of one group as those of another;
-            `mix` adds candidates, each under its operation mask, and gates the sum.
+            `mix` adds candidates, each under its operation mask, and gates the sum; `excite` multiplies its first
+            input, channel by channel, by the sigmoid of its second.
         channels: groups of the output, concatenated.
         owner: the (operation choice, unit) it lives and dies with.
         prunable: whether a weight choice of the same name plus ``_weights`` exists.
@@ -104,6 +107,29 @@ class Plan:
     def ends(self) -> frozenset[str]:
         """Last layers of the candidates, those that a `mix` adds."""
         return frozenset(source for layer in self.layers if layer.op == "mix" for source in layer.inputs)
+
+    @cached_property
+    def weighs(self) -> dict[str, str]:
+        """Weight choice -> the convolution whose weights it decides on."""
+        return {layer.weights: layer.name for layer in self.layers if layer.prunable}
+
+    @cached_property
+    def active(self) -> dict[str, frozenset[int]]:
+        """Operation choice -> units that compute something new: those with a convolution, so no skips and no pools."""
+        found: dict[str, set[int]] = {c.name: set() for c in self.choices if c.granularity == "operation"}
+        for layer in self.layers:
+            if layer.op == "conv" and layer.owner is not None:
+                found[layer.owner[0]].add(layer.owner[1])
+        return {name: frozenset(units) for name, units in found.items()}
+
+    @cached_property
+    def guarded(self) -> list[list[str]]:
+        """For each block its operation choices that must not all end with skips and pools; empty if one may."""
+        blocks: list[list[str]] = [[] for _ in self.blocks]
+        for choice in self.choices:
+            if choice.granularity == "operation" and self.active[choice.name] and not choice.optional:
+                blocks[choice.block].append(choice.name)
+        return blocks
 
     @cached_property
     def sides(self) -> dict[str, int]:
@@ -254,6 +280,16 @@ def smallest(plan: Plan, granularities: Collection[str], metric: str, exit_: str
     return total + sum(max(units.values()) for units in owned.values())
 
 
+def activations(plan: Plan, program: Iterable[Layer], kept: Kept) -> int:
+    """Numbers for one image that training keeps for the backward pass, roughly: the output of each layer that works."""
+    idle = ("image", "gate", "mix", "concat", "mean", "linear")
+    return sum(
+        sum(len(kept.get(group, range(plan.groups[group]))) for group in layer.channels) * plan.sides[layer.name] ** 2
+        for layer in program
+        if layer.op not in idle
+    )
+
+
 def spatial_sizes(layers: Iterable[Mapping[str, Any]], image_size: int) -> dict[str, int]:
     """Side of each layer's output in pixels; 1 behind the global mean."""
     sizes: dict[str, int] = {}
@@ -299,14 +335,14 @@ def _live_channels(plan: Plan, program: Sequence[Layer], kept: Kept) -> dict[str
                 filled |= set(live[group]) if aligned is None else set(live[aligned])
             live[group] = [channel for channel in live[group] if channel in filled] or live[group][:1]
     needs: dict[str, set[int]] = {}
+    first = {layer.channels[0]: layer for layer in reversed(program) if layer.op in ("gate", "mix")}
     for layer in reversed(program):  # backward: a group is settled before the groups it is made of
-        if layer.op in ("gate", "mix"):
-            group = layer.channels[0]
+        group = layer.channels[0]
+        if first.get(group) is layer:
             live[group] = [channel for channel in live[group] if channel in needs.get(group, set())] or live[group][:1]
         if layer.op in ("align", "conv", "factorized_reduce", "mean"):
-            for group in plan.layer[layer.inputs[0]].channels:
-                wanted = live[layer.channels[0]] if layer.op == "align" else live[group]
-                needs.setdefault(group, set()).update(wanted)
+            for source in plan.layer[layer.inputs[0]].channels:
+                needs.setdefault(source, set()).update(live[group if layer.op == "align" else source])
     return live
 
 

@@ -77,6 +77,13 @@ class Concat(nn.Module):
         return torch.cat(inputs, dim=1)
 
 
+class Excite(nn.Module):
+    """Channels of the first input [N, C, H, W] times the sigmoid of the second [N, C]."""
+
+    def forward(self, x: Tensor, attention: Tensor) -> Tensor:
+        return x * torch.sigmoid(attention)[:, :, None, None]
+
+
 class Mean(nn.Module):
     """Mean over the image: [N, C, H, W] to [N, C]."""
 
@@ -154,6 +161,8 @@ def layer_module(layer: Mapping[str, Any]) -> nn.Module:
             return Concat()
         case "mean":
             return Mean()
+        case "excite":
+            return Excite()
         case "linear":
             return nn.Linear(layer["in_features"], layer["out_features"])
     raise ValueError(f"unknown operation {layer['op']!r} in the architecture; this model.py is older than the file")

@@ -116,6 +116,13 @@ class _Writer:
         self.node("GlobalAveragePool", inputs, f"{layer['name']}.square")
         self.node("Flatten", [f"{layer['name']}.square"], layer["name"], axis=1)
 
+    def _excite(self, layer: Mapping[str, Any], inputs: list[str]) -> None:
+        name = layer["name"]
+        axes = self.constant(f"{name}.axes", np.array([2, 3], dtype=np.int64))
+        self.node("Sigmoid", [inputs[1]], f"{name}.factor")
+        self.node("Unsqueeze", [f"{name}.factor", axes], f"{name}.column")
+        self.node("Mul", [inputs[0], f"{name}.column"], name)
+
     def _linear(self, layer: Mapping[str, Any], inputs: list[str]) -> None:
         parts = [self.parameter(layer, "weight"), self.parameter(layer, "bias")]
         self.node("Gemm", [*inputs, *parts], layer["name"], transB=1)
