@@ -7,88 +7,207 @@ reader: those still count here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nasengine.architecture import Layer, Plan
-
-Masks = Mapping[str, Tensor]
-"""Choice -> mask over its live units; a weight choice's mask has the shape of the live weight."""
+from nasengine.flat import Units, flat_units
 
 
 def size(
-    plan: Plan, layers: Iterable[Layer], masks: Masks, metric: str, kept: Mapping[str, Sequence[int]] | None = None
+    plan: Plan,
+    layers: Sequence[Layer],
+    masks: Mapping[str, Tensor],
+    metric: str,
+    kept: Mapping[str, Sequence[int]] | None = None,
 ) -> Tensor:
     """Size under `masks`, a scalar with gradient to all of them.
 
     Args:
         plan: the full space.
         layers: the layers that count, from ``plan.program``.
-        masks: operation and filter masks for every choice that is not dense; weight masks where weights are pruned.
+        masks: choice -> mask over its living units, weight masks in the living weight's shape; the rest is on.
         metric: params or macs.
-        kept: live units of each operation choice, in the order of its mask; all if not given.
+        kept: living units of operation and filter choices, in the order of their masks; all if not given.
     """
-    count = _Count(plan, masks, metric, kept or {})
-    return torch.stack([term for layer in layers for term in count.terms(layer)]).sum()
+    like = next(iter(masks.values()))
+    flat = flat_units(plan, layers, kept or {}, like.device)
+    count = Count(plan, layers, kept or {}, flat, metric)
+    return count({level: units.joined(masks, like.dtype) for level, units in flat.items()})
 
 
-class _Count:
-    def __init__(self, plan: Plan, masks: Masks, metric: str, kept: Mapping[str, Sequence[int]]) -> None:
-        self.plan, self.masks, self.metric = plan, masks, metric
-        self.place = {name: {unit: place for place, unit in enumerate(units)} for name, units in kept.items()}
-        self.channel_masks: dict[tuple[str, ...], Tensor] = {}
-        self.sums: dict[tuple[str, ...], Tensor] = {}
-        self.units: dict[str, tuple[Tensor, ...]] = {}
-        self.like = next(iter(masks.values()))
-        self.sides = plan.sides
+class Count:
+    """The size of a program as a function of three flat mask vectors; built once for each shape of the network.
 
-    def terms(self, layer: Layer) -> list[Tensor]:
-        own = self.own(layer)
-        return [] if own is None else [own * self.unit(layer) if layer.owner else own]
+    A layer's size is a constant, times the channels it reads, times those it makes, times the mask of the candidate it
+    belongs to. A prunable convolution's parameters are counted weight by weight instead.
+    """
 
-    def own(self, layer: Layer) -> Tensor | None:
-        """The layer's size, were its candidate on."""
-        macs = self.metric == "macs"
-        pixels = self.sides[layer.name] ** 2 if macs else 1
-        if layer.op in ("conv", "factorized_reduce"):
-            return self.convolution(layer) * pixels
-        if layer.op == "linear":
-            inputs, outputs = self.sum(self.plan.layer[layer.inputs[0]].channels), self.sum(layer.channels)
-            return inputs * outputs if macs else (inputs + 1) * outputs
-        if macs:
-            return None
-        if layer.op == "batch_norm":
-            return 2 * self.sum(layer.channels)
-        return self.like.new_ones(()) if layer.name in self.plan.ends else None  # a factor, see architecture.lowered
+    def __init__(
+        self, plan: Plan, layers: Iterable[Layer], kept: Mapping[str, Sequence[int]], flat: Mapping[str, Units],
+        metric: str,
+    ) -> None:  # fmt: skip
+        self.metric = metric
+        self.device = flat["filter"].sizes.device
+        channels = _Channels(plan, kept, flat["filter"])
+        owners = _Owners(kept, flat["operation"])
+        products, weights = _Products(), _Weights()
+        for layer in layers:
+            reads = plan.layer[layer.inputs[0]].channels if layer.inputs else ()
+            owner = owners.place(layer)
+            for constant, inputs, outputs in _terms(plan, layer, reads, metric):
+                products.add(constant, channels.groups(inputs), channels.groups(outputs), owner)
+            if metric == "params" and layer.prunable:
+                columns = None if layer.depthwise else channels.places(reads)
+                weights.add(channels.places(layer.channels), columns, layer.kernel**2, owner)
+        self.fixed = torch.tensor(channels.fixed, device=self.device)
+        self.group = torch.tensor(channels.group, dtype=torch.long, device=self.device)
+        self.group_total = len(channels.number)
+        self.products = products.tensors(self.device)
+        self.weights = weights.tensors(self.device, one=len(channels.group)) if weights.rows else None
 
-    def convolution(self, layer: Layer) -> Tensor:
-        sources = self.plan.layer[layer.inputs[0]].channels
-        weights = self.masks.get(layer.weights) if self.metric == "params" and layer.prunable else None
-        if weights is None:
-            dense = self.sum(layer.channels) * layer.kernel**2
-            return dense if layer.depthwise else dense * self.sum(sources)
-        rows = self.channels(layer.channels)
-        taps = weights.flatten(2).sum(2) if layer.kernel > 1 else weights.flatten(1)
-        return (rows * taps[:, 0]).sum() if layer.depthwise else rows @ (taps @ self.channels(sources))
+    def __call__(self, masks: Mapping[str, Tensor]) -> Tensor:
+        """The size, a scalar.
 
-    def channels(self, groups: tuple[str, ...]) -> Tensor:
-        if groups not in self.channel_masks:
-            parts = [
-                self.masks[group] if group in self.masks else self.like.new_ones(self.plan.groups[group])
-                for group in groups
-            ]
-            self.channel_masks[groups] = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return self.channel_masks[groups]
+        Args:
+            masks: operation, filter and (for params) weight -> mask of all living units, in the order of the `Units`.
+        """
+        like = masks["filter"]
+        one = like.new_ones(1)
+        channels = torch.cat([like, self.fixed.to(like.dtype)])
+        owners = torch.cat([masks["operation"], one])
+        sums = like.new_zeros(self.group_total).index_add(0, self.group, channels)
+        part = self.products
+        terms = part["constant"].to(like.dtype) * owners[part["owner"]]
+        for side in ("inputs", "outputs"):
+            widths = like.new_zeros(len(terms)).index_add(0, part[f"{side}_term"], sums[part[f"{side}_group"]])
+            terms = terms * torch.where(part[f"{side}_none"], 1.0, widths)
+        total = terms.sum()
+        if self.weights is None:
+            return total
+        part = self.weights
+        columns = torch.cat([channels, one]).index_select(0, part["column"])
+        rows = like.new_zeros(len(part["row"])).index_add(0, part["row_of"], masks["weight"] * columns)
+        return total + (rows * channels[part["row"]] * owners[part["owner"]]).sum()
 
-    def sum(self, groups: tuple[str, ...]) -> Tensor:
-        if groups not in self.sums:
-            self.sums[groups] = self.channels(groups).sum()
-        return self.sums[groups]
 
-    def unit(self, layer: Layer) -> Tensor:
-        """Mask of the candidate that the layer belongs to."""
-        choice, unit = layer.owner
-        if choice not in self.units:
-            self.units[choice] = self.masks[choice].unbind()
-        return self.units[choice][self.place.get(choice, {}).get(unit, unit)]
+def _terms(
+    plan: Plan, layer: Layer, reads: tuple[str, ...], metric: str
+) -> list[tuple[int, tuple[str, ...], tuple[str, ...]]]:
+    """(constant, groups read, groups made) of each product; no group stands for one."""
+    macs = metric == "macs"
+    makes = layer.channels
+    if layer.op in ("conv", "factorized_reduce"):
+        if layer.prunable and not macs:
+            return []
+        constant = layer.kernel**2 * (plan.sides[layer.name] ** 2 if macs else 1)
+        return [(constant, () if layer.depthwise else reads, makes)]
+    if layer.op == "linear":
+        return [(1, reads, makes)] + ([] if macs else [(1, (), makes)])
+    if macs:
+        return []
+    if layer.op == "batch_norm":
+        return [(2, (), makes)]
+    return [(1, (), ())] if layer.name in plan.ends else []  # a factor, see architecture.lowered
+
+
+class _Channels:
+    """Places of channels in one vector: living filters first, then those of groups without a choice, always on."""
+
+    def __init__(self, plan: Plan, kept: Mapping[str, Sequence[int]], filters: Units) -> None:
+        self.number: dict[str, int] = {}
+        self.group: list[int] = []
+        self.start: dict[str, int] = {}
+        chosen = dict(zip(filters.choices, filters.counts, strict=True))
+        others = {g: len(kept.get(g, range(width))) for g, width in plan.groups.items() if g not in chosen}
+        for name, count in (*chosen.items(), *others.items()):
+            self.number[name], self.start[name] = len(self.number), len(self.group)
+            self.group += [self.number[name]] * count
+        self.fixed = [1.0] * sum(others.values())
+
+    def groups(self, names: tuple[str, ...]) -> list[int]:
+        return [self.number[name] for name in names]
+
+    def places(self, names: tuple[str, ...]) -> list[int]:
+        number = self.number
+        ends = [*self.start.values(), len(self.group)]
+        return [place for name in names for place in range(self.start[name], ends[number[name] + 1])]
+
+
+class _Owners:
+    """Places of candidates in the operation vector; what is nobody's is at its end, always on."""
+
+    def __init__(self, kept: Mapping[str, Sequence[int]], operations: Units) -> None:
+        self.nobody = sum(operations.counts)
+        self.places: dict[tuple[str, int], int] = {}
+        start = 0
+        for name, count in zip(operations.choices, operations.counts, strict=True):
+            for offset, unit in enumerate(kept.get(name, range(count))):
+                self.places[name, unit] = start + offset
+            start += count
+
+    def place(self, layer: Layer) -> int:
+        return self.places[layer.owner] if layer.owner else self.nobody
+
+
+class _Products:
+    def __init__(self) -> None:
+        self.constant: list[float] = []
+        self.owner: list[int] = []
+        self.sides: dict[str, tuple[list[int], list[int], list[bool]]] = {
+            "inputs": ([], [], []), "outputs": ([], [], []),
+        }  # fmt: skip
+
+    def add(self, constant: float, inputs: list[int], outputs: list[int], owner: int) -> None:
+        for side, groups in (("inputs", inputs), ("outputs", outputs)):
+            terms, found, none = self.sides[side]
+            terms += [len(self.constant)] * len(groups)
+            found += groups
+            none.append(not groups)
+        self.constant.append(constant)
+        self.owner.append(owner)
+
+    def tensors(self, device: torch.device) -> dict[str, Tensor]:
+        found: dict[str, Any] = {
+            "constant": torch.tensor(self.constant, dtype=torch.double, device=device),
+            "owner": torch.tensor(self.owner, dtype=torch.long, device=device),
+        }
+        for side, (terms, groups, none) in self.sides.items():
+            found[f"{side}_term"] = torch.tensor(terms, dtype=torch.long, device=device)
+            found[f"{side}_group"] = torch.tensor(groups, dtype=torch.long, device=device)
+            found[f"{side}_none"] = torch.tensor(none, dtype=torch.bool, device=device)
+        return found
+
+
+class _Weights:
+    """Every living weight by its row (a filter of a layer) and its column (a channel that it reads)."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self.owner: list[int] = []
+        self.columns: list[list[int] | None] = []
+        self.repeats: list[tuple[int, int]] = []
+
+    def add(self, rows: list[int], columns: list[int] | None, taps: int, owner: int) -> None:
+        self.rows += rows
+        self.owner += [owner] * len(rows)
+        self.columns.append(columns)
+        self.repeats.append((len(rows), taps))
+
+    def tensors(self, device: torch.device, one: int) -> dict[str, Tensor]:
+        """`one` is the place of a channel that is always on, for depth-wise convolutions, which read but one."""
+        parts, lengths = [], []
+        for columns, (rows, taps) in zip(self.columns, self.repeats, strict=True):
+            read = torch.tensor([one] if columns is None else columns, dtype=torch.int32)
+            parts.append(read.repeat_interleave(taps).repeat(rows))
+            lengths += [len(read) * taps] * rows
+        return {
+            "column": torch.cat(parts).to(device),
+            "row_of": torch.arange(len(lengths), dtype=torch.int32)
+            .repeat_interleave(torch.tensor(lengths), output_size=sum(lengths))
+            .to(device),
+            "row": torch.tensor(self.rows, dtype=torch.long, device=device),
+            "owner": torch.tensor(self.owner, dtype=torch.long, device=device),
+        }

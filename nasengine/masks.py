@@ -39,36 +39,31 @@ def step_slope(u: Tensor) -> Tensor:
     return torch.where(size <= 0.4, 2 - 4 * size, torch.where(size <= 1, 0.4, 0.0).to(u.dtype))
 
 
-def ranks(scores: Tensor, groups: Tensor) -> Tensor:
+def ranks(scores: Tensor, groups: Tensor, starts: Tensor) -> Tensor:
     """Place of each unit among those of its group, best first, counted from 0; ties go to the lower index.
 
     Args:
         scores: [K], finite.
         groups: [K] group numbers, in rising order.
+        starts: [G] place of each group's first unit.
 
-    >>> ranks(torch.tensor([0.1, 0.9, 0.5, 0.5]), torch.tensor([0, 0, 1, 1]))
+    >>> ranks(torch.tensor([0.1, 0.9, 0.5, 0.5]), torch.tensor([0, 0, 1, 1]), torch.tensor([0, 2]))
     tensor([1, 0, 0, 1])
     """
     by_score = torch.sort(scores, descending=True, stable=True).indices
     order = by_score[torch.sort(groups[by_score], stable=True).indices]
-    sizes = torch.bincount(groups, minlength=int(groups[-1]) + 1) if len(groups) else groups
-    starts = torch.cumsum(sizes, 0) - sizes
     place = torch.empty_like(groups)
     place[order] = torch.arange(len(groups), device=groups.device)
     return place - starts[groups]
 
 
-def threshold(scores: Tensor, thresholds: Tensor, groups: Tensor, floors: Tensor) -> Tensor:
-    """Mask of the units above their threshold; the best `floors[group]` of each group are always on.
+def threshold(scores: Tensor, thresholds: Tensor, held: Tensor) -> Tensor:
+    """Mask of the units above their threshold; units that are `held` (bool) are on in any case.
 
-    The gradient is the surrogate's everywhere, also where the floor holds a unit.
+    The gradient is the surrogate's everywhere, also where a unit is held.
 
-    Args:
-        scores: [K].
-        thresholds: [K], each unit's own.
-        groups: [K] group numbers, in rising order.
-        floors: [G] units that each group keeps.
+    >>> threshold(torch.tensor([0.2, 0.4, 0.6]), torch.tensor(0.5), torch.tensor([True, False, False]))
+    tensor([1., 0., 1.])
     """
     mask = step(scores - thresholds)
-    held = ranks(scores.detach(), groups) < floors[groups]
     return mask + torch.where(held, 1 - mask.detach(), 0.0)
