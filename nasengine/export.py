@@ -241,7 +241,8 @@ def _folded(net: Supernet, architecture: Architecture, gains: Mapping[str, Tenso
                 state[f"{target}.weight"] = _part(weight, architecture.sources[name])
             case "linear":
                 state[f"{target}.weight"] = _part(net.nursery[f"{name}/weight"], architecture.sources[name])
-                state[f"{target}.bias"] = net.nursery[f"{name}/bias"].clone()
+                rows = torch.tensor(architecture.sources[name][0], device=net.nursery[f"{name}/bias"].device)
+                state[f"{target}.bias"] = net.nursery[f"{name}/bias"][rows]
             case "batch_norm":
                 rows = torch.tensor(architecture.sources[name][0])
                 factor = factors.of_batch_norm(net.plan.layer[name])[rows]

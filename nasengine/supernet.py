@@ -11,42 +11,45 @@ extra pass over the activations is made.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nasengine.architecture import Architecture, Layer, Plan, lowered
 from nasengine.compact import factorized_reduce, last_uses, selected_channels
+from nasengine.costs import Count
+from nasengine.flat import flat_units, weight_shape
+
+Off = Collection[tuple[str, int]]
+"""Candidates, each as (operation choice, unit)."""
 
 Kept = dict[str, Tensor]
 """Choice -> which of its units are alive, bool [units], for weight choices bool of the full weight's shape."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Units:
-    """The living units of one granularity in one flat order, for vectorised masks.
+class _Segment:
+    """The layers of one block that run.
 
     Attributes:
-        choices: name of each running choice.
-        counts: its living units.
-        index: [K] place of each living unit among all units of the granularity, dead ones included.
-        group: [K] which of `choices` it belongs to.
-        ordinal: [choices] number of each choice among all choices of the granularity.
+        inputs: values that they read of earlier blocks.
+        outputs: their values that later blocks read.
+        spent: values that no later block reads.
+        within: for each layer, the values of the segment that nobody reads after it.
     """
 
-    choices: tuple[str, ...]
-    counts: tuple[int, ...]
-    index: Tensor
-    group: Tensor
-    ordinal: Tensor
-
-    def split(self, flat: Tensor) -> dict[str, Tensor]:
-        """A flat [K] tensor by choice."""
-        return dict(zip(self.choices, flat.split(self.counts), strict=True))
+    block: int
+    layers: list[Layer]
+    inputs: list[str]
+    outputs: list[str]
+    spent: list[str]
+    within: list[list[str]]
 
 
 class Supernet(nn.Module):
@@ -61,7 +64,9 @@ class Supernet(nn.Module):
         program: the layers that run, in order.
         units: operation or filter choice -> numbers of its living units, in the order of its masks.
         running: choices that the program meets.
-        flat: granularity (operation, filter) -> its living units in one flat order.
+        flat: granularity -> its living units in one flat order.
+        recomputed: in training, activations of this many blocks from the front are computed twice instead of kept.
+        compiled: whether training steps are compiled, anew after each change of the shape.
     """
 
     def __init__(self, plan: Plan, nursery: dict[str, Tensor], kept: Kept, exit_: str | None = None) -> None:
@@ -70,6 +75,8 @@ class Supernet(nn.Module):
         self.momentum: dict[str, Tensor] = {}
         self.exit = exit_ or plan.exits[-1]
         self.folds = _fold_targets(plan)
+        self.recomputed = 0
+        self.compiled = False
         self._slice()
 
     @classmethod
@@ -79,7 +86,11 @@ class Supernet(nn.Module):
         return cls(plan, nursery, everything(plan, device))
 
     def forward(
-        self, x: Tensor, masks: Mapping[str, Tensor] | None = None, gains: Mapping[str, Tensor] | None = None
+        self,
+        x: Tensor,
+        masks: Mapping[str, Tensor] | None = None,
+        gains: Mapping[str, Tensor] | None = None,
+        off: Off = frozenset(),
     ) -> Tensor:
         """Logits [N, classes] at the current exit.
 
@@ -88,17 +99,46 @@ class Supernet(nn.Module):
             masks: choice -> mask over its live units (`units`); for weight choices in the live weight's shape,
                 zero where the weight is pruned for good. What is left out is on, pruned weights stay off.
             gains: operation or filter choice -> positive factors beside the masks; one if left out.
+            off: candidates whose mask is known to be zero. They are not computed; where gradients are wanted, they are
+                computed forward only: the mask needs their value, and nothing else would get a gradient but zero.
         """
-        factors = _Factors(self, {**self.pruned_weights, **(masks or {})}, gains or {})
+        if self.compiled and self.training:
+            if self._fast is None:
+                torch.compiler.reset()
+                self._fast = torch.compile(self._forward, dynamic=False)
+            return self._fast(x, masks or {}, gains or {}, frozenset())  # another set each step would compile each step
+        return self._forward(x, masks or {}, gains or {}, off)
+
+    def _forward(self, x: Tensor, masks: Mapping[str, Tensor], gains: Mapping[str, Tensor], off: Off) -> Tensor:
+        factors = _Factors(self, {**self.pruned_weights, **masks}, gains)
         values = {"image": x}
-        for layer, spent in zip(self.program, self._spent, strict=True):
-            if layer.op != "image":
-                values[layer.name] = self._apply(layer, [values[name] for name in self.inputs[layer.name]], factors)
-            for name in spent:
+        for segment in self._segments:
+            inputs = [values[name] for name in segment.inputs]
+            run = partial(self._run, segment, factors, off)
+            if segment.block < self.recomputed and self.training and torch.is_grad_enabled():
+                found = checkpoint(_once_tracked(run), *inputs, use_reentrant=False, preserve_rng_state=False)
+            else:
+                found = run(*inputs, track=True)
+            values |= zip(segment.outputs, found, strict=True)
+            for name in segment.spent:
                 del values[name]
         return values[self.exit]
 
-    def _apply(self, layer: Layer, inputs: list[Tensor], factors: _Factors) -> Tensor:
+    def _run(self, segment: _Segment, factors: _Factors, off: Off, *inputs: Tensor, track: bool) -> list[Tensor]:
+        """One block; `track`: whether batch norms move their running statistics."""
+        learning = torch.is_grad_enabled()
+        values = dict(zip(segment.inputs, inputs, strict=True))
+        for layer, spent in zip(segment.layers, segment.within, strict=True):
+            sleeps = layer.owner in off
+            if learning or not sleeps:
+                arguments = [values[name] for name in self.inputs[layer.name] if name in values]
+                with torch.set_grad_enabled(learning and not (sleeps and layer.name not in self.plan.ends)):
+                    values[layer.name] = self._apply(layer, arguments, factors, track=track)
+            for name in spent:
+                values.pop(name, None)
+        return [values[name] for name in segment.outputs]
+
+    def _apply(self, layer: Layer, inputs: list[Tensor], factors: _Factors, *, track: bool) -> Tensor:
         x = inputs[0]
         match layer.op:
             case "conv":
@@ -112,7 +152,7 @@ class Supernet(nn.Module):
                 return factorized_reduce(x, factors.weight(layer), self.splits[layer.name])
             case "batch_norm":
                 gamma, beta = factors.affine(layer)
-                mean, var = self.statistics[layer.name]
+                mean, var = self.statistics[layer.name] if track or not self.training else (None, None)
                 return F.batch_norm(x, mean, var, gamma, beta, training=self.training, momentum=0.1)
             case "relu":
                 return F.relu(x)
@@ -131,6 +171,8 @@ class Supernet(nn.Module):
                 return torch.cat(inputs, dim=1)
             case "mean":
                 return x.mean(dim=(2, 3))
+            case "excite":
+                return x * torch.sigmoid(inputs[1])[:, :, None, None]
             case "linear":
                 return F.linear(x, self.live[f"{layer.name}/weight"], self.live[f"{layer.name}/bias"])
         raise AssertionError(layer.op)
@@ -140,6 +182,19 @@ class Supernet(nn.Module):
         if index is None:
             return x
         return selected_channels(x, index, pad=self._pads[layer.name])
+
+    def count(self, metric: str) -> Count:
+        """The size of what runs, as a function of flat masks."""
+        if metric not in self._counts:
+            self._counts[metric] = Count(self.plan, self.program, self.units, self.flat, metric)
+        return self._counts[metric]
+
+    @property
+    def alive_weights(self) -> Tensor:
+        """[K] in the order of ``flat["weight"]``: 1, or 0 where a weight is pruned for good."""
+        if self._alive_weights is None:
+            self._alive_weights = self.flat["weight"].joined(self.pruned_weights)
+        return self._alive_weights
 
     # -- alive and dead ------------------------------------------------------------------------------------------
 
@@ -212,37 +267,18 @@ class Supernet(nn.Module):
         self.program = self.plan.program(self.exit, kept)
         names = {layer.name for layer in self.program}
         self.inputs = {layer.name: [source for source in layer.inputs if source in names] for layer in self.program}
-        self._spent = last_uses([self.inputs[layer.name] for layer in self.program])
+        self._segments = _segments(self.program, self.inputs, self.exit)
         self.places, self.splits, self.alignments, self._pads = {}, {}, {}, {}
         self.statistics: dict[str, tuple[Tensor, Tensor]] = {}
         self.pruned_weights: dict[str, Tensor] = {}
         self.live = nn.ParameterDict()
         for layer in self.program:
             self._slice_layer(layer)
-        self.running = self._running()
-        self.flat = {granularity: self._flat(granularity) for granularity in ("operation", "filter")}
-
-    def _running(self) -> set[str]:
-        """Choices that the program meets."""
-        gated = {layer.channels[0] for layer in self.program if layer.op in ("gate", "mix")}
-        owners = {layer.owner[0] for layer in self.program if layer.owner}
-        return gated | owners | {layer.weights for layer in self.program if layer.prunable}
-
-    def _flat(self, granularity: str) -> Units:
-        names, counts, index, ordinal, start = [], [], [], [], 0
-        for number, choice in enumerate(c for c in self.plan.choices if c.granularity == granularity):
-            if choice.name in self.running:
-                names.append(choice.name)
-                counts.append(len(self.units[choice.name]))
-                index += [start + unit for unit in self.units[choice.name]]
-                ordinal.append(number)
-            start += choice.units
-        device = next(iter(self.nursery.values())).device
-        group = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts, dtype=torch.long))
-        return Units(
-            choices=tuple(names), counts=tuple(counts), index=torch.tensor(index, dtype=torch.long, device=device),
-            group=group.to(device), ordinal=torch.tensor(ordinal, dtype=torch.long, device=device),
-        )  # fmt: skip
+        self.flat = flat_units(self.plan, self.program, kept, next(iter(self.nursery.values())).device)
+        self.running = {name for units in self.flat.values() for name in units.choices}
+        self._counts: dict[str, Count] = {}
+        self._alive_weights: Tensor | None = None
+        self._fast: Callable[..., Tensor] | None = None
 
     def _slice_layer(self, layer: Layer) -> None:
         rows = self._indices(layer.channels)
@@ -327,9 +363,44 @@ class _Factors:
         return None if factors is None else factors[self.net.units[choice].index(unit)]
 
 
+def _segments(program: Sequence[Layer], inputs: Mapping[str, list[str]], exit_: str) -> list[_Segment]:
+    blocks: dict[int, list[Layer]] = {}
+    for layer in program:
+        if layer.op != "image":
+            blocks.setdefault(layer.block, []).append(layer)
+    reads = [{name for layer in layers for name in inputs[layer.name]} for layers in blocks.values()]
+    held, found = {"image"}, []
+    for number, (block, layers) in enumerate(blocks.items()):
+        own = {layer.name for layer in layers}
+        later = set[str]().union(*reads[number + 1 :], {exit_})
+        outputs = sorted(own & later)
+        spent = sorted(held - later)
+        found.append(
+            _Segment(
+                block=block,
+                layers=layers,
+                inputs=sorted(reads[number] - own),
+                outputs=outputs,
+                spent=spent,
+                within=[
+                    [name for name in names if name not in outputs]
+                    for names in last_uses([inputs[layer.name] for layer in layers])
+                ],
+            )
+        )
+        held = (held - set(spent)) | set(outputs)
+    return found
+
+
+def _once_tracked(run: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
+    """`run`, with running statistics moved at its first call only: the second is the recomputation."""
+    calls = iter((True,))
+    return lambda *inputs: run(*inputs, track=next(calls, False))
+
+
 def everything(plan: Plan, device: torch.device | str = "cpu") -> Kept:
     """All units alive."""
-    shapes = {layer.weights: _weight_shape(plan, layer) for layer in plan.layers if layer.prunable}
+    shapes = {layer.weights: weight_shape(plan, layer) for layer in plan.layers if layer.prunable}
     return {
         choice.name: torch.ones(shapes.get(choice.name, (choice.units,)), dtype=torch.bool, device=device)
         for choice in plan.choices
@@ -353,18 +424,13 @@ def architecture(plan: Plan, kept: Mapping[str, Tensor], exit_: str | None = Non
     return lowered(plan, plain(plan, kept), nonzero, exit_)
 
 
-def _weight_shape(plan: Plan, layer: Layer) -> tuple[int, ...]:
-    inputs = 1 if layer.depthwise else plan.width(layer.inputs[0])
-    return (plan.width(layer.name), inputs, layer.kernel, layer.kernel)
-
-
 def _fresh(plan: Plan, generator: torch.Generator) -> dict[str, Tensor]:
     """Kaiming weights for convolutions, torch's default for the classifier, neutral batch norms."""
     values: dict[str, Tensor] = {}
     for layer in plan.layers:
         width = plan.width(layer.name)
         if layer.op in ("conv", "factorized_reduce"):
-            shape = _weight_shape(plan, layer)
+            shape = weight_shape(plan, layer)
             fan_out = shape[2] * shape[3] * (1 if layer.depthwise else shape[0])
             values[f"{layer.name}/weight"] = torch.randn(shape, generator=generator) * math.sqrt(2 / fan_out)
         elif layer.op == "batch_norm":
