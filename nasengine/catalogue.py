@@ -11,11 +11,11 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Strategy:
-    """A search method; `path` makes one from (plan, config, target, generator)."""
+    """A search method; `paths` names for each of its recipes what makes one from (plan, config, targets, generator)."""
 
     label: str
     sentence: str
-    path: str
+    paths: dict[str, str]
     spaces: tuple[str, ...]
 
 
@@ -48,8 +48,11 @@ STRATEGIES = {
     "mgas": Strategy(
         label="MGAS",
         sentence="Prunes and regrows operations, filters and weights together, with learned thresholds.",
-        path="nasengine.strategies.mgas:strategy",
-        spaces=("cells",),
+        paths={
+            "coppice": "nasengine.strategies.mgas:strategy",
+            "published": "nasengine.strategies.mgas_published:strategy",
+        },
+        spaces=("cells", "chain"),
     ),
 }
 
@@ -58,6 +61,11 @@ SPACES = {
         label="Cells",
         sentence="DARTS-like cells: every connection may hold any of seven operations, each cell decides for itself.",
         path="nasengine.spaces.cells:plan",
+    ),
+    "chain": Space(
+        label="Chain",
+        sentence="MobileNet-like layers in a row: each picks kernels, inner widths and whether it is there at all.",
+        path="nasengine.spaces.chain:plan",
     ),
 }
 

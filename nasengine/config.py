@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -33,13 +33,15 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "quick": {
         "data": {"image_size": 16},
         "cells": {"cells": 4, "channels": 8, "nodes": 2, "reductions": (1, 3)},
-        "mgas": {"cuts": (2,)},
+        "chain": {"layers": 6, "channels": 8, "reductions": (2, 4)},
+        "mgas": {},
         "search": {"epochs": 12},
         "retrain": {"epochs": 20, "start": "inherit", "lr": 0.05},
     },
     "standard": {
         "data": {"image_size": 32},
         "cells": {"cells": 8, "channels": 16, "nodes": 3},
+        "chain": {"layers": 12, "channels": 16},
         "mgas": {},
         "search": {"epochs": 50},
         "retrain": {"epochs": 150, "start": "scratch"},
@@ -47,6 +49,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "thorough": {
         "data": {"image_size": 32},
         "cells": {"cells": 14, "channels": 24, "nodes": 4},
+        "chain": {"layers": 18, "channels": 24, "squeeze_excite": True},
         "mgas": {},
         "search": {"epochs": 120},
         "retrain": {"epochs": 600, "start": "scratch"},
@@ -152,23 +155,66 @@ class CellsSpace(Part):
 
     @model_validator(mode="after")
     def reductions_are_cells(self) -> Self:
-        for cell in self.reduction_cells:
-            if not 0 <= cell < self.cells:
-                raise ConfigError.at(
-                    "space.reductions", f"cell {cell} does not exist; use numbers from 0 to {self.cells - 1}"
-                )
-        if list(self.reduction_cells) != sorted(set(self.reduction_cells)):
-            raise ConfigError.at("space.reductions", "give each reduction cell once, in rising order")
-        if len(set(self.candidates)) != len(self.candidates):
-            raise ConfigError.at("space.candidates", "name each operation once")
+        _check_reductions(self.reduction_places, self.cells, "cell")
+        _check_once("space.candidates", self.candidates, "operation")
         return self
 
     @property
-    def reduction_cells(self) -> tuple[int, ...]:
+    def depth(self) -> int:
+        """Blocks that a stage may end after."""
+        return self.cells
+
+    @property
+    def reduction_places(self) -> tuple[int, ...]:
         """The cells that halve the image, DARTS's thirds unless set."""
-        if self.reductions is not None:
-            return self.reductions
-        return tuple(sorted({self.cells // 3, 2 * self.cells // 3} - {0}))
+        return _thirds(self.cells) if self.reductions is None else self.reductions
+
+
+class ChainSpace(Part):
+    """The chain space: MobileNet-like, one inverted bottleneck (MBConv) after the other."""
+
+    kind: Literal["chain"] = option("chain", "The kind of space.", title="Kind", advanced=False)
+    layers: int = option(12, "How many layers stand one after the other.", title="Layers", ge=2, le=40)
+    channels: int = option(
+        16, "Channels of the first layers; doubled at each reduction.", title="Channels", ge=4, le=64, multiple_of=2
+    )
+    kernels: tuple[Literal[3, 5, 7], ...] = option(
+        (3, 5, 7), "Sizes of the depth-wise convolution that each layer may use.", title="Kernels",
+        min_length=1, strict=False,
+    )  # fmt: skip
+    expansions: tuple[Literal[1, 2, 3, 4, 6], ...] = option(
+        (3, 6), "How many times wider a layer may be inside; the search narrows each filter by filter.",
+        title="Expansions", min_length=1, strict=False,
+    )  # fmt: skip
+    squeeze_excite: bool = option(
+        default=False, help_="Let each layer weigh its channels by what the whole image holds.", title="Squeeze-excite"
+    )
+    reductions: tuple[int, ...] | None = option(
+        None,
+        "Layers (counted from 0) that halve the image. Empty: at one third and two thirds.",
+        title="Reductions",
+        strict=False,
+    )
+
+    @model_validator(mode="after")
+    def reductions_are_layers(self) -> Self:
+        _check_reductions(self.reduction_places, self.layers, "layer")
+        _check_once("space.kernels", self.kernels, "kernel")
+        _check_once("space.expansions", self.expansions, "expansion")
+        return self
+
+    @property
+    def depth(self) -> int:
+        """Blocks that a stage may end after."""
+        return self.layers
+
+    @property
+    def reduction_places(self) -> tuple[int, ...]:
+        """The layers that halve the image."""
+        return _thirds(self.layers) if self.reductions is None else self.reductions
+
+
+SPACES: dict[str, type[CellsSpace | ChainSpace]] = {"cells": CellsSpace, "chain": ChainSpace}
 
 
 class MGASConfig(Part):
@@ -186,22 +232,60 @@ class MGASConfig(Part):
         None, "Numbers of cells after which an early stage ends; the last has all cells. Empty: at the reductions.",
         title="Stage ends", strict=False,
     )  # fmt: skip
+    recipe: Literal["coppice", "published"] = option(
+        "coppice",
+        "coppice: decisions on held-out images, size in the loss, all levels regrow. published: the paper's schedule.",
+        title="Recipe",
+    )
+    stage_shares: tuple[float, ...] | None = option(
+        None,
+        "Share of its full size that each early stage may keep, one a stage end. Empty: follows from the target.",
+        title="Stage shares",
+        strict=False,
+    )
     warmup_fraction: float = option(
         0.2, "Share of each stage that trains weights only; at least one epoch.", title="Warm-up share", ge=0, le=0.8
+    )
+    decision_fraction: float = option(
+        0.25,
+        "Share of the training images held out for decisions: scores and thresholds learn from them alone, and what "
+        "returns is judged by them. 0: no such split.",
+        title="Decision share",
+        ge=0,
+        le=0.5,
     )
     commit_every: int = option(2, "Prune for good every so many epochs.", title="Commit every", unit="epochs", ge=1)
     regrow_fraction: float = option(
         0.15,
-        "Share of the pruned units that get a second chance after each early stage.",
+        "Share of the pruned units that get a second chance, each time.",
         title="Regrown share",
         ge=0,
         le=0.5,
     )
+    regrow_levels: tuple[Granularity, ...] = option(
+        ("operation", "filter", "weight"), "Levels at which units may return.", title="Regrown levels", strict=False
+    )
+    regrow_every: int | None = option(
+        None,
+        "Let units return every so many epochs of a later stage, too. Empty: only after each early stage.",
+        title="Regrow every",
+        unit="epochs",
+        ge=1,
+    )
+    protect_epochs: int = option(
+        1, "Epochs of pruning in which what returned cannot be switched off again.", title="Protection",
+        unit="epochs", ge=0,
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def levels_and_cuts_are_sound(self) -> Self:
-        if len(set(self.granularities)) != len(self.granularities):
-            raise ConfigError.at("strategy.granularities", "name each level once")
+        _check_once("strategy.granularities", self.granularities, "level")
+        _check_once("strategy.regrow_levels", self.regrow_levels, "level")
+        for share in self.stage_shares or ():
+            if not 0 < share <= 1:
+                raise ConfigError.at(
+                    "strategy.stage_shares", f"{share:g} is out of range; give shares above 0 and up to 1"
+                )
         if self.cuts is not None and list(self.cuts) != sorted(set(self.cuts)):
             raise ConfigError.at("strategy.cuts", "give each stage end once, in rising order")
         return self
@@ -220,18 +304,16 @@ class TargetConfig(Part):
         "40%", "A number, or a percentage of the full space such as 40%.", title="Target", advanced=False
     )
 
+    also: tuple[float | str, ...] = option(
+        (), "Further targets of the same search, each with a trained network of its own.", title="Further targets",
+        max_length=8, strict=False,
+    )  # fmt: skip
+
     @model_validator(mode="after")
-    def value_is_an_amount(self) -> Self:
-        fraction, amount = _amount(self.value)
-        if fraction is not None and not 0 < fraction <= 1:
-            raise ConfigError.at(
-                "target.value", f"{self.value} is out of range; give a percentage above 0% and up to 100%"
-            )
-        if amount is not None and not 1 <= amount < math.inf:
-            raise ConfigError.at(
-                "target.value",
-                f"{self.value} is out of range; give a number of at least 1, or a percentage such as 40%",
-            )
+    def values_are_amounts(self) -> Self:
+        _check_amount("target.value", self.value)
+        for value in self.also:
+            _check_amount("target.also", value)
         return self
 
     def resolved(self, full: int) -> int:
@@ -240,8 +322,16 @@ class TargetConfig(Part):
         >>> TargetConfig(value="40%").resolved(1000), TargetConfig(value=250).resolved(1000)
         (400, 250)
         """
-        fraction, amount = _amount(self.value)
-        return int(amount if amount is not None else (fraction or 0) * full)
+        return _resolved("target.value", self.value, full)
+
+    def family(self, full: int) -> tuple[int, ...]:
+        """All targets from large to small, the main one among them.
+
+        >>> TargetConfig(value="40%", also=("60%", 250)).family(1000)
+        (600, 400, 250)
+        """
+        further = (_resolved("target.also", value, full) for value in self.also)
+        return tuple(sorted({self.resolved(full), *further}, reverse=True))
 
 
 class SearchPlan(Part):
@@ -295,6 +385,17 @@ class RuntimeConfig(Part):
     device: Literal["auto", "cpu", "cuda"] = option("auto", "auto takes a GPU if there is one.", title="Device")
     precision: Literal["fp32", "bf16"] = option("fp32", "bf16 is faster on recent GPUs.", title="Precision")
     threads: int = option(1, "Threads for training on the CPU.", title="CPU threads", ge=1, le=64)
+    compile: bool = option(
+        default=False,
+        help_="Compile the network's steps (torch.compile): faster on large networks, slow to start, again after "
+        "each commit.",
+        title="Compile",
+    )
+    recompute: bool = option(
+        default=False,
+        help_="Compute the activations of earlier cells twice instead of keeping them: less memory, more time.",
+        title="Recompute",
+    )
 
 
 class SearchConfig(Part):
@@ -304,7 +405,7 @@ class SearchConfig(Part):
     seed: int = option(0, "Equal seeds give equal results.", title="Seed", ge=0, lt=2**31)
     preset: Preset = option("quick", "How much effort: minutes, hours or days.", title="Effort", advanced=False)
     data: DataConfig = Field(default_factory=DataConfig)
-    space: CellsSpace = Field(default_factory=CellsSpace)
+    space: Annotated[CellsSpace | ChainSpace, Field(discriminator="kind")] = Field(default_factory=CellsSpace)
     strategy: MGASConfig = Field(default_factory=MGASConfig)
     target: TargetConfig = Field(default_factory=TargetConfig)
     search: SearchPlan = Field(default_factory=SearchPlan)
@@ -319,19 +420,25 @@ class SearchConfig(Part):
             raise ConfigError.at(
                 "strategy.kind", f"{entry.label} searches the spaces {', '.join(entry.spaces)}, not {self.space.kind}"
             )
+        depth = self.space.depth
         for cut in self.cuts:
-            if not 0 < cut < self.space.cells:
+            if not 0 < cut < depth:
                 raise ConfigError.at(
-                    "strategy.cuts",
-                    f"a stage cannot end after cell {cut} of {self.space.cells}; use 1 to {self.space.cells - 1}",
+                    "strategy.cuts", f"a stage cannot end after block {cut} of {depth}; use 1 to {depth - 1}"
                 )
-        stages = len(self.cuts) + 1
+        shares = self.strategy.stage_shares
+        if shares is not None and len(shares) != len(self.cuts):
+            raise ConfigError.at(
+                "strategy.stage_shares", f"{len(shares)} shares for {len(self.cuts)} early stages; give one for each"
+            )
+        stages = len(self.cuts) + 1 + len(self.target.also)
         if self.search.epochs < 4 * stages:
             raise ConfigError.at(
                 "search.epochs",
-                f"{self.search.epochs} is too few for {stages} stages; use at least {4 * stages}, or fewer stage ends",
+                f"{self.search.epochs} is too few for {stages} stages; use at least {4 * stages}, or fewer stage ends "
+                "and targets",
             )
-        halvings = len(self.space.reduction_cells)
+        halvings = len(self.space.reduction_places)
         if self.data.image_size >> halvings < 2:
             raise ConfigError.at(
                 "data.image_size",
@@ -342,10 +449,12 @@ class SearchConfig(Part):
 
     @property
     def cuts(self) -> tuple[int, ...]:
-        """Numbers of cells after which the early stages end."""
+        """Numbers of blocks after which the early stages end: at the middle for short searches, else at reductions."""
         if self.strategy.cuts is not None:
             return self.strategy.cuts
-        return tuple(cell for cell in self.space.reduction_cells if cell > 0)
+        if self.preset == "quick":
+            return (self.space.depth // 2,)
+        return tuple(place for place in self.space.reduction_places if place > 0)
 
 
 def parse(raw: Mapping[str, Any]) -> SearchConfig:
@@ -373,13 +482,10 @@ def _completed(raw: Mapping[str, Any]) -> dict[str, Any]:
         kind = given.get("kind", default_kind) if default_kind else part
         known = {"space": list(catalogue.SPACES), "strategy": list(catalogue.STRATEGIES)}.get(part, [part])
         table = preset.get(kind, {}) if kind in known else {}
-        filled[part] = {**table, **given}
+        filled[part] = {**({"kind": default_kind} if default_kind else {}), **table, **given}
     space = _part(raw, "space")
-    if "cells" in space and "reductions" not in space:
-        filled["space"].pop("reductions", None)  # the preset's positions belong to the preset's number of cells
-    own_cells = {"cells", "reductions"} & set(space)
-    if own_cells and "cuts" not in _part(raw, "strategy") and isinstance(filled["strategy"], dict):
-        filled["strategy"].pop("cuts", None)
+    if {"cells", "layers"} & set(space) and "reductions" not in space and isinstance(filled["space"], dict):
+        filled["space"].pop("reductions", None)  # the preset's positions belong to the preset's number of blocks
     data = filled["data"]
     if isinstance(data, dict) and "image_size" not in _part(raw, "data"):
         builtin = catalogue.DATASETS.get(str(data.get("dataset", "digits")))
@@ -400,19 +506,30 @@ def _problems(error: ValidationError) -> list[tuple[str, str]]:
         if isinstance(cause, ConfigError):
             found += cause.problems
             continue
-        location = list(item["loc"])
-        if location[:2] == ["target", "value"]:
+        location = [part for part in item["loc"] if not isinstance(part, int)]
+        if location[:1] == ["target"]:
             location = location[:2]  # without the kind of value that was tried
-        field = ".".join(str(part) for part in location if not isinstance(part, int))
+        kind = location[1] if location[0] == "space" and len(location) > 1 else ""
+        if item["type"].startswith("union_tag"):
+            found.append(("space.kind", f"{item['ctx'].get('tag', 'nothing')!r} is not a known space{_spaces(item)}"))
+            continue
+        field = ".".join(str(part) for part in location if part != kind)
         found.append((field, _sentence(item, location)))
-    return list(dict.fromkeys(found))
+    first: dict[str, str] = {}
+    for field, sentence in found:
+        first.setdefault(field, sentence)
+    return list(first.items())
+
+
+def _spaces(item: Any) -> str:
+    return _meant(str(item["ctx"].get("tag", "")), list(catalogue.SPACES))
 
 
 def _sentence(item: Any, location: list[Any]) -> str:
     if item["type"] == "extra_forbidden":
         owner: Any = SearchConfig
         for part in location[:-1]:
-            owner = owner.model_fields[part].annotation
+            owner = SPACES[part] if part in SPACES else owner.model_fields[part].annotation
         return f"there is no such setting{_meant(str(location[-1]), list(owner.model_fields))}"
     text = item["msg"][0].lower() + item["msg"][1:]
     return f"{text}, not {item['input']!r}" if not isinstance(item["input"], dict | list) else text
@@ -423,12 +540,46 @@ def _meant(given: str, known: list[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else f"; use one of {', '.join(known)}"
 
 
-def _amount(value: float | str) -> tuple[float | None, float | None]:
+def _thirds(depth: int) -> tuple[int, ...]:
+    return tuple(sorted({depth // 3, 2 * depth // 3} - {0}))
+
+
+def _check_reductions(places: tuple[int, ...], depth: int, what: str) -> None:
+    for place in places:
+        if not 0 <= place < depth:
+            raise ConfigError.at(
+                "space.reductions", f"{what} {place} does not exist; use numbers from 0 to {depth - 1}"
+            )
+    if list(places) != sorted(set(places)):
+        raise ConfigError.at("space.reductions", f"give each reduction {what} once, in rising order")
+
+
+def _check_once(field: str, values: tuple[Any, ...], what: str) -> None:
+    if len(set(values)) != len(values):
+        raise ConfigError.at(field, f"name each {what} once")
+
+
+def _check_amount(field: str, value: float | str) -> None:
+    fraction, amount = _amount(field, value)
+    if fraction is not None and not 0 < fraction <= 1:
+        raise ConfigError.at(field, f"{value} is out of range; give a percentage above 0% and up to 100%")
+    if amount is not None and not 1 <= amount < math.inf:
+        raise ConfigError.at(
+            field, f"{value} is out of range; give a number of at least 1, or a percentage such as 40%"
+        )
+
+
+def _resolved(field: str, value: float | str, full: int) -> int:
+    fraction, amount = _amount(field, value)
+    return int(amount if amount is not None else (fraction or 0) * full)
+
+
+def _amount(field: str, value: float | str) -> tuple[float | None, float | None]:
     """(fraction, None) for a percentage, (None, number) for a number."""
     text = str(value).strip().replace(",", "").replace("_", "")
     try:
         return (float(text[:-1]) / 100, None) if text.endswith("%") else (None, float(text))
     except ValueError:
         raise ConfigError.at(
-            "target.value", f"'{value}' is neither a number nor a percentage; write for example 20000 or 40%"
+            field, f"'{value}' is neither a number nor a percentage; write for example 20000 or 40%"
         ) from None

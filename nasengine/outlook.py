@@ -6,12 +6,13 @@ Form, API, `describe` and the search itself ask here, so that all of them say th
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from nasengine import catalogue, splits
-from nasengine.architecture import Plan, lowered, smallest
+from nasengine.architecture import Plan, activations, lowered, smallest
 from nasengine.config import SearchConfig
 from nasengine.errors import ConfigError
 from nasengine.splits import DataFacts
@@ -22,6 +23,8 @@ FEWEST = 10
 """Training images without which nothing is tried."""
 TORCH_MIB = 700
 """What PyTorch itself takes."""
+SEARCH_SHARE = 0.9
+"""Time of an average search step, pruned and with its look at held-out images, against a step of the full space."""
 RETRAIN_SHARE = 0.55
 """Time of a retraining step against a step of the full space, roughly."""
 
@@ -32,6 +35,7 @@ class Outlook:
 
     Attributes:
         smallest_size: what every search can reach, whatever it finds.
+        family: all targets from large to small, `target` among them.
         problems: (field, sentence); empty if it can run.
         estimate: memory_mib of the engine's process at its peak; seconds_cpu of the whole run on one CPU core.
         choices: granularity -> units that can be pruned.
@@ -41,6 +45,7 @@ class Outlook:
     full_size: int
     smallest_size: int
     target: int
+    family: tuple[int, ...]
     problems: tuple[tuple[str, str], ...]
     estimate: dict[str, float]
     choices: dict[str, int]
@@ -75,6 +80,7 @@ def outlook(config: SearchConfig, facts: DataFacts) -> Outlook:
     full = lowered(plan, {}).size(metric)
     least = smallest(plan, config.strategy.granularities, metric)
     target = config.target.resolved(full)
+    family = config.target.family(full)
     counts = splits.sizes(facts, config.data)
     choices: dict[str, int] = {}
     for choice in plan.choices:
@@ -85,7 +91,8 @@ def outlook(config: SearchConfig, facts: DataFacts) -> Outlook:
         full_size=full,
         smallest_size=least,
         target=target,
-        problems=tuple(_problems(config, target, full, least, counts)),
+        family=family,
+        problems=tuple(_problems(config, plan, target, family, full, least, counts)),
         estimate=_estimate(config, plan, counts["train"]),
         choices=choices,
     )
@@ -98,17 +105,32 @@ def resolved(path: str) -> Callable[..., Any]:
     return found
 
 
+def learning_images(config: SearchConfig, train: int) -> int:
+    """Training images that the weights learn from during the search."""
+    fraction = config.strategy.decision_fraction if config.strategy.recipe == "coppice" else 0.0
+    return train - splits.held_for_decisions(train, fraction)
+
+
 def _problems(
-    config: SearchConfig, target: int, full: int, least: int, counts: dict[str, int]
+    config: SearchConfig,
+    plan: Plan,
+    target: int,
+    family: tuple[int, ...],
+    full: int,
+    least: int,
+    counts: dict[str, int],
 ) -> list[tuple[str, str]]:
     metric, found = config.target.metric, []
-    if target > full:
-        mend = f"give at most {full:,}, or a larger space (more cells or channels)"
-        found.append(("target.value", f"{target:,} {metric} is more than the whole space has; {mend}"))
-    if target < least:
-        mend = f"give at least {least:,}, or a smaller space (fewer cells or channels)"
-        found.append(("target.value", f"{target:,} {metric} is below what this space can surely reach; {mend}"))
-    if problem := splits.batch_problem(counts["train"], config.search.batch(counts["train"])):
+    for field, size in (("target.value", target), *(("target.also", size) for size in family if size != target)):
+        if size > full:
+            mend = f"give at most {full:,}, or a larger space (more blocks or channels)"
+            found.append((field, f"{size:,} {metric} is more than the whole space has; {mend}"))
+        if size < least:
+            mend = f"give at least {least:,}, or a smaller space (fewer blocks or channels)"
+            found.append((field, f"{size:,} {metric} is below what this space can surely reach; {mend}"))
+    found += _stage_problems(config, plan)
+    learning = learning_images(config, counts["train"])
+    if problem := splits.batch_problem(learning, config.search.batch(learning)):
         found.append(("search.batch_size", problem))
     if counts["train"] < FEWEST:
         mend = f"use at least {FEWEST}, or hold out less for validation and test"
@@ -121,16 +143,26 @@ def _problems(
     return found
 
 
+def _stage_problems(config: SearchConfig, plan: Plan) -> list[tuple[str, str]]:
+    found = []
+    for share, exit_ in zip(config.strategy.stage_shares or (), plan.exits, strict=False):
+        metric = config.target.metric
+        full = lowered(plan, {}, exit_=exit_).size(metric)
+        least = smallest(plan, config.strategy.granularities, metric, exit_)
+        if int(share * full) < least:
+            mend = f"give at least {math.ceil(100 * least / full) / 100:g}, or other stage ends"
+            found.append(
+                ("strategy.stage_shares", f"{share:g} of {full:,} {metric} is below what the stage can reach; {mend}")
+            )
+    return found
+
+
 def _estimate(config: SearchConfig, plan: Plan, train: int) -> dict[str, float]:
-    values = sum(
-        plan.width(layer.name) * plan.sides[layer.name] ** 2
-        for layer in plan.layers
-        if layer.op not in ("gate", "mix", "image", "mean", "linear")
-    )
+    values = activations(plan, plan.layers, {})
     weights = lowered(plan, {}).params_dense
-    batch = config.search.batch(train)
+    batch = config.search.batch(learning_images(config, train))
     step = len(plan.layers) * SECONDS_PER_LAYER + values * batch * SECONDS_PER_VALUE
     steps = max(1, train // batch)
-    networks = 1 + config.baseline.random
-    epochs = 0.6 * config.search.epochs + RETRAIN_SHARE * config.retrain.epochs * networks
+    networks = 1 + len(config.target.also) + config.baseline.random
+    epochs = SEARCH_SHARE * config.search.epochs + RETRAIN_SHARE * config.retrain.epochs * networks
     return {"memory_mib": TORCH_MIB + (values * batch * 8 + weights * 16) / 2**20, "seconds_cpu": step * steps * epochs}

@@ -150,6 +150,16 @@ def split(
     return {name: sorted(indices) for name, indices in result.items()}
 
 
+def held_for_decisions(train: int, fraction: float) -> int:
+    """How many of the training images a search holds out for its decisions; at least two, or none.
+
+    >>> held_for_decisions(1000, 0.25), held_for_decisions(1000, 0.0), held_for_decisions(5, 0.25)
+    (250, 0, 0)
+    """
+    held = int(train * fraction)
+    return held if held > 1 else 0
+
+
 def batch_problem(train: int, batch_size: int) -> str | None:
     """Why a train split of so many images cannot fill one batch, or None if it can.
 
