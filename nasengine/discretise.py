@@ -13,7 +13,6 @@ from torch import Tensor
 
 from nasengine.architecture import Plan
 from nasengine.errors import EngineError
-from nasengine.masks import ranks
 from nasengine.supernet import Kept, architecture
 
 TOLERANCE = 0.03
@@ -21,8 +20,9 @@ TOLERANCE = 0.03
 
 
 def fitted(
-    plan: Plan, margins: Mapping[str, Tensor], *, metric: str, target: int, granularities: Collection[str]
-) -> Kept:
+    plan: Plan, margins: Mapping[str, Tensor], *, metric: str, target: int, granularities: Collection[str],
+    exit_: str | None = None,
+) -> Kept:  # fmt: skip
     """The decision with the highest margins whose exported size is within [0.97 target, target].
 
     Args:
@@ -31,11 +31,12 @@ def fitted(
         metric: params or macs.
         target: never exceeded.
         granularities: levels that may be cut; choices of others keep everything.
+        exit_: of the network that shall fit, the plan's own if not given; choices behind it keep everything.
 
     Raises:
         EngineError: if even the floors are above the target (refused before a search starts).
     """
-    problem = _Fit(plan, margins, metric, target, granularities)
+    problem = _Fit(plan, margins, metric, target, granularities, exit_ or plan.exits[-1])
     with_weights = "weight" in granularities and metric == "params"
     kept = problem.kept_above(problem.offset())
     if with_weights:
@@ -50,29 +51,42 @@ def fitted(
 
 
 def floors(plan: Plan, margins: Mapping[str, Tensor]) -> Kept:
-    """The best units of each choice, as many as its floor; ties go to the lower number."""
+    """The best units of each choice, as many as its floor; ties go to the lower number.
+
+    A block never keeps skips and pools alone: where they are best at all its nodes, the node with the best other
+    operation keeps that one instead.
+    """
     held = {}
     for choice in plan.choices:
-        margin = margins[choice.name]
-        place = ranks(margin.flatten(), torch.zeros(margin.numel(), dtype=torch.long, device=margin.device))
-        held[choice.name] = (place < choice.floor).view_as(margin)
+        flat = margins[choice.name].flatten()
+        best = torch.sort(flat, descending=True, stable=True).indices[: choice.floor]
+        held[choice.name] = torch.zeros_like(flat, dtype=torch.bool)
+        held[choice.name][best] = True
+        held[choice.name] = held[choice.name].view_as(margins[choice.name])
+    for names in plan.guarded:
+        others = [(name, unit) for name in names for unit in sorted(plan.active[name])]
+        if others and not any(held[name][unit] for name, unit in others):
+            name, unit = max(others, key=lambda place: float(margins[place[0]][place[1]]))
+            held[name] = torch.arange(len(held[name]), device=held[name].device) == unit
     return held
 
 
 class _Fit:
     def __init__(
-        self, plan: Plan, margins: Mapping[str, Tensor], metric: str, target: int, granularities: Collection[str]
-    ) -> None:
-        self.plan, self.metric, self.target = plan, metric, target
+        self, plan: Plan, margins: Mapping[str, Tensor], metric: str, target: int, granularities: Collection[str],
+        exit_: str,
+    ) -> None:  # fmt: skip
+        self.plan, self.metric, self.target, self.exit = plan, metric, target, exit_
+        blocks = plan.exit_blocks[plan.exits.index(exit_)]
         self.margins = {name: margin.detach().double().cpu() for name, margin in margins.items()}
         self.held = floors(plan, self.margins)
-        self.open = [choice.name for choice in plan.choices if choice.granularity in granularities]
+        self.open = [c.name for c in plan.choices if c.granularity in granularities and c.block < blocks]
         for choice in plan.choices:
-            if choice.granularity not in granularities:
+            if choice.name not in self.open:
                 self.held[choice.name] = torch.ones_like(self.held[choice.name])
 
     def size(self, kept: Kept) -> int:
-        return architecture(self.plan, kept).size(self.metric)
+        return architecture(self.plan, kept, self.exit).size(self.metric)
 
     def kept_above(self, offset: float) -> Kept:
         return {name: (margin > offset) | self.held[name] for name, margin in self.margins.items()}
@@ -134,10 +148,10 @@ class _Fit:
 
     def _spots(self, kept: Kept, *, alive: bool) -> dict[str, Tensor]:
         """Weight choice -> places in living rows and columns whose weight is kept (beyond the floor), or pruned."""
-        sources = architecture(self.plan, kept).sources
+        sources = architecture(self.plan, kept, self.exit).sources
         spots = {}
         for layer in self.plan.layers:
-            if layer.prunable and layer.name in sources:
+            if layer.prunable and layer.name in sources and layer.weights in self.open:
                 rows, columns = (torch.tensor(index) for index in sources[layer.name])
                 inside = torch.zeros_like(kept[layer.weights])
                 inside[rows[:, None], columns[None, :]] = True

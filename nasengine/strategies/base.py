@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
-from nasengine.supernet import Kept, Supernet
+from nasengine.supernet import Kept, Off, Supernet
 
 Batch = tuple[Tensor, Tensor]
 """Normalised images [N, C, S, S] and labels [N]."""
@@ -27,6 +28,8 @@ class Stage:
         warmup_epochs: of `epochs`, the first ones train weights only.
         start_size: size when everything of these blocks is alive.
         target: size at which the stage shall close.
+        fits: whether it ends with a network for the user, fitted exactly to its target.
+        last: whether the search ends with it.
     """
 
     index: int
@@ -38,6 +41,7 @@ class Stage:
     start_size: int
     target: int
     opens: tuple[str, ...]
+    fits: bool
     last: bool
 
 
@@ -64,6 +68,11 @@ class Moment:
         return self.epoch == self.stage.warmup_epochs - 1 and self.step == self.steps - 1
 
     @property
+    def closes_stage(self) -> bool:
+        """Whether this is the last epoch that the stage may have."""
+        return self.epoch == self.stage.epochs - 1
+
+    @property
     def pruning_steps(self) -> int:
         """Steps of the stage in which masks are learned."""
         return (self.stage.epochs - self.stage.warmup_epochs) * self.steps
@@ -82,12 +91,14 @@ class Draw:
     Attributes:
         size: under the masks, a scalar with gradient.
         wanted: what the size should be at this moment.
+        off: candidates whose mask is zero.
     """
 
     masks: Mapping[str, Tensor]
     gains: Mapping[str, Tensor]
     size: Tensor
     wanted: float
+    off: Off = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,16 +107,36 @@ class Decision:
 
     Attributes:
         scores: choice -> score of each unit, full size.
-        thresholds: choice -> what the score was held against.
+        thresholds: choice -> what the score was held against, for all its units or [units].
+        asked: granularity -> units that should return; fewer do where too few can.
+        averted: (choice, unit) that a collapsing block was made to keep.
+        closes: whether the stage ends here, before its last epoch.
     """
 
     kept: Kept
     scores: Mapping[str, Tensor] = field(default_factory=dict)
-    thresholds: Mapping[str, float] = field(default_factory=dict)
+    thresholds: Mapping[str, float | Tensor] = field(default_factory=dict)
+    asked: Mapping[str, int] = field(default_factory=dict)
+    averted: Sequence[tuple[str, int]] = ()
+    closes: bool = False
+
+    def threshold(self, choice: str, unit: int | None = None) -> float | None:
+        """What a unit's score was held against; the mean of the choice without `unit`."""
+        limit = self.thresholds.get(choice)
+        if isinstance(limit, Tensor):
+            return float(limit.mean() if unit is None else limit[unit])
+        return limit
 
 
 class Strategy(nn.Module, ABC):
-    """Limits that it learns are parameters, its averages are buffers: device moves and checkpoints come free."""
+    """Limits that it learns are parameters, its averages are buffers: device moves and checkpoints come free.
+
+    Attributes:
+        decision_fraction: share of the training images that only its own parameters learn from; with 0 they learn from
+            the very batches that the weights learn from.
+    """
+
+    decision_fraction: float = 0.0
 
     @abstractmethod
     def stages(self, net: Supernet) -> list[Stage]:
@@ -126,21 +157,29 @@ class Strategy(nn.Module, ABC):
         """Looks at gradients and sizes before the step; changes only the strategy's own state."""
 
     @abstractmethod
+    def points(self, moment: Moment) -> Sequence[Point]:
+        """What is to be decided after the epoch of `moment`, in this order. `end` closes the stage."""
+
+    @abstractmethod
     def decide(self, net: Supernet, moment: Moment, point: Point, batches: Sequence[Batch]) -> list[Decision]:
         """How a cadence or the stage closes, or what returns before the next stage; best first, may be empty.
 
-        Never an empty choice. After the last stage's `end` the network is at or below the target.
+        Never an empty choice. After the `end` of a stage that fits the network is at or below its target.
 
         Args:
             net: the supernet; not changed.
             moment: the last step taken.
             point: what is asked.
-            batches: held-out images for judging.
+            batches: for judging: images that no weight learned from, if there is a decision split.
         """
 
     @abstractmethod
     def learning_rates(self, moment: Moment) -> list[dict[str, Any]]:
         """Parameter groups of the strategy's own optimizer, each with its `lr` at this moment."""
+
+    def optimizer(self, moment: Moment) -> torch.optim.Optimizer:
+        """Over its own parameters; made anew for each stage."""
+        return torch.optim.Adam(self.learning_rates(moment), betas=(0.9, 0.99), fused=True)
 
     def limits(self) -> Mapping[str, float]:
         """Granularity -> mean threshold, for the charts; empty where thresholds are not learned."""

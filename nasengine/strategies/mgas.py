@@ -1,10 +1,10 @@
 """MGAS: learned thresholds prune operations, filters and weights while the network trains, stage by stage.
 
 Source: "MG-DARTS / MGAS" (arXiv 2310.15074): step with surrogate gradient, learned score and threshold of each level,
-single-level training, front-to-back stages with exits, re-pruning of earlier cells, regrowth.
-Differs, with reasons in DESIGN.md: the size of everything stored is in the loss and a controller steers it to the
-target; thresholds are held in the range of their scores; regrowth is by first-order saliency at all three levels and
-gives units back with the values they had.
+front-to-back stages with exits, re-pruning of earlier cells, regrowth. Its own schedule is in ``mgas_published``.
+Differs, with reasons in DESIGN.md: scores and thresholds learn from held-out images; the size of everything stored is
+in the loss and a controller steers it to the target; thresholds are held in the range of their scores; regrowth is by
+first-order saliency at all three levels and gives units back with the values they had.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nasengine import costs
-from nasengine.architecture import Choice, Plan
+from nasengine.architecture import Plan, activations, lowered, smallest
+from nasengine.config import MGASConfig
 from nasengine.discretise import fitted, floors
-from nasengine.masks import step, threshold
+from nasengine.flat import LEVELS
+from nasengine.masks import ranks, threshold
 from nasengine.objectives import size_penalty, task_loss
+from nasengine.pressure import wanted_size
+from nasengine.saliency import returning, saliencies
 from nasengine.strategies.base import Batch, Decision, Draw, Moment, Point, Stage, Strategy
-from nasengine.supernet import Kept, Supernet, architecture, everything
+from nasengine.supernet import Kept, Supernet, architecture
 
 RAMP = 0.7
 """Share of a stage's pruning steps in which the wanted size falls from its start to the target; then it is held."""
@@ -36,10 +39,12 @@ INTEGRAL, PROPORTIONAL, PRESSURE_LIMIT = 0.1, 5.0, 20.0
 """Controller on log(size / wanted size): negative pressure lets units return."""
 OFF_SHARE = 0.1
 """A unit is pruned for good between stages only if it was on in less than this share of the recent steps."""
-NUDGE = 1e-6
-"""Mask of a dead filter while its return is judged: at exactly zero the rectifier behind it passes no gradient."""
 HIGHEST = {"operation": 1.0, "filter": 1.0, "weight": 3.0}
 """Highest threshold: the range of the scores; of weights, in root mean squares of their layer."""
+LATEST_REGROWTH = 0.6
+"""Share of a stage's pruning steps after which nothing returns within it: what comes late cannot earn its place."""
+RAISED = 0.05
+"""How far above its threshold an operation is put that a collapsing block is made to keep."""
 
 
 class MGAS(Strategy):
@@ -47,93 +52,111 @@ class MGAS(Strategy):
 
     Args:
         plan: the full space.
-        granularities: levels at which units may be pruned.
+        part: its settings.
         epochs: of the whole search.
-        target: size at the end, in `metric`.
-        warmup_fraction, regrow_fraction: see MGASConfig.
+        targets: sizes in `metric` at which a network is handed out, from large to small.
         generator: for the first logits of the filters.
     """
 
     def __init__(
-        self,
-        plan: Plan,
-        *,
-        granularities: Sequence[str],
-        epochs: int,
-        target: int,
-        metric: str,
-        warmup_fraction: float,
-        regrow_fraction: float,
+        self, plan: Plan, part: MGASConfig, *, epochs: int, targets: Sequence[int], metric: str,
         generator: torch.Generator,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.granularities, self.epochs, self.target, self.metric = tuple(granularities), epochs, target, metric
-        self.warmup_fraction, self.regrow_fraction = warmup_fraction, regrow_fraction
-        self.choices = {g: [c for c in plan.choices if c.granularity == g] for g in ("operation", "filter", "weight")}
-        total = {granularity: sum(choice.units for choice in choices) for granularity, choices in self.choices.items()}
-        self.alpha = nn.Parameter(torch.zeros(total["operation"]))
-        self.k = nn.Parameter(torch.randn(total["filter"], generator=generator) * SCORE_SPREAD)
+        self.part, self.epochs, self.targets, self.metric = part, epochs, tuple(targets), metric
+        self.decision_fraction = part.decision_fraction
+        self.choices = {level: [c for c in plan.choices if c.granularity == level] for level in LEVELS}
+        self.total = {level: sum(choice.units for choice in choices) for level, choices in self.choices.items()}
+        self.alpha = nn.Parameter(torch.zeros(self.total["operation"]))
+        self.k = nn.Parameter(torch.randn(self.total["filter"], generator=generator) * SCORE_SPREAD)
         self.thresholds = nn.ParameterDict(
-            {g: nn.Parameter(torch.zeros(len(choices))) for g, choices in self.choices.items()}
+            {level: nn.Parameter(torch.zeros(self.limits_of(level))) for level in LEVELS}
         )
-        self.floors = {g: torch.tensor([c.floor for c in choices]) for g, choices in self.choices.items()}
+        for level in LEVELS:
+            self.register_buffer(
+                f"floors_{level}", torch.tensor([c.floor for c in self.choices[level]]), persistent=False
+            )
+            self.register_buffer(f"sheltered_{level}", torch.zeros(self.total[level], dtype=torch.bool))
+        self.register_buffer("shelter_steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("integral", torch.zeros(()))
         self.register_buffer("ramp_start", torch.zeros(()))
-        self.register_buffer("on_operation", torch.ones(total["operation"]))
-        self.register_buffer("on_filter", torch.ones(total["filter"]))
+        self.register_buffer("budget", torch.zeros((), dtype=torch.long))
+        self.register_buffer("on_operation", torch.ones(self.total["operation"]))
+        self.register_buffer("on_filter", torch.ones(self.total["filter"]))
 
-    # -- the five verbs ------------------------------------------------------------------------------------------
+    # -- the verbs -----------------------------------------------------------------------------------------------
 
     def stages(self, net: Supernet) -> list[Stage]:
-        """One stage an exit; epochs evenly, twice as many for the last; earlier targets are gentler.
-
-        An early stage's blocks shall shrink to ratio ** (stage / stages): what a front must give up at once is least
-        known at the start.
-        """
-        plan = net.plan
-        count = len(plan.exits)
-        alive = everything(plan)
-        full = [architecture(plan, alive, exit_).size(self.metric) for exit_ in plan.exits]
-        ratio = min(1.0, self.target / full[-1])
-        early = self.epochs // (count + 1)
+        """One stage an exit, then one for each smaller target; epochs evenly, twice as many for the first whole one."""
+        plan, exits = net.plan, net.plan.exits
+        full = [lowered(plan, {}, exit_=exit_).size(self.metric) for exit_ in exits]
+        shares = [1] * (len(exits) - 1) + [2] + [1] * (len(self.targets) - 1)
+        epochs = [self.epochs * share // sum(shares) for share in shares]
+        epochs[len(exits) - 1] += self.epochs - sum(epochs)
+        early = self.early_targets(plan, full)
         stages = []
-        for index, exit_ in enumerate(plan.exits):
-            last = index == count - 1
-            epochs = self.epochs - early * (count - 1) if last else early
+        for index, duration in enumerate(epochs):
+            number = min(index, len(exits) - 1)
+            fits = index >= len(exits) - 1
+            target = self.targets[index - len(exits) + 1] if fits else early[index]
             stages.append(
                 Stage(
                     index=index,
-                    name="the whole network" if last else _front(plan.exit_blocks[index] - 1),
-                    exit=exit_,
-                    blocks=plan.exit_blocks[index],
-                    epochs=epochs,
-                    warmup_epochs=min(epochs - 1, max(1, round(self.warmup_fraction * epochs))),
-                    start_size=full[index],
-                    target=self.target if last else int(full[index] * ratio ** ((index + 1) / count)),
-                    opens=self.granularities,
-                    last=last,
+                    name=self._name(plan, number, target),
+                    exit=exits[number],
+                    blocks=plan.exit_blocks[number],
+                    epochs=duration,
+                    warmup_epochs=min(duration - 1, max(1, round(self.part.warmup_fraction * duration))),
+                    start_size=full[number],
+                    target=target,
+                    opens=self.part.granularities,
+                    fits=fits,
+                    last=index == len(epochs) - 1,
                 )
             )
         return stages
 
+    def early_targets(self, plan: Plan, full: Sequence[int]) -> list[int]:
+        """Sizes at which the early stages close: as asked, or ratio ** (stage / stages) of their blocks.
+
+        What a front must give up at once is least known at the start, so earlier ones give up less.
+        """
+        ratio = min(1.0, self.targets[0] / full[-1])
+        count = len(full)
+        shares = self.part.stage_shares or [ratio ** ((index + 1) / count) for index in range(count - 1)]
+        return [
+            max(int(share * size), smallest(plan, self.part.granularities, self.metric, exit_))
+            for share, size, exit_ in zip(shares, full, plan.exits, strict=False)
+        ]
+
     def draw(self, net: Supernet, moment: Moment) -> list[Draw]:
-        gains = self._gains(net)
-        if moment.warming:
-            masks = {name: torch.ones_like(gain) for name, gain in gains.items()} | net.pruned_weights
-        else:
-            masks = self._masks(net)
-        size = costs.size(net.plan, net.program, masks, self.metric, net.units)
-        return [Draw(masks=masks, gains=gains, size=size, wanted=self._wanted(moment))]
+        scores = self._scores(net)
+        flat = self._all_on(net) if moment.warming else self._flat_masks(net, scores)
+        gains, masks = {}, {}
+        for level in ("operation", "filter"):
+            gains |= net.flat[level].split(scores[level])
+            masks |= net.flat[level].split(flat[level])
+        if "weight" in self.part.granularities:
+            masks |= net.flat["weight"].split(flat["weight"])
+        return [
+            Draw(
+                masks=masks,
+                gains=gains,
+                size=net.count(self.metric)(flat),
+                wanted=self._wanted(moment),
+                off=frozenset() if moment.warming else self._off(net, flat["operation"]),
+            )
+        ]
 
     def losses(
         self, net: Supernet, moment: Moment, batch: Batch, draws: Sequence[Draw]
     ) -> tuple[dict[str, Tensor], Tensor]:
         images, labels = batch
         (draw,) = draws
-        logits = net(images, draw.masks, draw.gains)
+        logits = net(images, draw.masks, draw.gains, draw.off)
         losses = {"task": task_loss(logits, labels)}
         if not moment.warming:
-            error = self._error(moment, draw.size)
+            error = self._error(draw)
             pressure = (self.integral + PROPORTIONAL * error).clamp(-PRESSURE_LIMIT, PRESSURE_LIMIT)
             losses["size"] = size_penalty(draw.size, pressure)
         return losses, logits
@@ -147,25 +170,41 @@ class MGAS(Strategy):
             return
         (draw,) = draws
         gain = INTEGRAL * self._haste(moment)
-        self.integral.add_(gain * self._error(moment, draw.size)).clamp_(-PRESSURE_LIMIT, PRESSURE_LIMIT)
-        for granularity, average in (("operation", self.on_operation), ("filter", self.on_filter)):
-            units = net.flat[granularity]
-            now = torch.cat([draw.masks[name] for name in units.choices])
-            average[units.index] = 0.9 * average[units.index] + 0.1 * now
-        for granularity, highest in HIGHEST.items():
-            self.thresholds[granularity].clamp_(0, highest)
+        self.integral.add_(gain * self._error(draw)).clamp_(-PRESSURE_LIMIT, PRESSURE_LIMIT)
+        for level, average in (("operation", self.on_operation), ("filter", self.on_filter)):
+            units = net.flat[level]
+            average[units.index] = 0.9 * average[units.index] + 0.1 * units.joined(draw.masks)
+        for level, highest in HIGHEST.items():
+            self.thresholds[level].clamp_(0, highest)
+        self.shelter_steps.sub_(1).clamp_(min=0)
+
+    def points(self, moment: Moment) -> list[Point]:
+        regrows = self.part.regrow_fraction > 0 and bool(self.part.regrow_levels)
+        if moment.closes_stage:
+            return ["end", "regrow"] if regrows and not moment.stage.last else ["end"]
+        if moment.warming:
+            return []
+        done = moment.epoch + 1 - moment.stage.warmup_epochs
+        found: list[Point] = ["cadence"] if done % self.part.commit_every == 0 else []
+        every = self.part.regrow_every
+        if regrows and every and moment.stage.index and done % every == 0 and moment.progress <= LATEST_REGROWTH:
+            found.append("regrow")
+        return found
 
     def decide(self, net: Supernet, moment: Moment, point: Point, batches: Sequence[Batch]) -> list[Decision]:
         if point == "regrow":
-            return self._regrown(net, batches)
+            return self._regrown(net, moment, batches)
         net.store()
         scores, thresholds, margins = self._margins(net)
-        if point == "end" and moment.stage.last:
-            kept = fitted(net.plan, margins, metric=self.metric, target=self.target, granularities=self.granularities)
-            kept = {name: units.to(net.kept[name].device) for name, units in kept.items()}
+        averted: list[tuple[str, int]] = []
+        if point == "end" and moment.stage.fits:
+            kept = self._fitted(net, margins, moment.stage)
         else:
             kept = self._pruned(net, margins, weights=point == "end", patient=point == "cadence")
-        return [Decision(kept=kept, scores=scores, thresholds=thresholds)]
+            averted = self._averted(net, kept, margins)
+            if point == "end" and architecture(net.plan, kept, net.exit).size(self.metric) > moment.stage.target:
+                kept = self._fitted(net, margins, moment.stage)
+        return [Decision(kept=kept, scores=scores, thresholds=thresholds, averted=averted)]
 
     def learning_rates(self, moment: Moment) -> list[dict[str, Any]]:
         hold = max(0.0, (moment.progress - RAMP) / (1 - RAMP))
@@ -178,83 +217,104 @@ class MGAS(Strategy):
         ]
 
     def limits(self) -> Mapping[str, float]:
-        return {granularity: float(values.detach().mean()) for granularity, values in self.thresholds.items()}
+        return {level: float(values.detach().mean()) for level, values in self.thresholds.items()}
 
     # -- masks ---------------------------------------------------------------------------------------------------
 
-    def _gains(self, net: Supernet) -> dict[str, Tensor]:
-        """Scores double as factors, as in the paper; export folds them into batch norms."""
+    def limits_of(self, level: str) -> int:
+        """How many thresholds a level has: one a choice."""
+        return len(self.choices[level])
+
+    def _scores(self, net: Supernet) -> dict[str, Tensor]:
+        """operation, filter -> [K] scores of the living units; they double as factors, as in the paper."""
+        logits = {"operation": self.alpha, "filter": self.k}
+        return {level: torch.sigmoid(values[net.flat[level].index]) for level, values in logits.items()}
+
+    @staticmethod
+    def _all_on(net: Supernet) -> dict[str, Tensor]:
+        """Flat masks with all that is alive on."""
+        ones = {level: torch.ones(len(net.flat[level].index), device=net.alive_weights.device) for level in LEVELS[:2]}
+        return ones | {"weight": net.alive_weights}
+
+    def gains(self, net: Supernet) -> dict[str, Tensor]:
+        """Operation or filter choice -> factors of its living units."""
         found: dict[str, Tensor] = {}
-        for granularity, logits in (("operation", self.alpha), ("filter", self.k)):
-            units = net.flat[granularity]
-            found |= units.split(torch.sigmoid(logits[units.index]))
+        for level, scores in self._scores(net).items():
+            found |= net.flat[level].split(scores)
         return found
 
-    def _masks(self, net: Supernet) -> dict[str, Tensor]:
+    def _flat_masks(self, net: Supernet, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         masks: dict[str, Tensor] = {}
-        for granularity, logits in (("operation", self.alpha), ("filter", self.k)):
-            units = net.flat[granularity]
-            scores = torch.sigmoid(logits[units.index])
-            if granularity in self.granularities:
-                limits = self._limits(granularity)[units.ordinal][units.group]
-                flat = threshold(scores, limits, units.group, self.floors[granularity].to(scores.device)[units.ordinal])
+        for level in ("operation", "filter"):
+            units = net.flat[level]
+            if level in self.part.granularities:
+                place = ranks(scores[level].detach(), units.group, units.starts)
+                held = place < getattr(self, f"floors_{level}")[units.ordinal][units.group]
+                held |= self._sheltered(net, level)
+                masks[level] = threshold(scores[level], self._limits_of_units(net, level), held)
             else:
-                flat = torch.ones_like(scores)
-            masks |= units.split(flat)
-        return masks | (self._weight_masks(net) if "weight" in self.granularities else {})
+                masks[level] = torch.ones_like(scores[level])
+        alive = net.alive_weights
+        if "weight" not in self.part.granularities:
+            return masks | {"weight": alive}
+        units = net.flat["weight"]
+        values = _weight_scores(net)
+        standing = values.detach() * alive
+        best = torch.segment_reduce(standing, "max", lengths=units.sizes, unsafe=True)
+        held = ((standing >= units.spread(best)) & (alive > 0)) | self._sheltered(net, "weight")
+        masks["weight"] = threshold(values, self._limits_of_units(net, "weight"), held) * alive
+        return masks
 
-    def _weight_masks(self, net: Supernet) -> dict[str, Tensor]:
-        """All layers at once: one flat vector, one threshold a layer; a layer's largest weight is always on."""
-        layers = [
-            (number, choice.name) for number, choice in enumerate(self.choices["weight"]) if choice.name in net.running
-        ]
-        weights = [net.live[f"{name.removesuffix('_weights')}/weight"] for _, name in layers]
-        flat = torch.cat([weight.flatten() for weight in weights])
-        alive = torch.cat(
-            [
-                net.pruned_weights.get(name, torch.ones_like(w)).flatten()
-                for (_, name), w in zip(layers, weights, strict=True)
-            ]
-        )
-        counts = torch.tensor([weight.numel() for weight in weights], device=flat.device)
-        layer = torch.repeat_interleave(torch.arange(len(weights), device=flat.device), counts)
-        with torch.no_grad():
-            squares = torch.zeros(len(weights), device=flat.device, dtype=flat.dtype).index_add_(
-                0, layer, flat * flat * alive
-            )
-            numbers = torch.zeros_like(squares).index_add_(0, layer, alive).clamp_(min=1)
-            scale = (squares / numbers).sqrt().clamp_(min=1e-12)
-        scores = flat.abs() / scale[layer]
-        limits = self._limits("weight")[torch.tensor([number for number, _ in layers], device=flat.device)]
-        with torch.no_grad():
-            best = torch.zeros_like(squares).scatter_reduce_(0, layer, scores * alive, "amax")
-            held = (scores * alive >= best[layer]) & (alive > 0)
-        mask = step(scores - limits[layer])
-        mask = (mask + torch.where(held, 1 - mask.detach(), 0.0)) * alive
-        parts = mask.split(counts.tolist())
-        return {name: part.view_as(weight) for (_, name), weight, part in zip(layers, weights, parts, strict=True)}
+    def _limits_of_units(self, net: Supernet, level: str) -> Tensor:
+        """[K] threshold of each living unit."""
+        units = net.flat[level]
+        return units.spread(self._limits(level)[units.ordinal])
 
-    def _limits(self, granularity: str) -> Tensor:
+    def _limits(self, level: str) -> Tensor:
         """The thresholds, held in their range also right after an optimizer's step.
 
         The gradient passes: a clamp's own is zero outside, and a threshold that momentum carried there would stay.
         """
-        values = self.thresholds[granularity]
-        return values + (values.clamp(0, HIGHEST[granularity]) - values).detach()
+        values = self.thresholds[level]
+        return values + (values.clamp(0, HIGHEST[level]) - values).detach()
+
+    def _sheltered(self, net: Supernet, level: str) -> Tensor:
+        """[K] living units that cannot be switched off now."""
+        units = net.flat[level]
+        flags = getattr(self, f"sheltered_{level}") & (self.shelter_steps > 0)
+        if level != "weight":
+            return flags[units.index]
+        if not bool(flags.any()):
+            return torch.zeros(sum(units.counts), dtype=torch.bool, device=flags.device)
+        return units.joined(
+            {
+                name: net.gather(weight, {weight: part.view_as(net.kept[name])})
+                for choice, part in zip(
+                    self.choices[level], flags.split([c.units for c in self.choices[level]]), strict=True
+                )
+                if (name := choice.name) in net.running and (weight := f"{net.plan.weighs[name]}/weight")
+            },
+            torch.bool,
+        )
+
+    @staticmethod
+    def _off(net: Supernet, mask: Tensor) -> frozenset[tuple[str, int]]:
+        """Candidates whose mask is zero: the one look at the device that a step takes for its masks."""
+        on = net.flat["operation"].split(mask.detach())
+        names = [(name, unit) for name in on for unit in net.units[name]]
+        return frozenset(name for name, value in zip(names, mask.tolist(), strict=True) if not value)
 
     # -- control -------------------------------------------------------------------------------------------------
 
     def _wanted(self, moment: Moment) -> float:
-        """The wanted size: from what lives after the warm-up it goes geometrically to the target, and stays there."""
-        stage = moment.stage
+        """From what lives after the warm-up it goes geometrically to the target, and stays there."""
         if moment.warming:
-            return float(stage.start_size)
-        start = float(self.ramp_start)
-        share = min(1.0, moment.progress / RAMP)
-        return start * (stage.target / start) ** share
+            return float(moment.stage.start_size)
+        return wanted_size(float(self.ramp_start), moment.stage.target, moment.progress / RAMP)
 
-    def _error(self, moment: Moment, size: Tensor) -> Tensor:
-        return torch.log(size.detach() / self._wanted(moment))
+    @staticmethod
+    def _error(draw: Draw) -> Tensor:
+        return torch.log(draw.size.detach() / draw.wanted)
 
     @staticmethod
     def _haste(moment: Moment) -> float:
@@ -262,21 +322,17 @@ class MGAS(Strategy):
 
     def _rest(self, net: Supernet) -> None:
         """Thresholds just under the lowest score of their choice, so that no time is lost till the first unit dies."""
-        for granularity, logits in (("operation", self.alpha), ("filter", self.k)):
-            units = net.flat[granularity]
-            scores = units.split(torch.sigmoid(logits[units.index]))
-            for number, name in zip(units.ordinal.tolist(), units.choices, strict=True):
-                self.thresholds[granularity][number] = scores[name].min() - 0.02
-        for number, choice in enumerate(self.choices["weight"]):
-            if choice.name in net.running:
-                weight = net.live[f"{choice.name.removesuffix('_weights')}/weight"].flatten()
-                alive = net.pruned_weights.get(choice.name)
-                weight = weight if alive is None else weight[alive.flatten() > 0]
-                self.thresholds["weight"][number] = (
-                    weight.abs() / weight.pow(2).mean().sqrt().clamp(min=1e-12)
-                ).quantile(0.02)
-        alive = {name: torch.ones_like(gain) for name, gain in self._gains(net).items()} | net.pruned_weights
-        self.ramp_start.copy_(costs.size(net.plan, net.program, alive, self.metric, net.units))
+        scores = self._scores(net)
+        for level in ("operation", "filter"):
+            units = net.flat[level]
+            lowest = torch.segment_reduce(scores[level], "min", lengths=units.sizes, unsafe=True)
+            self.thresholds[level][units.ordinal] = lowest - 0.02
+        units = net.flat["weight"]
+        parts = zip(_weight_scores(net).split(units.counts), net.alive_weights.split(units.counts), strict=True)
+        low = [part[alive > 0].quantile(0.02) for part, alive in parts]
+        self.thresholds["weight"][units.ordinal] = torch.stack(low)
+        self.ramp_start.copy_(net.count(self.metric)(self._all_on(net)))
+        self.budget.fill_(activations(net.plan, net.program, net.units))
         self.integral.zero_()
         self.on_operation.fill_(1)
         self.on_filter.fill_(1)
@@ -284,148 +340,154 @@ class MGAS(Strategy):
     # -- decisions -----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _margins(self, net: Supernet) -> tuple[dict[str, Tensor], dict[str, float], dict[str, Tensor]]:
+    def _margins(self, net: Supernet) -> tuple[dict[str, Tensor], dict[str, float | Tensor], dict[str, Tensor]]:
         """Scores, thresholds and margins of every unit, full size; what is pruned for good ranks below all else."""
         scores: dict[str, Tensor] = {}
-        thresholds: dict[str, float] = {}
+        thresholds: dict[str, float | Tensor] = {}
         margins: dict[str, Tensor] = {}
-        for granularity, choices in self.choices.items():
-            limits = self._limits(granularity).tolist()
-            sizes = [choice.units for choice in choices]
-            logits = {"operation": self.alpha, "filter": self.k}.get(granularity)
-            parts = (
-                torch.sigmoid(logits).split(sizes)
-                if logits is not None
-                else [self._weight_scores(net, c) for c in choices]
-            )
-            span = HIGHEST[granularity]
-            for choice, part, limit in zip(choices, parts, limits, strict=True):
-                scores[choice.name], thresholds[choice.name] = part, limit
-                margin = ((part - limit) / span).clamp(-1, 1)
+        scales = dict(zip(net.flat["weight"].choices, _weight_scales(net).tolist(), strict=True))
+        for level, choices in self.choices.items():
+            logits = {"operation": self.alpha, "filter": self.k}.get(level)
+            parts = torch.sigmoid(logits).split([c.units for c in choices]) if logits is not None else None
+            for number, (choice, limit) in enumerate(zip(choices, self._limits_of_choices(level), strict=True)):
+                if parts is not None:
+                    score = parts[number]
+                else:
+                    value = net.nursery[f"{net.plan.weighs[choice.name]}/weight"]
+                    score = value.abs() / (scales.get(choice.name) or max(1e-12, float(value.pow(2).mean().sqrt())))
+                scores[choice.name], thresholds[choice.name] = score, limit
+                margin = ((score - limit) / HIGHEST[level]).clamp(-1, 1)
                 margins[choice.name] = torch.where(net.kept[choice.name], margin, margin - 2)
         return scores, thresholds, margins
 
-    @staticmethod
-    def _weight_scores(net: Supernet, choice: Choice) -> Tensor:
-        """|w| / rms of the living weights, in the weight's full shape; the live ones as `_weight_masks` sees them."""
-        name = f"{choice.name.removesuffix('_weights')}/weight"
-        value = net.nursery[name]
-        if name in net.live:
-            live = net.live[name]
-            alive = net.pruned_weights.get(choice.name, torch.ones_like(live))
-            scale = ((live * live * alive).sum() / alive.sum().clamp(min=1)).sqrt()
-        else:
-            scale = value.pow(2).mean().sqrt()
-        return value.abs() / scale.clamp(min=1e-12)
+    def _limits_of_choices(self, level: str) -> Sequence[float | Tensor]:
+        return self._limits(level).tolist()
+
+    def _fitted(self, net: Supernet, margins: Mapping[str, Tensor], stage: Stage) -> Kept:
+        kept = fitted(
+            net.plan, margins, metric=self.metric, target=stage.target, granularities=self.part.granularities,
+            exit_=stage.exit,
+        )  # fmt: skip
+        return {name: units.to(net.kept[name].device) for name, units in kept.items()}
 
     def _pruned(self, net: Supernet, margins: Mapping[str, Tensor], *, weights: bool, patient: bool) -> Kept:
-        """What is off now; with patience only what was off for long."""
+        """What is off now; with patience only what was off for long. What is sheltered stays."""
         held = floors(net.plan, margins)
         kept = dict(net.kept)
-        for granularity in self.granularities:
-            averages = {"operation": self.on_operation, "filter": self.on_filter}.get(granularity)
+        for level in self.part.granularities:
+            averages = {"operation": self.on_operation, "filter": self.on_filter}.get(level)
             if averages is None and not weights:
                 continue
-            parts = averages.split([c.units for c in self.choices[granularity]]) if averages is not None else None
-            for number, choice in enumerate(self.choices[granularity]):
+            sizes = [c.units for c in self.choices[level]]
+            parts = averages.split(sizes) if averages is not None else None
+            sheltered = (getattr(self, f"sheltered_{level}") & (self.shelter_steps > 0)).split(sizes)
+            for number, choice in enumerate(self.choices[level]):
                 if choice.name not in net.running:
                     continue
-                off = margins[choice.name] <= 0
+                off = (margins[choice.name] <= 0) & ~sheltered[number].view_as(margins[choice.name])
                 if patient and parts is not None:
                     off &= parts[number] < OFF_SHARE
                 kept[choice.name] = net.kept[choice.name] & (~off | held[choice.name])
         return kept
 
-    def _regrown(self, net: Supernet, batches: Sequence[Batch]) -> list[Decision]:
-        """Brings back the dead units whose return would change the loss most, by |dL/dmask| at zero.
+    @torch.no_grad()
+    def _averted(self, net: Supernet, kept: Kept, margins: Mapping[str, Tensor]) -> list[tuple[str, int]]:
+        """Blocks in which the masks leave only skips and pools: the best other operation is put above its threshold.
 
-        One block at a time is looked at, so that no more than a block's dead units ever live beside the network.
+        `floors` has kept it; here it is switched on, and sheltered, so that it gets its chance.
         """
-        salience = {name: torch.zeros_like(alive, dtype=torch.float) for name, alive in net.kept.items()}
-        for block in range(net.plan.exit_blocks[net.plan.exits.index(net.exit)]):
-            dead = {
-                c.name: ~net.kept[c.name]
-                for c in net.plan.choices
-                if c.block == block and bool((~net.kept[c.name]).any())
-            }
-            if dead:
-                for name, value in self._salience(net, dead, batches).items():
-                    salience[name] = value
-        kept, thresholds = dict(net.kept), {}
-        for granularity in self.granularities:
-            names = [c.name for c in self.choices[granularity] if bool((salience[c.name] > 0).any())]
-            if not names:
+        found = []
+        logits = dict(
+            zip((c.name for c in self.choices["operation"]), self.alpha.split(self._sizes("operation")), strict=True)
+        )
+        limits = dict(zip(logits, self._limits_of_choices("operation"), strict=True))
+        for names in net.plan.guarded:
+            alive = [
+                (name, u)
+                for name in names
+                if name in net.running
+                for u in sorted(net.plan.active[name])
+                if kept[name][u]
+            ]
+            if not alive or any(margins[name][unit] > 0 for name, unit in alive):
                 continue
-            flat = torch.cat([salience[name].flatten() for name in names])
-            dead_count = sum(int((~net.kept[c.name]).sum()) for c in self.choices[granularity])
-            count = (
-                min(int((flat > 0).sum()), max(1, round(self.regrow_fraction * dead_count)))
-                if self.regrow_fraction
-                else 0
+            name, unit = max(alive, key=lambda place: float(margins[place[0]][place[1]]))
+            limit = limits[name]
+            wanted = float(limit[unit] if isinstance(limit, Tensor) else limit) + RAISED
+            logits[name][unit] = torch.logit(torch.tensor(min(wanted, 0.999)))
+            self._shelter(
+                {name: torch.arange(len(kept[name]), device=kept[name].device) == unit}, REFERENCE_STEPS // 10
             )
-            back = torch.zeros_like(flat, dtype=torch.bool)
-            order = torch.sort(flat, descending=True, stable=True).indices[:count]
-            back[order] = True
-            lowest = float(flat[order[-1]]) if count else 0.0
-            for name, part in zip(names, back.split([salience[n].numel() for n in names]), strict=True):
-                kept[name] = net.kept[name] | part.view_as(net.kept[name])
-                thresholds[name] = lowest
-        self._welcome(net, kept)
-        return [Decision(kept=kept, scores=salience, thresholds=thresholds)]
-
-    def _salience(self, net: Supernet, dead: Mapping[str, Tensor], batches: Sequence[Batch]) -> dict[str, Tensor]:
-        wide = net.widened({name: net.kept[name] | units for name, units in dead.items()}).train()
-        gains = {name: gain.detach() for name, gain in self._gains(wide).items()}
-        masks = {
-            name: net.kept[name][wide.units[name]].to(gain.dtype).clamp(min=NUDGE if name in net.plan.groups else 0)
-            for name, gain in gains.items()
-        }
-        for layer in wide.program:
-            if layer.prunable:
-                name = f"{layer.name}/weight"
-                masks[layer.weights] = wide.gather(name, {name: net.kept[layer.weights]}).to(wide.live[name].dtype)
-        probes = {name: masks[name].requires_grad_() for name in dead if name in masks and name in wide.running}
-        if not probes:
-            return {}
-        for images, labels in batches:
-            task_loss(wide(images, masks, gains), labels).backward()
-        found = {}
-        for name, probe in probes.items():
-            full = torch.zeros_like(net.kept[name], dtype=torch.float)
-            if name.endswith("_weights"):
-                place = name.removesuffix("_weights")
-                wide.scatter({f"{place}/weight": probe.grad.abs()}, {f"{place}/weight": full})
-            else:
-                full[torch.tensor(wide.units[name], device=full.device)] = probe.grad.abs().float()
-            found[name] = full * dead[name]
+            found.append((name, unit))
         return found
 
+    def _sizes(self, level: str) -> list[int]:
+        return [choice.units for choice in self.choices[level]]
+
+    def _regrown(self, net: Supernet, moment: Moment, batches: Sequence[Batch]) -> list[Decision]:
+        """Brings back the dead units whose return would change the loss most, level by level."""
+        levels = [level for level in self.part.granularities if level in self.part.regrow_levels]
+        found = saliencies(net, self.gains, levels, batches, int(self.budget))
+        kept, thresholds, asked = dict(net.kept), {}, {}
+        for level in levels:
+            own = {
+                choice.name: found[choice.name] for choice in self.choices[level] if choice.block < moment.stage.blocks
+            }
+            alive, lowest, asked[level] = returning(own, net.kept, self.part.regrow_fraction)
+            kept |= alive
+            thresholds |= dict.fromkeys(own, lowest)
+        self._welcome(net, kept, moment)
+        return [Decision(kept=kept, scores=found, thresholds=thresholds, asked=asked)]
+
     @torch.no_grad()
-    def _welcome(self, net: Supernet, kept: Kept) -> None:
-        """Gives regrown units the lowest living score of their choice: a new trial, no head start."""
-        for granularity, logits in (("operation", self.alpha), ("filter", self.k)):
-            for choice, part in zip(
-                self.choices[granularity], logits.split([c.units for c in self.choices[granularity]]), strict=True
-            ):
+    def _welcome(self, net: Supernet, kept: Kept, moment: Moment) -> None:
+        """Gives regrown units the lowest living score of their choice, no head start, and shelters them for a while."""
+        for level, logits in (("operation", self.alpha), ("filter", self.k)):
+            for choice, part in zip(self.choices[level], logits.split(self._sizes(level)), strict=True):
                 new = kept[choice.name] & ~net.kept[choice.name]
                 if bool(new.any()):
                     part[new] = part[net.kept[choice.name]].min()
+        new = {name: alive & ~net.kept[name] for name, alive in kept.items()}
+        self._shelter(new, self.part.protect_epochs * moment.steps)
+
+    def _shelter(self, new: Kept, steps: int) -> None:
+        """For so many pruning steps these units cannot be switched off, nor those that are sheltered already."""
+        if not int(self.shelter_steps):
+            for level in LEVELS:
+                getattr(self, f"sheltered_{level}").zero_()
+        for level in LEVELS:
+            flags = getattr(self, f"sheltered_{level}").split(self._sizes(level))
+            for choice, part in zip(self.choices[level], flags, strict=True):
+                if choice.name in new:
+                    part |= new[choice.name].flatten()
+        self.shelter_steps.fill_(max(int(self.shelter_steps), steps))
+
+    def _name(self, plan: Plan, number: int, target: int) -> str:
+        if number < len(plan.exits) - 1:
+            return f"up to {plan.blocks[plan.exit_blocks[number] - 1]}"
+        return "the whole network" if target == self.targets[0] else f"on to {target:,} {self.metric}"
 
 
-def _front(cells: int) -> str:
-    return "the first cell" if cells == 1 else f"the first {cells} cells"
+def _weight_scales(net: Supernet) -> Tensor:
+    """[choices] root mean square of each convolution's living weights."""
+    units, alive = net.flat["weight"], net.alive_weights
+    with torch.no_grad():
+        flat = units.joined({name: net.live[f"{net.plan.weighs[name]}/weight"] for name in units.choices})
+        squares = torch.segment_reduce(flat * flat * alive, "sum", lengths=units.sizes, unsafe=True)
+        counts = torch.segment_reduce(alive, "sum", lengths=units.sizes, unsafe=True)
+        return (squares / counts.clamp(min=1)).sqrt().clamp(min=1e-12)
 
 
-def strategy(plan: Plan, config: Any, target: int, generator: torch.Generator) -> MGAS:
+def _weight_scores(net: Supernet) -> Tensor:
+    """[K] |w| / rms of its convolution; the rms passes no gradient."""
+    units = net.flat["weight"]
+    flat = units.joined({name: net.live[f"{net.plan.weighs[name]}/weight"] for name in units.choices})
+    return flat.abs() / units.spread(_weight_scales(net))
+
+
+def strategy(plan: Plan, config: Any, targets: Sequence[int], generator: torch.Generator) -> MGAS:
     """The strategy that a SearchConfig asks for."""
-    part = config.strategy
     return MGAS(
-        plan,
-        granularities=part.granularities,
-        epochs=config.search.epochs,
-        target=target,
-        metric=config.target.metric,
-        warmup_fraction=part.warmup_fraction,
-        regrow_fraction=part.regrow_fraction,
+        plan, config.strategy, epochs=config.search.epochs, targets=targets, metric=config.target.metric,
         generator=generator,
-    )
+    )  # fmt: skip
