@@ -97,6 +97,19 @@ def order(n: int, batch_size: int, generator: torch.Generator) -> Tensor:
     return permutation[: steps * batch_size].view(steps, batch_size)
 
 
+def parted(labels: Tensor, held: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Numbers of images in two parts, the second of `held` images; each class has its share in both.
+
+    Both are in random order, so that the first few are a sample.
+    """
+    shuffled = torch.randperm(len(labels), generator=generator)
+    by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]
+    places = ((torch.arange(held) + 0.5) * len(labels) / max(1, held)).long()
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    chosen[by_class[places]] = True
+    return shuffled[~chosen[shuffled]], shuffled[chosen[shuffled]]
+
+
 def batches(split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """All images in their order, for evaluation; the last batch may be smaller."""
     yield from zip(split.x.split(batch_size), split.y.split(batch_size), strict=True)

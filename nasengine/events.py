@@ -66,6 +66,8 @@ class SearchStarted(Event):
     space: str
     metric: str
     target: int
+    also: list[int]
+    """Further targets of the same search."""
     full_size: int
     smallest_size: int
     blocks: list[dict[str, object]]
@@ -146,6 +148,8 @@ class Committed(Event):
     """One of: cadence, stage_end, regrow, fit."""
     pruned: dict[str, int]
     regrown: dict[str, int]
+    asked: dict[str, int]
+    """Granularity -> units that should have returned; fewer did where too few could. Empty unless units regrew."""
     kept: dict[str, str]
     """Operation or filter choice -> kept units as base64 of bits, first unit in the highest bit of the first byte."""
     kept_weights: dict[str, int]
@@ -158,6 +162,22 @@ class Committed(Event):
     stand in a dead row; `kept_weights` counts those that run."""
     size: int
     target: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollapseAverted(Event):
+    """A block would have kept nothing but skips and pools; its best operation with weights is held on instead."""
+
+    kind: ClassVar[str] = "collapse_averted"
+    stage: int
+    epoch: int
+    block: str
+    choice: str
+    unit: int
+    label: str
+    score: float | None
+    """Of the operation that is held, before it was raised above its threshold."""
+    threshold: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +208,7 @@ class RetrainEpoch(Event):
 
     kind: ClassVar[str] = "retrain_epoch"
     network: str
-    """``found``, or ``random 1`` and so on for the networks compared with."""
+    """``found``, ``at 12000`` for the network of a further target, ``random 1`` and so on for those compared with."""
     epoch: int
     epochs: int
     train: dict[str, float | None]
@@ -199,12 +219,14 @@ class RetrainEpoch(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ResultReady(Event):
-    """The files of the result are complete."""
+    """The files of a network are complete. The main target's is said last."""
 
     kind: ClassVar[str] = "result_ready"
+    folder: str
+    """Of the files, within the run's: ``result``, or ``family/12000`` for a further target of 12,000."""
     report: dict[str, object]
     files: list[dict[str, object]]
-    """Each {name, bytes, sha256}, names relative to the result folder."""
+    """Each {name, bytes, sha256}, names relative to `folder`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,8 +252,8 @@ class SearchFailed(Event):
 KINDS: dict[str, type[Event]] = {
     event.kind: event
     for event in (
-        DataProgress, DataReady, SearchStarted, StageStarted, Progress, EpochFinished, Committed, CheckpointSaved,
-        StageFinished, RetrainEpoch, ResultReady, SearchFinished, SearchFailed,
+        DataProgress, DataReady, SearchStarted, StageStarted, Progress, EpochFinished, Committed, CollapseAverted,
+        CheckpointSaved, StageFinished, RetrainEpoch, ResultReady, SearchFinished, SearchFailed,
     )
 }  # fmt: skip
 

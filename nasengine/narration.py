@@ -32,6 +32,7 @@ def search_started(
         space=config.space.kind,
         metric=look.metric,
         target=look.target,
+        also=[size for size in look.family if size != look.target],
         full_size=look.full_size,
         smallest_size=look.smallest_size,
         blocks=[
@@ -113,6 +114,7 @@ def committed(
         reason=reason,
         pruned=counts["pruned"],
         regrown=counts["regrown"],
+        asked=dict(decision.asked),
         kept={c.name: packed_bits(net.kept[c.name]) for c in net.plan.choices if c.granularity != "weight"},
         kept_weights=_living_weights(net, stage.blocks),
         changes=changes[:CHANGES_SAID],
@@ -148,9 +150,10 @@ def _living_weights(net: Supernet, blocks: int) -> dict[str, int]:
 def _changes(
     choice: str, granularity: str, action: str, changed: Tensor, decision: Decision
 ) -> list[dict[str, object]]:
-    scores, limit = decision.scores.get(choice), decision.thresholds.get(choice)
+    scores = decision.scores.get(choice)
     if granularity == "weight":
         mean = float(scores[changed].mean()) if scores is not None else None
+        limit = decision.threshold(choice)
         return [{"choice": choice, "action": action, "count": int(changed.sum()), "score": mean, "threshold": limit}]
     return [
         {
@@ -158,7 +161,40 @@ def _changes(
             "unit": unit,
             "action": action,
             "score": None if scores is None else float(scores[unit]),
-            "threshold": limit,
+            "threshold": decision.threshold(choice, unit),
         }
         for unit in changed.nonzero().flatten().tolist()
     ]
+
+
+def collapse_averted(net: Supernet, decision: Decision, *, stage: Stage, epoch: int) -> list[events.CollapseAverted]:
+    """One for each block that would have kept skips and pools alone."""
+    return [
+        events.CollapseAverted(
+            stage=stage.index,
+            epoch=epoch,
+            block=net.plan.blocks[net.plan.choice[name].block],
+            choice=name,
+            unit=unit,
+            label=net.plan.choice[name].labels[unit],
+            score=float(decision.scores[name][unit]),
+            threshold=decision.threshold(name, unit),
+        )
+        for name, unit in decision.averted
+    ]
+
+
+def survivors(net: Supernet, returned: Mapping[str, Tensor]) -> dict[str, int]:
+    """Granularity -> units that had returned and are in the found network."""
+    counts = dict.fromkeys(GRANULARITIES, 0)
+    for name, units in returned.items():
+        if name not in net.running:
+            continue
+        choice = net.plan.choice[name]
+        if choice.granularity == "weight":
+            weight = f"{net.plan.weighs[name]}/weight"
+            alive = net.gather(weight, {weight: units & net.kept[name]})
+            counts["weight"] += int(alive.sum())
+        else:
+            counts[choice.granularity] += int((units & net.kept[name]).sum())
+    return counts

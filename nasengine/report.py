@@ -23,7 +23,10 @@ def reported(
     found: Architecture,
     network: Network,
     *,
-    measured: Sequence[Mapping[str, Any]],
+    target: int,
+    measured: Mapping[str, Any],
+    random: Sequence[Mapping[str, Any]],
+    family: Sequence[Mapping[str, Any]],
     parity: Mapping[str, float],
     counts: Mapping[str, Mapping[str, int]],
     seconds: Mapping[str, float],
@@ -31,30 +34,33 @@ def reported(
 ) -> dict[str, Any]:
     """The report; `achieved.bytes` is filled in when the file is written.
 
-    `network` is trained, on the CPU, in eval mode; `measured` holds figures of the found network, then of random ones;
-    `counts` holds `pruned` and `regrown`, each by granularity.
+    `network` is trained, on the CPU, in eval mode; `measured` holds its figures, `random` those of random networks;
+    `family` holds reports of the search's other networks, each with its `folder`; `counts` holds `pruned`, `regrown`
+    and `survived`, each by granularity.
     """
     image = images.validation.x[:1].cpu()
-    first, *others = measured
     return {
         "name": config.name,
         "method": config.strategy.kind,
         "space": config.space.kind,
-        "target": {"metric": look.metric, "value": look.target},
+        "target": {"metric": look.metric, "value": target},
         "full_size": look.full_size,
         "achieved": {
             "params": export.nonzero(network),
             "params_dense": found.params_dense,
             "macs": found.macs,
             "bytes": 0,
+            "bytes_sparse": 0,
             "latency_ms": train.latency_ms(network, image.float()),
             "latency_device": device.label(torch.device("cpu")),
         },
-        "accuracy": {"validation": first["validation"], "test": first["test"]},
-        "baseline": {"random": others} if others else None,
+        "accuracy": {"validation": measured["validation"], "test": measured["test"]},
+        "baseline": {"random": list(random)} if random else None,
+        "family": [_member(other) for other in family],
         "parity": dict(parity),
         "pruned": dict(counts["pruned"]),
         "regrown": dict(counts["regrown"]),
+        "survived": dict(counts["survived"]),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "peak_memory_mib": round(device.peak_memory_mib(where), 1),
         "seed": config.seed,
@@ -68,6 +74,17 @@ def reported(
                 "test": len(images.open_test()),
             },
         },
+    }
+
+
+def _member(report: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "target": report["target"]["value"],
+        "folder": report["folder"],
+        "params": report["achieved"]["params"],
+        "macs": report["achieved"]["macs"],
+        "validation": report["accuracy"]["validation"],
+        "test": report["accuracy"]["test"],
     }
 
 

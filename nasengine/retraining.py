@@ -11,10 +11,11 @@ from torch import Tensor
 
 from nasengine import export, train
 from nasengine.architecture import Plan
+from nasengine.compact import Network
 from nasengine.config import RetrainConfig
 from nasengine.discretise import fitted
 from nasengine.errors import EngineError
-from nasengine.supernet import Kept, Supernet, architecture, everything
+from nasengine.supernet import Kept, everything
 
 DRAWS = 50
 """Random networks that are tried for a size."""
@@ -24,30 +25,28 @@ class Retraining:
     """One compact network with its optimizer.
 
     Args:
-        net: committed to the decision; its weights are the start if `plan.start` is inherit.
-        gains: of the strategy, over living units.
-        header: classes, mean and std for the file.
+        network: with its weights as the search left them; they are the start if `plan.start` is inherit.
+        masks: of its pruned weights, by state-dict name.
         feed: batches.
         plan: the recipe.
+        precision: fp32 or bf16.
         stream: for fresh weights.
         key: tells this network's batches from those of others.
     """
 
     def __init__(
         self,
-        net: Supernet,
-        gains: Mapping[str, Tensor],
-        header: Mapping[str, Any],
+        network: Network,
+        masks: Mapping[str, Tensor],
         *,
         feed: train.Feed,
         plan: RetrainConfig,
+        precision: str,
         stream: torch.Generator,
         key: int,
     ) -> None:
-        self.feed, self.plan, self.key = feed, plan, key
-        found = architecture(net.plan, net.kept)
-        self.network = export.compact_network(net, found, gains, header)
-        self.masks = export.weight_masks(net, found)
+        self.network, self.masks = network, masks
+        self.feed, self.plan, self.precision, self.key = feed, plan, precision, key
         if plan.start == "scratch":
             train.fresh(self.network, stream)
             train.keep_pruned(self.network, self.masks)
@@ -64,7 +63,7 @@ class Retraining:
             batch = self.feed.batch(order[step], "retrain", self.key, epoch, step)
             meter.add(
                 len(batch[1]),
-                train.retrain_step(self.network, batch, self.optimizer, self.masks, self.feed.precision, lr),
+                train.retrain_step(self.network, batch, self.optimizer, self.masks, self.precision, lr),
             )
         self.network.eval()
 

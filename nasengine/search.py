@@ -9,6 +9,7 @@ so a run that was killed and continued ends with the very same network.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import shutil
@@ -28,7 +29,7 @@ from nasengine.config import SearchConfig
 from nasengine.control import Control
 from nasengine.errors import CheckpointError, ConfigError, Interrupted, TrainingError
 from nasengine.events import Event
-from nasengine.outlook import outlook, plan_of, resolved
+from nasengine.outlook import learning_images, outlook, plan_of, resolved
 from nasengine.report import reported, versions
 from nasengine.retraining import Retraining, random_decision
 from nasengine.strategies.base import Draw, Moment, Point, Stage
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 JUDGING_BATCHES = 4
 """Held-out batches that a strategy may look at to decide."""
 CERTIFICATE_IMAGES = 64
+RESULT, FAMILY = "result", "family"
+"""Folders of the main target's network, and of those of further targets."""
 PROGRESS_SECONDS, SAVE_SECONDS = 0.4, 5.0
 """Least time between two progress events, and between two checkpoints of the retraining."""
 
@@ -97,9 +100,10 @@ class _Run:
             "pruned": dict.fromkeys(narration.GRANULARITIES, 0),
             "regrown": dict.fromkeys(narration.GRANULARITIES, 0),
         }
-        self.parity: dict[str, float] = {}
         self.measured: list[dict[str, Any]] = []
-        self.found: dict[str, Tensor] = {}
+        self.members: list[dict[str, Any]] = []
+        self.folders: list[str] = []
+        self.returned: dict[str, Tensor] = {}
         self.seconds = {"search": 0.0, "retrain": 0.0}
         self.since = self.began = time.perf_counter()
         self.resumed_fraction = 0.0
@@ -114,7 +118,8 @@ class _Run:
         if fresh:
             for name in ("checkpoint.pt", "events.jsonl"):
                 (self.folder / name).unlink(missing_ok=True)
-            shutil.rmtree(self.folder / "result", ignore_errors=True)
+            for name in (RESULT, FAMILY):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
         if (self.folder / "checkpoint.pt").exists():
             known = _settings(settings)
             before, now = _decisive(known), _decisive(wanted)
@@ -165,13 +170,15 @@ class _Run:
             "scores": self.scores.state_dict() if self.position.phase == "search" else {},
             "meter": {"sums": self.meter.sums, "images": self.meter.images},
             "counts": self.counts,
-            "parity": self.parity,
+            "members": self.members,
+            "returned": self.returned,
             "measured": self.measured,
+            "folders": self.folders,
             "seconds": {**self.seconds, self._phase_clock(): self._elapsed()},
             "versions": versions(),
         }
         if self.position.phase == "retrain":
-            state |= {"network": self.retraining.state(), "found": self.found}
+            state |= {"network": self.retraining.state()}
         checkpoint.save(self.folder / "checkpoint.pt", state)
         self.last_saved = time.perf_counter()
 
@@ -190,12 +197,13 @@ class _Run:
             self.net = Supernet(
                 self.plan, moved(saved["net"]["nursery"]), moved(saved["net"]["kept"]), saved["net"]["exit"]
             )
+            self._prepare_net()
             self.net.momentum = moved(saved["net"]["momentum"])
             self.strategy.load_state_dict(saved["strategy"])
             self.meter = train.Meter(**saved["meter"])
-            self.counts, self.parity, self.measured = saved["counts"], saved["parity"], saved["measured"]
-            self.seconds = saved["seconds"]
-            self.found = saved.get("found", {})
+            self.counts, self.measured = saved["counts"], saved["measured"]
+            self.seconds, self.members = saved["seconds"], saved["members"]
+            self.returned = moved(saved["returned"])
         except (KeyError, TypeError, RuntimeError) as error:
             raise CheckpointError(
                 f"the checkpoint in {self.folder} is of another version of Coppice ({error}); start over with --fresh"
@@ -218,18 +226,18 @@ class _Run:
         self.look.check()
         self.device = device.chosen(self.config.runtime.device)
         self.images = data.images(packed, self.config.data, self.config.seed, self.device)
-        self.feed = train.Feed(
-            images=self.images,
-            batch_size=self.config.search.batch(len(self.images.train)),
-            seed=self.config.seed,
-            precision=self.config.runtime.precision,
-        )
         self.plan = plan_of(self.config, packed.facts)
         seed = self.config.seed
         self.net = Supernet.born(self.plan, device.generator("cpu", seed, "weights"), self.device)
-        make = resolved(catalogue.STRATEGIES[self.config.strategy.kind].path)
-        self.strategy = make(self.plan, self.config, self.look.target, device.generator("cpu", seed, "scores")).to(
+        self._prepare_net()
+        part = self.config.strategy
+        make = resolved(catalogue.STRATEGIES[part.kind].paths[part.recipe])
+        self.strategy = make(self.plan, self.config, self.look.family, device.generator("cpu", seed, "scores")).to(
             self.device
+        )
+        learning = learning_images(self.config, len(self.images.train))
+        self.feeds = train.Feeds.of(
+            self.images, self.config.search.batch(learning), seed, self.strategy.decision_fraction
         )
         self.stages = self.strategy.stages(self.net)
         if not resumed:
@@ -239,11 +247,21 @@ class _Run:
         self.since = self.began = time.perf_counter()
         try:
             yield from self._phases()
-        except torch.OutOfMemoryError as error:
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
             raise TrainingError(
-                "the device ran out of memory; lower search.batch_size or space.channels and start again, "
-                "the last checkpoint is intact"
+                "the device ran out of memory; lower search.batch_size or space.channels, set runtime.recompute, or "
+                "add stage ends (strategy.cuts), and start again; the last checkpoint is intact"
             ) from error
+        except OSError as error:
+            raise TrainingError(
+                f"a file could not be read or written ({error}); see that the disk is there and not full, then start "
+                "again; the last checkpoint is intact"
+            ) from error
+
+    def _prepare_net(self) -> None:
+        self.net.compiled = self.config.runtime.compile
 
     def _phases(self) -> Iterator[Event]:
         if self.position.phase == "search":
@@ -273,6 +291,8 @@ class _Run:
         self.net.train()
         if beginning:
             self.net.enter(stage.exit)
+        if self.config.runtime.recompute and stage.index:
+            self.net.recomputed = self.stages[stage.index - 1].blocks
         self._new_optimizers(stage)
         if beginning:
             yield narration.stage_started(stage, self._size(stage))
@@ -281,61 +301,67 @@ class _Run:
         started = time.perf_counter()
         for epoch in range(self.position.epoch, stage.epochs):
             yield from self._epoch(stage, epoch)
-            moment = Moment(stage=stage, epoch=epoch, step=self.feed.steps - 1, steps=self.feed.steps)
+            moment = Moment(stage=stage, epoch=epoch, step=self.steps - 1, steps=self.steps)
             yield self._epoch_finished(moment)
-            closing = epoch == stage.epochs - 1
+            closing = False
+            for point in self.strategy.points(moment):
+                closing |= yield from self._decided(moment, point)
             if closing:
-                yield from self._closed(moment)
                 yield events.StageFinished(
                     stage=stage.index, name=stage.name, size=self._size(stage), target=stage.target,
                     validation=self._masked(self._drawn(self._resting(stage))), seconds=time.perf_counter() - started,
                 )  # fmt: skip
                 self.position = _Position(stage=stage.index + 1, begun=False)
             else:
-                if not moment.warming and (epoch + 1 - stage.warmup_epochs) % self.config.strategy.commit_every == 0:
-                    yield from self._decided(moment, "cadence")
                 self.position = _Position(stage=stage.index, epoch=epoch + 1)
             self.meter = train.Meter()
             self.save()
             yield events.CheckpointSaved(phase="search", epoch=self._epoch_number(stage, epoch))
+            if closing:
+                break
 
     def _epoch(self, stage: Stage, epoch: int) -> Iterator[Event]:
-        order = self.feed.order("search", stage.index, epoch)
+        learning, deciding = self.feeds.learning, self.feeds.deciding
+        order = learning.order("search", stage.index, epoch)
+        decisions = deciding.order("decide", stage.index, epoch) if deciding else None
         said, images_since = time.perf_counter(), 0
-        for step in range(self.position.step, self.feed.steps):
+        for step in range(self.position.step, self.steps):
             self.position = _Position(stage=stage.index, epoch=epoch, step=step)
             self._obey()
-            moment = Moment(stage=stage, epoch=epoch, step=step, steps=self.feed.steps)
-            batch = self.feed.batch(order[step], "search", stage.index, epoch, step)
+            moment = Moment(stage=stage, epoch=epoch, step=step, steps=self.steps)
+            batch = learning.batch(order[step], "search", stage.index, epoch, step)
+            held = None
+            if decisions is not None and not moment.warming:
+                held = deciding.batch(decisions[step % len(decisions)], "decide", stage.index, epoch, step)
             losses, draw, accuracy = train.search_step(
-                self.net, self.strategy, moment, batch, self.weights, self.scores, self.config.runtime.precision
+                self.net, self.strategy, moment, batch, held, self.weights, self.scores, self.config.runtime.precision
             )
             self.meter.add(len(batch[1]), {**losses, "accuracy": accuracy})
-            images_since += len(batch[1])
+            images_since += len(batch[1]) + (0 if held is None else len(held[1]))
             now = time.perf_counter()
             if now - said >= PROGRESS_SECONDS:
                 yield self._progress(moment, losses, draw, images_since / (now - said))
                 said, images_since = now, 0
-        self.position.step = self.feed.steps
+        self.position.step = self.steps
 
-    def _closed(self, moment: Moment) -> Iterator[Event]:
-        yield from self._decided(moment, "end")
-        if not moment.stage.last:
-            yield from self._decided(moment, "regrow")
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch of the search."""
+        return self.feeds.learning.steps
 
-    def _decided(self, moment: Moment, point: Point) -> Iterator[Event]:
-        decisions = self.strategy.decide(self.net, moment, point, self._judging_batches())
+    def _decided(self, moment: Moment, point: Point) -> Any:
+        """Asks the strategy and commits its answer; returns whether the stage closes with it."""
+        decisions = self.strategy.decide(self.net, moment, point, self._judging_batches() if point == "regrow" else ())
         if not decisions:
-            return
+            return point == "end"
         decision = decisions[0]
         before = self.net.kept
         self.net.keep_momentum(self.weights)
         self.net.commit(decision.kept)
         self.weights = train.weights_optimizer(self.net, self.config.search.lr, self.config.search.weight_decay)
+        closes = point == "end" or decision.closes
         reason = (
-            "fit"
-            if point == "end" and moment.stage.last
-            else {"cadence": "cadence", "end": "stage_end", "regrow": "regrow"}[point]
+            "regrow" if point == "regrow" else "cadence" if not closes else "fit" if moment.stage.fits else "stage_end"
         )
         event = narration.committed(
             self.net,
@@ -349,21 +375,60 @@ class _Run:
         for name, changed in (("pruned", event.pruned), ("regrown", event.regrown)):
             for granularity, count in changed.items():
                 self.counts[name][granularity] += count
+        self._follow(before, regrown=point == "regrow")
         yield event
+        yield from narration.collapse_averted(self.net, decision, stage=moment.stage, epoch=event.epoch)
+        if closes and moment.stage.fits:
+            self._keep_member(moment.stage)
+        return closes
+
+    def _follow(self, before: dict[str, Tensor], *, regrown: bool) -> None:
+        """Remembers which living units once were dead, as long as they live."""
+        for name, now in self.net.kept.items():
+            known = self.returned.get(name)
+            if regrown and bool((now & ~before[name]).any()):
+                known = (now & ~before[name]) if known is None else known | (now & ~before[name])
+            if known is not None:
+                self.returned[name] = known & now
+
+    def _keep_member(self, stage: Stage) -> None:
+        """Checks and keeps the network that a stage ends with: for the target of the search, or a further one."""
+        with torch.no_grad():
+            gains = self.strategy.draw(self.net, self._resting(stage))[0].gains
+        found = architecture(self.plan, self.net.kept)
+        sample = self._sample(CERTIFICATE_IMAGES)
+        self.members.append(
+            {
+                "target": stage.target,
+                "kept": {name: alive.cpu() for name, alive in self.net.kept.items()},
+                "state": export.compact_network(self.net, found, gains, self._header()).state_dict(),
+                "masks": export.weight_masks(self.net, found),
+                "parity": export.certificate(self.net, gains, found, sample),
+                "counts": copy.deepcopy(self.counts) | {"survived": narration.survivors(self.net, self.returned)},
+            }
+        )
+
+    def _sample(self, n: int) -> Tensor:
+        """Some validation images, spread evenly."""
+        split = self.images.validation
+        where = torch.linspace(0, len(split) - 1, min(n, len(split)), device=split.x.device).long()
+        return data.normalised(split.x[where], self.images.mean, self.images.std)
 
     def _judging_batches(self) -> list[tuple[Tensor, Tensor]]:
-        size = self.feed.batch_size
-        x, y = self.feed.plain(self.images.validation, JUDGING_BATCHES * size)
+        size = self.feeds.learning.batch_size
+        x, y = self.feeds.judging.plain(JUDGING_BATCHES * size)
         return list(zip(x.split(size), y.split(size), strict=True))
 
     def _new_optimizers(self, stage: Stage) -> None:
         self.weights = train.weights_optimizer(self.net, self.config.search.lr, self.config.search.weight_decay)
-        self.scores = train.scores_optimizer(self.strategy, Moment(stage=stage, epoch=0, step=0, steps=self.feed.steps))
+        self.scores = self.strategy.optimizer(Moment(stage=stage, epoch=0, step=0, steps=self.steps))
 
     def _masked(self, draw: Draw) -> dict[str, float | None]:
         """Validation of the network as its masks stand."""
         self.net.eval()
-        found = train.evaluated(lambda x: self.net(x, draw.masks, draw.gains), self.images.validation, self.images)
+        found = train.evaluated(
+            lambda x: self.net(x, draw.masks, draw.gains, draw.off), self.images.validation, self.images
+        )
         self.net.train()
         return found
 
@@ -396,7 +461,7 @@ class _Run:
 
     def _resting(self, stage: Stage) -> Moment:
         """A moment of the stage in which all that is alive is on."""
-        return Moment(stage=replace(stage, warmup_epochs=stage.epochs), epoch=0, step=0, steps=self.feed.steps)
+        return Moment(stage=replace(stage, warmup_epochs=stage.epochs), epoch=0, step=0, steps=self.steps)
 
     def _size(self, stage: Stage) -> int:
         return architecture(self.plan, self.net.kept, stage.exit).size(self.config.target.metric)
@@ -404,7 +469,7 @@ class _Run:
     # -- the found network and those it is compared with -----------------------------------------------------------
 
     def _retrainings(self) -> Iterator[Event]:
-        for index in range(self.position.stage, 1 + self.config.baseline.random):
+        for index in range(self.position.stage, len(self.members) + self.config.baseline.random):
             if not self._prepare(index):
                 break
             total = self.config.retrain.epochs
@@ -416,32 +481,44 @@ class _Run:
                     self.save()
                     yield events.CheckpointSaved(phase="retrain", epoch=epoch + 1)
             self.measured.append(self.retraining.measured())
-            if index == 0:
-                self.found = self.retraining.network.state_dict()
+            if index < len(self.members):
+                self.members[index]["state"] = self.retraining.network.state_dict()
             self.position = _Position(phase="retrain", stage=index + 1)
 
     def _prepare(self, index: int) -> bool:
-        """The compact network number `index`, with its weights at the start or as they were saved, if there is one."""
-        net = self.net if index == 0 else self._random(index)
-        if net is None:
-            return False
-        with torch.no_grad():
-            gains = self.strategy.draw(net, self._resting(self.stages[-1]))[0].gains
-        if index == 0 and not self.parity:
-            sample, _ = self.feed.plain(self.images.validation, CERTIFICATE_IMAGES)
-            self.parity = export.certificate(net, gains, architecture(self.plan, net.kept), sample)
+        """The compact network number `index`, with its weights at the start or as they were saved, if there is one.
+
+        The search's own networks come first, from large to small, then random ones.
+        """
+        if index < len(self.members):
+            member = self.members[index]
+            network, masks = self._network(member), member["masks"]
+        else:
+            net = self._random(index)
+            if net is None:
+                return False
+            found = architecture(self.plan, net.kept)
+            network = export.compact_network(net, found, self.strategy.gains(net), self._header())
+            masks = export.weight_masks(net, found)
         self.retraining = Retraining(
-            net, gains, self._header(), feed=self.feed, plan=self.config.retrain,
+            network, {name: mask.to(self.device) for name, mask in masks.items()}, feed=self.feeds.all,
+            plan=self.config.retrain, precision=self.config.runtime.precision,
             stream=device.generator("cpu", self.config.seed, "retrain", index), key=index,
         )  # fmt: skip
         if self.saved is not None and "network" in self.saved and self.saved["position"]["stage"] == index:
             self.retraining.load(self.saved["network"])
         return True
 
+    def _network(self, member: dict[str, Any]) -> Network:
+        network = Network({**architecture(self.plan, member["kept"]).to_json(), **self._header()}).to(self.device)
+        network.load_state_dict(member["state"])
+        return network.eval()
+
     def _random(self, index: int) -> Supernet | None:
         self.net.store()
-        size = architecture(self.plan, self.net.kept).size(self.config.target.metric)
-        stream = device.generator("cpu", self.config.seed, "random network", index)
+        main = next(member for member in self.members if member["target"] == self.look.target)
+        size = architecture(self.plan, main["kept"]).size(self.config.target.metric)
+        stream = device.generator("cpu", self.config.seed, "random network", index - len(self.members) + 1)
         kept = random_decision(
             self.plan,
             stream,
@@ -458,10 +535,10 @@ class _Run:
         for step in self.retraining.steps(epoch, self.position.step, self.meter):
             self.position = _Position(phase="retrain", stage=index, epoch=epoch, step=step)
             self._obey()
-        self.position.step = self.feed.steps
+        self.position.step = self.feeds.all.steps
         fraction = self._fraction()
         yield events.RetrainEpoch(
-            network="found" if index == 0 else f"random {index}",
+            network=self._title(index),
             epoch=epoch + 1,
             epochs=self.config.retrain.epochs,
             train=self.meter.means(),
@@ -470,38 +547,57 @@ class _Run:
             eta_seconds=self._eta(fraction),
         )
 
+    def _title(self, index: int) -> str:
+        if index >= len(self.members):
+            return f"random {index - len(self.members) + 1}"
+        target = self.members[index]["target"]
+        return "found" if target == self.look.target else f"at {target}"
+
     def _header(self) -> dict[str, Any]:
         return {
             "classes": list(self.images.class_names), "mean": list(self.images.mean), "std": list(self.images.std),
         }  # fmt: skip
 
     def _published(self) -> Iterator[Event]:
-        plan = architecture(self.plan, self.net.kept)
-        network = Network({**plan.to_json(), **self._header()})
-        network.load_state_dict(self.found)
-        network.cpu().eval()
-        sample, _ = self.feed.plain(self.images.validation, 8)
+        """Writes a folder for each network, the main one last."""
         self.seconds["retrain"] = self._elapsed()
-        report = reported(
-            self.config, self.look, self.images, plan, network, measured=self.measured, parity=self.parity,
-            counts=self.counts, seconds=self.seconds, where=self.device,
-        )  # fmt: skip
-        files = export.publish(self.folder / "result", network, report, sample.cpu())
+        ready = []
+        order = sorted(range(len(self.members)), key=lambda index: self.members[index]["target"] == self.look.target)
+        for index in order:
+            member = self.members[index]
+            network = self._network(member).cpu().eval()
+            is_main = member["target"] == self.look.target
+            report = reported(
+                self.config, self.look, self.images, architecture(self.plan, member["kept"]), network,
+                target=member["target"], measured=self.measured[index],
+                random=self.measured[len(self.members) :] if is_main else [],
+                family=[other for _, other in ready] if is_main else [],
+                parity=member["parity"], counts=member["counts"], seconds=self.seconds, where=self.device,
+            )  # fmt: skip
+            folder = RESULT if is_main else f"{FAMILY}/{member['target']}"
+            (self.folder / folder).parent.mkdir(exist_ok=True)
+            files = export.publish(self.folder / folder, network, report, self._sample(8).cpu())
+            ready.append((events.ResultReady(folder=folder, report=report, files=files), {"folder": folder, **report}))
         self.position = _Position(phase="done")
+        self.folders = [event.folder for event, _ in ready]
         self.save()
-        yield events.ResultReady(report=report, files=files)
+        for event, _ in ready:
+            yield event
         yield events.SearchFinished(seconds=sum(self.seconds.values()))
 
     def _said_again(self) -> Iterator[Event]:
-        if not (self.folder / "result" / "report.json").exists():
-            raise CheckpointError(
-                f"{self.folder} holds a finished search whose result was removed; start over with --fresh"
-            )
-        report = json.loads((self.folder / "result" / "report.json").read_text())
-        folder = self.folder / "result"
-        files = [export.described(folder, folder / name) for name in (*export.FILES, "SHA256SUMS")]
-        yield events.ResultReady(report=report, files=files)
-        yield events.SearchFinished(seconds=sum(report["seconds"].values()))
+        seconds = 0.0
+        for folder in self.saved["folders"]:
+            path = self.folder / folder
+            if not (path / "report.json").exists():
+                raise CheckpointError(
+                    f"{self.folder} holds a finished search whose result was removed; start over with --fresh"
+                )
+            report = json.loads((path / "report.json").read_text())
+            seconds = sum(report["seconds"].values())
+            files = [export.described(path, path / name) for name in (*export.FILES, "SHA256SUMS")]
+            yield events.ResultReady(folder=folder, report=report, files=files)
+        yield events.SearchFinished(seconds=seconds)
 
     # -- time and obedience --------------------------------------------------------------------------------------
 
@@ -523,8 +619,10 @@ class _Run:
     def _fraction(self) -> float:
         """Share of the whole run that is over, by epochs; a retraining epoch counts a third."""
         retrain = self.config.retrain.epochs / 3
-        total = self.config.search.epochs + retrain * (1 + self.config.baseline.random)
-        part = self.position.epoch + self.position.step / max(1, self.feed.steps)
+        networks = 1 + len(self.config.target.also) + self.config.baseline.random
+        total = self.config.search.epochs + retrain * networks
+        steps = self.steps if self.position.phase == "search" else self.feeds.all.steps
+        part = self.position.epoch + self.position.step / max(1, steps)
         if self.position.phase == "search":
             done = sum(s.epochs for s in self.stages[: self.position.stage]) + part
         else:
@@ -535,6 +633,11 @@ class _Run:
         """Seconds left, from the speed since this process began."""
         gained = fraction - self.resumed_fraction
         return (time.perf_counter() - self.began) / gained * (1 - fraction) if gained > 0 else None
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """On the CPU torch says so in words only."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def _decisive(settings: dict[str, Any]) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from nasengine import data, device
+from nasengine import data, device, splits
 from nasengine.data import Images, Split
 from nasengine.errors import TrainingError
 from nasengine.objectives import task_loss
@@ -43,21 +43,26 @@ class Meter:
 
 @dataclass(frozen=True, kw_only=True)
 class Feed:
-    """Training batches that depend on the seed and the place in the run alone."""
+    """Training batches that depend on the seed and the place in the run alone.
+
+    Attributes:
+        part: numbers of the training images that it draws from.
+    """
 
     images: Images
+    part: Tensor
     batch_size: int
     seed: int
-    precision: str
 
     @property
     def steps(self) -> int:
         """Full batches of an epoch."""
-        return len(self.images.train) // self.batch_size
+        return len(self.part) // self.batch_size
 
     def order(self, *key: object) -> Tensor:
-        """Indices [steps, batch] of the epoch that `key` names."""
-        return data.order(len(self.images.train), self.batch_size, device.generator("cpu", self.seed, *key, "order"))
+        """Numbers of training images, [steps, batch], of the epoch that `key` names."""
+        order = data.order(len(self.part), self.batch_size, device.generator("cpu", self.seed, *key, "order"))
+        return self.part[order]
 
     def batch(self, indices: Tensor, *key: object) -> Batch:
         """Augmented, normalised images and labels."""
@@ -68,10 +73,44 @@ class Feed:
         x = data.augmented(x, stream, shift=self.images.shift, flip=self.images.flip)
         return x.contiguous(memory_format=torch.channels_last), split.y[where]
 
-    def plain(self, split: Split, n: int) -> Batch:
-        """The first `n` images of a split spread evenly, unchanged."""
-        where = torch.linspace(0, len(split) - 1, min(n, len(split)), device=split.x.device).long()
-        return data.normalised(split.x[where], self.images.mean, self.images.std), split.y[where]
+    def plain(self, n: int) -> Batch:
+        """The first `n` of its images, unchanged."""
+        where = self.part[:n].to(self.images.train.x.device)
+        x = data.normalised(self.images.train.x[where], self.images.mean, self.images.std)
+        return x.contiguous(memory_format=torch.channels_last), self.images.train.y[where]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feeds:
+    """Where batches come from.
+
+    Attributes:
+        all: every training image; for the compact networks at the end.
+        learning: for the weights during the search.
+        deciding: for the strategy's own parameters; None if those learn from the weights' batches. Its batches are
+            small, so that an epoch passes over both once.
+    """
+
+    all: Feed
+    learning: Feed
+    deciding: Feed | None
+
+    @classmethod
+    def of(cls, images: Images, batch_size: int, seed: int, decision_fraction: float) -> Feeds:
+        whole = Feed(images=images, part=torch.arange(len(images.train)), batch_size=batch_size, seed=seed)
+        held = splits.held_for_decisions(len(images.train), decision_fraction)
+        if not held:
+            return cls(all=whole, learning=whole, deciding=None)
+        stream = device.generator("cpu", seed, "decision split")
+        rest, own = data.parted(images.train.y.cpu(), held, stream)
+        learning = Feed(images=images, part=rest, batch_size=batch_size, seed=seed)
+        size = min(batch_size, max(2, len(own) // max(1, learning.steps)))
+        return cls(all=whole, learning=learning, deciding=Feed(images=images, part=own, batch_size=size, seed=seed))
+
+    @property
+    def judging(self) -> Feed:
+        """For what decides: held-out images if there are any."""
+        return self.deciding or self.learning
 
 
 def weights_optimizer(net: Supernet, lr: float, weight_decay: float) -> torch.optim.SGD:
@@ -83,50 +122,69 @@ def weights_optimizer(net: Supernet, lr: float, weight_decay: float) -> torch.op
         {"params": [p for _, p in decayed], "weight_decay": weight_decay},
         {"params": [p for _, p in free], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.SGD(groups, lr=lr, momentum=MOMENTUM)
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=MOMENTUM, fused=True)
     for name, parameter in [*decayed, *free]:
-        if name in net.momentum:
-            optimizer.state[parameter]["momentum_buffer"] = net.gather(name, net.momentum)
+        kept = net.gather(name, net.momentum) if name in net.momentum else torch.zeros_like(parameter)
+        optimizer.state[parameter]["momentum_buffer"] = kept
     return optimizer
 
 
-def scores_optimizer(strategy: Strategy, moment: Moment) -> torch.optim.Adam:
-    """Adam over the strategy's own parameters."""
-    return torch.optim.Adam(strategy.learning_rates(moment), betas=(0.9, 0.99))
-
-
 def search_step(
-    net: Supernet, strategy: Strategy, moment: Moment, batch: Batch, weights: torch.optim.Optimizer,
-    scores: torch.optim.Optimizer, precision: str,
-) -> tuple[dict[str, float], Draw, float]:  # fmt: skip
-    """Draw, losses, sum, backward, after_backward, step. Scores stay as they are during a warm-up.
+    net: Supernet,
+    strategy: Strategy,
+    moment: Moment,
+    batch: Batch,
+    decision_batch: Batch | None,
+    weights: torch.optim.Optimizer,
+    scores: torch.optim.Optimizer,
+    precision: str,
+) -> tuple[dict[str, float], Draw, float]:
+    """Draw, losses, sum, backward, after_backward, step.
+
+    Weights learn from `batch`; the strategy's own parameters from `decision_batch`, or from the very same pass if there
+    is none. During a warm-up they stay as they are.
 
     Returns:
-        the losses by name, the first draw, the accuracy on the batch.
+        the losses by name, the last draw, the accuracy on the batch.
 
     Raises:
         TrainingError: if a loss is not a finite number.
     """
-    images, labels = batch
-    draws = strategy.draw(net, moment)
-    with device.autocast(images.device, precision):
-        losses, logits = strategy.losses(net, moment, batch, draws)
-    total = torch.stack(list(losses.values())).sum()
-    if not torch.isfinite(total):
-        raise TrainingError(not_finite(moment.epoch, "search.lr"))
-    weights.zero_grad(set_to_none=True)
-    scores.zero_grad(set_to_none=True)
-    total.backward()
-    nn.utils.clip_grad_norm_(list(net.live.parameters()), CLIP)
-    strategy.after_backward(net, moment, draws)
+    values, draws = _pass(net, strategy, moment, batch, weights, scores, precision)
+    nn.utils.clip_grad_norm_(list(net.live.parameters()), CLIP, foreach=True)
+    alternating = decision_batch is not None and not moment.warming
+    if not alternating:
+        strategy.after_backward(net, moment, draws)
     weights.step()
+    if alternating:
+        _, draws = _pass(net, strategy, moment, decision_batch, weights, scores, precision)
+        strategy.after_backward(net, moment, draws)
     if not moment.warming:
         for group, wanted in zip(scores.param_groups, strategy.learning_rates(moment), strict=True):
             group["lr"] = wanted["lr"]
         scores.step()
-    values = {name: float(loss.detach()) for name, loss in losses.items()}
-    accuracy = float((logits.detach().argmax(1) == labels).float().mean())
+    accuracy = values.pop("accuracy")
     return values, draws[0], accuracy
+
+
+def _pass(
+    net: Supernet, strategy: Strategy, moment: Moment, batch: Batch, weights: torch.optim.Optimizer,
+    scores: torch.optim.Optimizer, precision: str,
+) -> tuple[dict[str, float], Sequence[Draw]]:  # fmt: skip
+    """Forward and backward; the numbers come from the device in one go."""
+    images, labels = batch
+    draws = strategy.draw(net, moment)
+    with device.autocast(images.device, precision):
+        losses, logits = strategy.losses(net, moment, batch, draws)
+    weights.zero_grad(set_to_none=True)
+    scores.zero_grad(set_to_none=True)
+    total = torch.stack(list(losses.values())).sum()
+    total.backward()
+    correct = (logits.detach().argmax(1) == labels).float().mean()
+    numbers = torch.stack([*(loss.detach().float() for loss in losses.values()), correct]).tolist()
+    if not all(math.isfinite(number) for number in numbers):
+        raise TrainingError(not_finite(moment.epoch, "search.lr"))
+    return dict(zip((*losses, "accuracy"), numbers, strict=True)), draws
 
 
 def retrain_step(
@@ -144,14 +202,15 @@ def retrain_step(
     with device.autocast(images.device, precision):
         logits = network(images)
         loss = task_loss(logits, labels)
-    if not torch.isfinite(loss):
+    value = float(loss.detach())
+    if not math.isfinite(value):
         raise TrainingError(not_finite(None, "retrain.lr"))
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    nn.utils.clip_grad_norm_(network.parameters(), CLIP)
+    nn.utils.clip_grad_norm_(network.parameters(), CLIP, foreach=True)
     optimizer.step()
     keep_pruned(network, masks)
-    return {"loss": float(loss.detach()), "accuracy": float((logits.detach().argmax(1) == labels).float().mean())}
+    return {"loss": value, "accuracy": float((logits.detach().argmax(1) == labels).float().mean())}
 
 
 def retrain_optimizer(network: nn.Module, weight_decay: float) -> torch.optim.SGD:
@@ -160,7 +219,7 @@ def retrain_optimizer(network: nn.Module, weight_decay: float) -> torch.optim.SG
         {"params": [p for p in network.parameters() if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in network.parameters() if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.SGD(groups, lr=0.1, momentum=MOMENTUM, nesterov=True)
+    return torch.optim.SGD(groups, lr=0.1, momentum=MOMENTUM, nesterov=True, fused=True)
 
 
 def one_cycle(step: int, steps: int, highest: float) -> float:

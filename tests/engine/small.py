@@ -16,10 +16,10 @@ from torch import Tensor
 
 from nasengine import data, packing
 from nasengine.architecture import Plan
-from nasengine.config import CANDIDATES, CellsSpace, DataConfig, SearchConfig, parse
+from nasengine.config import CANDIDATES, CellsSpace, ChainSpace, DataConfig, SearchConfig, parse
 from nasengine.data import Images
 from nasengine.device import generator
-from nasengine.spaces import cells
+from nasengine.spaces import cells, chain
 from nasengine.supernet import Kept, Supernet, everything
 
 torch.set_num_threads(1)
@@ -87,6 +87,18 @@ def small_plan(
         cells=cells_, channels=channels, nodes=nodes, reductions=reductions, candidates=tuple(candidates)  # type: ignore[arg-type]
     )  # fmt: skip
     return cells.plan(space, image_size=image_size, channels=colours, classes=classes, cuts=cuts)
+
+
+def chain_plan(
+    *, layers: int = 4, channels: int = 4, kernels: tuple[int, ...] = (3, 5), expansions: tuple[int, ...] = (2, 3),
+    squeeze_excite: bool = False, reductions: tuple[int, ...] = (2,), image_size: int = 8, cuts: tuple[int, ...] = (),
+    colours: int = 1, classes: int = 3,
+) -> Plan:  # fmt: skip
+    space = ChainSpace(
+        layers=layers, channels=channels, kernels=kernels, expansions=expansions, squeeze_excite=squeeze_excite,  # type: ignore[arg-type]
+        reductions=reductions,
+    )  # fmt: skip
+    return chain.plan(space, image_size=image_size, channels=colours, classes=classes, cuts=cuts)
 
 
 def lived_in(plan: Plan, seed: int = 0, dtype: torch.dtype = torch.float64, exit_: str | None = None) -> Supernet:

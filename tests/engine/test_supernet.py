@@ -164,8 +164,8 @@ def test_a_dead_channel_is_exactly_zero_also_behind_a_factorized_reduce() -> Non
     seen: dict[str, Tensor] = {}
     run_layer = full._apply
 
-    def watched(layer, inputs, factors):  # type: ignore[no-untyped-def]
-        seen[layer.name] = run_layer(layer, inputs, factors)
+    def watched(layer, inputs, factors, **options):  # type: ignore[no-untyped-def]
+        seen[layer.name] = run_layer(layer, inputs, factors, **options)
         return seen[layer.name]
 
     full._apply = watched  # type: ignore[method-assign]
@@ -329,9 +329,9 @@ def test_layers_beyond_the_exit_neither_run_nor_change() -> None:
     ran: list[str] = []
     run_layer = net._apply
 
-    def watched(layer, inputs, factors):  # type: ignore[no-untyped-def]
+    def watched(layer, inputs, factors, **options):  # type: ignore[no-untyped-def]
         ran.append(layer.name)
-        return run_layer(layer, inputs, factors)
+        return run_layer(layer, inputs, factors, **options)
 
     net._apply = watched  # type: ignore[method-assign]
     before = {name: value.clone() for name, value in net.nursery.items()}
