@@ -85,8 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     verify.set_defaults(run=_verify)
     export = commands.add_parser("export", help="write more formats of a finished run")
     export.add_argument("folder", metavar="DIR", type=Path)
-    export.add_argument("--format", choices=("onnx", "pt2"), required=True, help="ONNX, or torch.export's own format")
-    export.add_argument("--to", metavar="FILE", type=Path, help="default: DIR/model.onnx or DIR/model.pt2")
+    export.add_argument(
+        "--format", choices=("onnx", "pt2", "sparse"), required=True,
+        help="ONNX, torch.export's own format, or the weights with their zeros left out",
+    )  # fmt: skip
+    export.add_argument("--to", metavar="FILE", type=Path, help="default: DIR/model.onnx, .pt2 or .sparse.safetensors")
     export.set_defaults(run=_export)
     pack = commands.add_parser("pack", help="check and pack images")
     pack.add_argument("--dataset", required=True)
@@ -186,9 +189,9 @@ def _verify(parsed: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _export(parsed: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    from nasengine.export import exported
+    from nasengine.export import EXPORTS, exported
 
-    yield exported(parsed.folder, parsed.format, parsed.to or parsed.folder / f"model.{parsed.format}")
+    yield exported(parsed.folder, parsed.format, parsed.to or parsed.folder / EXPORTS[parsed.format])
 
 
 def _pack(parsed: argparse.Namespace) -> Iterator[Event]:

@@ -19,6 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+SPARSE_FILE = "model.sparse.safetensors"
+BITS, VALUES = ".bits", ".values"
+"""Ends of the names under which the sparse file keeps a weight: which of its numbers are there, and those numbers."""
+
 
 class Relu(nn.ReLU):
     """Rectifier; never in place, since other layers read the same input."""
@@ -248,11 +252,29 @@ def _square(x: Tensor, size: int) -> Tensor:
     return x
 
 
+def dense(stored: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """The state dict of `network` from a file in which zeros were left out."""
+    shapes = {name: value.shape for name, value in network.state_dict().items()}
+    state = {}
+    for name, value in stored.items():
+        if name.endswith(BITS):
+            name = name.removesuffix(BITS)
+            powers = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8)
+            there = ((value[:, None] & powers) != 0).flatten()[: shapes[name].numel()]
+            values = stored[name + VALUES]
+            state[name] = values.new_zeros(shapes[name])
+            state[name].view(-1)[there] = values
+        elif not name.endswith(VALUES):
+            state[name] = value
+    return state
+
+
 def load(folder: str | Path) -> Network:
-    """The trained network of a result folder, in eval mode."""
+    """The trained network of a result folder, in eval mode; of the sparse file where the dense one is not there."""
     from safetensors.torch import load_file
 
     folder = Path(folder)
     network = Network(json.loads((folder / "architecture.json").read_text()))
-    network.load_state_dict(load_file(folder / "model.safetensors"))
+    file = folder / "model.safetensors"
+    network.load_state_dict(dense(load_file(file if file.exists() else folder / SPARSE_FILE), network))
     return network.eval()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from nasengine import compact
@@ -19,11 +19,14 @@ from nasengine.architecture import Architecture
 from nasengine.compact import Network
 from nasengine.errors import ConfigError, ExportError
 from nasengine.onnx_file import onnx_model
+from nasengine.sparse_file import sparse
 from nasengine.supernet import Supernet, everything
 
 TOLERANCE = {"fp32": 1e-5, "fp64": 1e-9}
 """Largest allowed difference between masked and compact network, relative to the largest output."""
 ONNX_TOLERANCE = 1e-4
+EXPORTS = {"onnx": "model.onnx", "pt2": "model.pt2", "sparse": compact.SPARSE_FILE}
+"""Formats of `exported`, each with its file's usual name: ONNX, torch.export's own, weights without their zeros."""
 FILES = ("README.md", "architecture.json", "model.onnx", "model.py", "model.safetensors", "report.json")
 """Of a result, beside their SHA256SUMS."""
 
@@ -119,6 +122,7 @@ def publish(folder: Path, network: Network, report: dict[str, Any], sample: Tens
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     save_file(state, part / "model.safetensors")
     report["achieved"]["bytes"] = (part / "model.safetensors").stat().st_size
+    report["achieved"]["bytes_sparse"] = len(save(sparse(state)))
     (part / "architecture.json").write_text(json.dumps(dict(network.architecture), indent=1))
     shutil.copyfile(compact.__file__, part / "model.py")
     write_onnx(network, sample, part / "model.onnx")
@@ -152,7 +156,7 @@ def write_onnx(network: Network, sample: Tensor, path: Path) -> None:
 
 
 def exported(run: Path, kind: str, path: Path) -> dict[str, Any]:
-    """Writes the network of a finished run as ``onnx`` or ``pt2`` (torch.export) and checks the file against it.
+    """Writes the network of a finished run as one of EXPORTS and checks the file against it.
 
     Raises:
         ConfigError: if there is no result in the folder.
@@ -162,6 +166,8 @@ def exported(run: Path, kind: str, path: Path) -> dict[str, Any]:
     sample = _noise(network, 4)
     if kind == "onnx":
         write_onnx(network, sample, path)
+    elif kind == "sparse":
+        _write_sparse(network, path)
     else:
         program = torch.export.export(network, (sample,), dynamic_shapes={"x": {0: torch.export.Dim("batch")}})
         torch.export.save(program, path)
@@ -170,6 +176,15 @@ def exported(run: Path, kind: str, path: Path) -> dict[str, Any]:
             path.unlink()
             raise ExportError(f"the {kind} file does not answer as the network; it was removed")
     return {"format": kind, "file": str(path), **described(path.parent, path)}
+
+
+def _write_sparse(network: Network, path: Path) -> None:
+    state = network.state_dict()
+    save_file(sparse(state), path)
+    again = compact.dense(load_file(path), network)
+    if again.keys() != state.keys() or not all(torch.equal(again[name], state[name]) for name in state):
+        path.unlink()
+        raise ExportError("the sparse file does not hold the network's weights; it was removed")
 
 
 def loaded(folder: Path) -> Network:
@@ -359,6 +374,7 @@ Found by {report["method"]} in the {report["space"]} space on `{report["data"]["
 | parameters (dense) | {achieved["params_dense"]:,} |
 | multiply-adds | {achieved["macs"]:,} |
 | size of the weights file | {achieved["bytes"]:,} bytes |
+| with zeros left out (`export --format sparse`) | {achieved["bytes_sparse"]:,} bytes |
 | latency, one image on {achieved["latency_device"]} | {achieved["latency_ms"]:.2f} ms |
 | limit | {target["value"]:,} {target["metric"]} |
 
