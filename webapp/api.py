@@ -116,7 +116,9 @@ def config_schema() -> dict[str, Any]:
     def inlined(node: Any) -> Any:
         if isinstance(node, dict):
             name = str(node.get("$ref", "")).removeprefix("#/$defs/")
-            return inlined(parts[name]) if name else {key: inlined(item) for key, item in node.items()}
+            # What tells alternatives apart is a table of references; the one `kind` that each allows says the same.
+            plain = {key: item for key, item in node.items() if not ("oneOf" in node and key == "discriminator")}
+            return inlined(parts[name]) if name else {key: inlined(item) for key, item in plain.items()}
         return [inlined(item) for item in node] if isinstance(node, list) else node
 
     result: dict[str, Any] = inlined(whole)

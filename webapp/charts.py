@@ -26,6 +26,8 @@ class Series(TypedDict):
     dash: NotRequired[Literal["dot", "dash"]]
     by: NotRequired[str]
     """Field whose every value gets a line of its own."""
+    only: NotRequired[str]
+    """The one value of that field that is drawn."""
     sign: NotRequired[Literal[-1, 1]]
 
 
@@ -62,6 +64,7 @@ CHARTS: list[Chart] = [
                 "path": "train.accuracy",
                 "at": "retraining",
                 "by": "network",
+                "only": "found",
                 "colour": "train",
                 "dash": "dot",
             },
@@ -131,7 +134,7 @@ CHARTS: list[Chart] = [
     {
         "id": "kept",
         "title": "Units kept",
-        "sentence": "Of all units in the open cells, how many are still on, at each of the three levels.",
+        "sentence": "Of all units in the open blocks, how many are still on, at each of the three levels.",
         "kind": "lines",
         "x_label": "epoch",
         "y_label": "kept",

@@ -1,7 +1,8 @@
 """Forms. The new-search form is read off SearchConfig: labels, help, units and bounds stand there, once.
 
 A field only turns text into a plain value. What is wrong with it is said by the engine, in the words of the command
-line, and put at the field it names.
+line, and put at the field it names. Where a part has several kinds, each kind has fields of its own, and those of the
+chosen kind alone are read.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Union, get_args, get_origin
 
 from django import forms
@@ -21,12 +22,13 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from nasengine import catalogue
-from nasengine.config import PRESETS, SearchConfig, parse
+from nasengine.config import PRESETS, SPACES, SearchConfig, parse
 from nasengine.errors import ConfigError
 from webapp.models import METRICS, DatasetState
 from webapp.selectors import Asked, datasets_of, search_asked
 
 BASIC_ORDER = ("name", "preset", "data.dataset", "space.kind", "strategy.kind", "target.metric", "target.value")
+KIND = "kind"
 HIDDEN = ("data.path",)
 """Not for the web: paths of the server are nobody's to give."""
 GROUPS = {
@@ -34,6 +36,7 @@ GROUPS = {
     "data": "Data",
     "space": "Space",
     "strategy": "Method",
+    "target": "Target",
     "search": "Search",
     "retrain": "Retraining",
     "baseline": "Comparison",
@@ -46,6 +49,8 @@ LABELS: dict[str, dict[str, str]] = {
     "target.metric": {name: label.capitalize() for name, label in METRICS.items()},
 }
 YES_NO = {"true": "Yes", "false": "No"}
+AMOUNTS = re.compile(r"\d{1,3}(?:,\d{3})+(?!,?\d)%?|[^\s,]+")
+"""One item of a list of sizes: a comma before three digits belongs to the number, as in 12,000."""
 ENDLESS = re.compile(r"(\S{40})[^\s'\"]{60,}")
 """A word that is too long to be shown whole."""
 
@@ -58,12 +63,26 @@ class Setting:
     info: FieldInfo
     kind: type | None
     """What a plain text is turned into: int, float, bool; None for text."""
+    takes_text: bool
+    """Whether a text may stay one, such as 40%."""
     choices: tuple[str, ...]
     is_list: bool
+    only: str = ""
+    """The kind of its part that alone has it, such as chain; empty if all have."""
 
     @property
     def group(self) -> str:
         return self.dotted.rpartition(".")[0]
+
+    @property
+    def name(self) -> str:
+        """In the form."""
+        return form_name(self.dotted, self.only)
+
+    @property
+    def is_kind(self) -> bool:
+        """Whether it says of which kind its part is."""
+        return self.dotted.endswith(f".{KIND}")
 
     @property
     def ticks(self) -> bool:
@@ -77,13 +96,16 @@ class Setting:
 
 
 def settings_of(model: type[BaseModel] = SearchConfig, prefix: str = "") -> Iterator[Setting]:
-    """Every leaf of the configuration, in its order."""
+    """Every leaf of the configuration, in its order; of a part with several kinds the kind, then what each has."""
     for name, info in model.model_fields.items():
         dotted = f"{prefix}{name}"
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            yield from settings_of(info.annotation, f"{dotted}.")
+        parts = [leaf for leaf in _leaves(info.annotation) if isinstance(leaf, type) and issubclass(leaf, BaseModel)]
+        if len(parts) > 1:
+            yield from _alternatives(parts, f"{dotted}.")
+        elif parts:
+            yield from settings_of(parts[0], f"{dotted}.")
         elif dotted not in HIDDEN:
-            yield _setting(dotted, info)
+            yield _setting(dotted, info, info.annotation)
 
 
 class SettingField(forms.CharField):
@@ -95,7 +117,7 @@ class SettingField(forms.CharField):
 
     def to_python(self, value: Any) -> Any:
         if self.setting.is_list:
-            texts = value if isinstance(value, list | tuple) else str(value or "").replace(",", " ").split()
+            texts = value if isinstance(value, list | tuple) else _items(str(value or ""), self.setting)
             return [_plain(str(text).strip(), self.setting.kind) for text in texts] or None
         text = str(value or "").strip()
         return _plain(text, self.setting.kind) if text else None
@@ -105,6 +127,18 @@ class SettingField(forms.CharField):
 
     def run_validators(self, value: Any) -> None:
         """Nothing: the engine says what is wrong."""
+
+
+@dataclass(frozen=True)
+class FieldGroup:
+    """Fields under one title."""
+
+    title: str
+    fields: list[BoundField]
+    kind_field: str
+    """Name of the field that chooses the kind; empty if the fields always count."""
+    only: str
+    """The kind for which they count."""
 
 
 class NewSearchForm(forms.Form):
@@ -121,30 +155,35 @@ class NewSearchForm(forms.Form):
     def __init__(self, data: Mapping[str, Any] | None = None, *, owner: User, dataset: str | None = None) -> None:
         super().__init__(data)
         self.owner = owner
-        self.presets = {preset: parse({"preset": preset, "data": {"dataset": "cifar10"}}) for preset in PRESETS}
-        for setting in settings_of():
-            self.fields[form_name(setting.dotted)] = self._field(setting)
+        self.presets = {
+            (kind, preset): parse({"preset": preset, "data": {"dataset": "cifar10"}, "space": {"kind": kind}})
+            for kind in SPACES
+            for preset in PRESETS
+        }
+        self.settings = list(settings_of())
+        for setting in self.settings:
+            self.fields[setting.name] = self._field(setting)
         if dataset in dict(self.fields["data__dataset"].widget.choices):
             self.initial["data__dataset"] = dataset
 
     @property
     def basic_fields(self) -> list[BoundField]:
-        basic = [setting.dotted for setting in settings_of() if setting.is_basic]
-        return [self[form_name(dotted)] for dotted in sorted(basic, key=_place)]
+        basic = sorted((setting for setting in self.settings if setting.is_basic), key=lambda one: _place(one.dotted))
+        return [self[setting.name] for setting in basic]
 
     @property
-    def advanced_groups(self) -> list[tuple[str, list[BoundField]]]:
-        groups: dict[str, list[BoundField]] = {}
-        for setting in settings_of():
+    def advanced_groups(self) -> list[FieldGroup]:
+        groups: dict[tuple[str, str], list[BoundField]] = {}
+        for setting in self.settings:
             if not setting.is_basic:
-                groups.setdefault(setting.group, []).append(self[form_name(setting.dotted)])
-        return [(GROUPS[group], fields) for group, fields in groups.items()]
+                groups.setdefault((setting.group, setting.only), []).append(self[setting.name])
+        return [_group(part, only, fields) for (part, only), fields in groups.items()]
 
     def raw(self) -> dict[str, Any]:
         """The configuration as its JSON would be written by hand: only what was filled in."""
         result: dict[str, Any] = {}
-        for setting in settings_of():
-            value = self.cleaned_data.get(form_name(setting.dotted))
+        for setting in self._counting():
+            value = self.cleaned_data.get(setting.name)
             if value is None:
                 continue
             part, _, name = setting.dotted.rpartition(".")
@@ -161,8 +200,10 @@ class NewSearchForm(forms.Form):
 
     def add_problems(self, problems: Iterable[tuple[str, str]]) -> None:
         """Puts what the engine says first of each field at that field, without repeating a page of what was typed."""
+        names = {setting.dotted: setting.name for setting in self._counting()}
+        names |= dict.fromkeys(HIDDEN, form_name("data.dataset"))
         for dotted, sentence in problems:
-            field = field_of(dotted, self.fields)
+            field = names.get(dotted)  # None: the form as a whole
             if field is None or field not in self.errors:
                 self.add_error(field, ENDLESS.sub(r"\1…", sentence))
 
@@ -172,6 +213,15 @@ class NewSearchForm(forms.Form):
             self.asked = asked
             self.add_problems(asked.outlook.problems)
         return self.cleaned_data
+
+    def _counting(self) -> list[Setting]:
+        """The settings that are read: of a part with several kinds those of the chosen one."""
+        chosen = {
+            setting.group: self.cleaned_data.get(setting.name) or setting.info.default
+            for setting in self.settings
+            if setting.is_kind
+        }
+        return [setting for setting in self.settings if setting.only in ("", chosen.get(setting.group))]
 
     def _field(self, setting: Setting) -> SettingField:
         choices = self._choices(setting)
@@ -192,8 +242,8 @@ class NewSearchForm(forms.Form):
             widget = forms.TextInput(attrs=attrs)
         field = SettingField(
             setting,
-            label=setting.info.title or setting.dotted,
-            help_text=f"{setting.info.description} {'None ticked: as the preset.' if setting.ticks else ''}".strip(),
+            label=GROUPS[setting.group] if setting.is_kind else setting.info.title or setting.dotted,
+            help_text=f"{setting.info.description} {_hint(setting)}".strip(),
             initial=setting.info.default if basic or setting.ticks else None,
             widget=widget,
         )
@@ -214,7 +264,8 @@ class NewSearchForm(forms.Form):
         return self._preset_texts(setting)[preset]
 
     def _preset_texts(self, setting: Setting) -> dict[str, str]:
-        return {name: _text(_value(config, setting.dotted)) for name, config in self.presets.items()}
+        kind = setting.only or next(iter(SPACES))
+        return {preset: _text(_value(self.presets[kind, preset], setting.dotted)) for preset in PRESETS}
 
 
 class UploadForm(forms.Form):
@@ -232,38 +283,61 @@ class UploadForm(forms.Form):
     )
 
 
-def form_name(dotted: str) -> str:
-    """The form's name of a setting.
+def form_name(dotted: str, only: str = "") -> str:
+    """The form's name of a setting, or of that which one kind of its part has.
 
-    >>> form_name("target.value")
-    'target__value'
+    >>> form_name("target.value"), form_name("space.channels", "chain")
+    ('target__value', 'space__chain__channels')
     """
-    return dotted.replace(".", "__")
-
-
-def field_of(dotted: str, fields: Iterable[str]) -> str | None:
-    """The form field where a problem of a setting is shown; None for the form as a whole."""
-    name = "data__dataset" if dotted in HIDDEN else form_name(dotted)
-    return name if name in fields else None
+    part, _, name = dotted.rpartition(".")
+    return "__".join(filter(None, (part, only, name)))
 
 
 def _place(dotted: str) -> int:
     return BASIC_ORDER.index(dotted) if dotted in BASIC_ORDER else len(BASIC_ORDER)
 
 
-def _setting(dotted: str, info: FieldInfo) -> Setting:
-    leaves = [leaf for leaf in _leaves(info.annotation) if leaf is not type(None)]
+def _group(part: str, only: str, fields: list[BoundField]) -> FieldGroup:
+    if not only:
+        return FieldGroup(GROUPS[part], fields, "", "")
+    kind = f"{part}.{KIND}"
+    return FieldGroup(f"{GROUPS[part]}: {LABELS[kind][only]}", fields, form_name(kind), only)
+
+
+def _alternatives(parts: list[type[BaseModel]], prefix: str) -> Iterator[Setting]:
+    dotted, kinds = f"{prefix}{KIND}", [part.model_fields[KIND] for part in parts]
+    yield _setting(dotted, kinds[0], *(kind.annotation for kind in kinds))
+    for part, kind in zip(parts, kinds, strict=True):
+        for setting in settings_of(part, prefix):
+            if setting.dotted != dotted:
+                yield replace(setting, only=str(kind.default))
+
+
+def _setting(dotted: str, info: FieldInfo, *annotations: Any) -> Setting:
+    leaves = [leaf for annotation in annotations for leaf in _leaves(annotation) if leaf is not type(None)]
     is_list = any(get_origin(leaf) is tuple for leaf in leaves)
     items = [item for leaf in leaves for item in (_leaves(get_args(leaf)[0]) if get_origin(leaf) is tuple else [leaf])]
-    choices = tuple(str(value) for item in items if get_origin(item) is Literal for value in get_args(item))
-    kinds = [item for item in items if item in (bool, int, float)]
-    return Setting(dotted, info, kinds[0] if kinds else None, choices, is_list)
+    values = [value for item in items if get_origin(item) is Literal for value in get_args(item)]
+    kinds = [item for item in (*items, *map(type, values)) if item in (bool, int, float)]
+    return Setting(dotted, info, kinds[0] if kinds else None, str in items, tuple(map(str, values)), is_list)
 
 
 def _leaves(annotation: Any) -> list[Any]:
     if get_origin(annotation) in (Union, types.UnionType):
         return [leaf for part in get_args(annotation) for leaf in _leaves(part)]
     return [annotation]
+
+
+def _hint(setting: Setting) -> str:
+    """How to fill it in, where its help does not say so."""
+    if setting.ticks:
+        return "None ticked: as the preset."
+    return "With commas between, such as 30%, 12000." if setting.is_list and setting.takes_text else ""
+
+
+def _items(text: str, setting: Setting) -> list[str]:
+    """A list as it was typed, with commas or blanks between its items."""
+    return AMOUNTS.findall(text) if setting.takes_text else text.replace(",", " ").split()
 
 
 def _plain(text: str, kind: type | None) -> Any:
@@ -299,7 +373,7 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return YES_NO[str(value).lower()]
     if isinstance(value, list | tuple):
-        return ", ".join(str(item) for item in value)
+        return ", ".join(str(item) for item in value) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -220,6 +220,11 @@ class Search(models.Model):
         return target_text(self.config["target"])
 
     @property
+    def also_text(self) -> str:
+        """Its further targets; empty if there are none."""
+        return also_text(self.config["target"])
+
+    @property
     def accuracy(self) -> float | None:
         """On the test images; known when finished."""
         measured: dict[str, Any] = (self.report or {}).get("accuracy") or {}
@@ -244,8 +249,12 @@ class SearchEvent(models.Model):
         return f"{self.seq} {self.kind}"
 
 
+RESULT, FAMILY = "result", "family/"
+"""Within a run's folder: where the main network's files are, and before the sizes of further targets."""
+
+
 class Artifact(models.Model):
-    """A file of a finished search, in the `result` folder of its run."""
+    """A file of a finished search: `model.onnx` of the main network, `family/12000/model.onnx` of a further target."""
 
     search = models.ForeignKey(Search, on_delete=models.CASCADE, related_name="artifacts")
     name = models.CharField(max_length=255)
@@ -258,6 +267,21 @@ class Artifact(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @classmethod
+    def name_of(cls, folder: str, file: str) -> str:
+        """What a file of one of the run's folders is called."""
+        return file if folder == RESULT else f"{folder}/{file}"
+
+    @property
+    def folder(self) -> str:
+        """Of the network that it belongs to, within the run's."""
+        return self.name.rpartition("/")[0] if self.name.startswith(FAMILY) else RESULT
+
+    @property
+    def file(self) -> str:
+        """Its name in that folder."""
+        return self.name.removeprefix(f"{self.folder}/")
 
     @property
     def size_bytes(self) -> int:
@@ -289,6 +313,19 @@ def target_text(target: dict[str, Any]) -> str:
     >>> target_text({"metric": "params", "value": 20000}), target_text({"metric": "macs", "value": "40%"})
     ('20,000 parameters', '40% of the multiply-adds')
     """
-    metric, value = METRICS.get(target["metric"], target["metric"]), target["value"]
-    text = f"{value:,.0f}" if isinstance(value, int | float) else str(value).strip()
+    metric, text = METRICS.get(target["metric"], target["metric"]), _amount_text(target["value"])
     return f"{text} of the {metric}" if text.endswith("%") else f"{text} {metric}"
+
+
+def also_text(target: dict[str, Any]) -> str:
+    """Further targets as people say them.
+
+    >>> also_text({"also": ["60%", 12000.0, 8000]}), also_text({})
+    ('60%, 12,000 and 8,000', '')
+    """
+    *others, last = map(_amount_text, target.get("also") or [""])
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _amount_text(value: float | str) -> str:
+    return f"{value:,.0f}" if isinstance(value, int | float) else value.strip()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from nasengine.config import SearchConfig, parse
 from nasengine.errors import ConfigError
 from nasengine.outlook import Outlook, outlook
 from nasengine.splits import DataFacts, builtin_facts
-from webapp.models import UPLOAD, Dataset, DatasetState, Search, SearchEvent, SearchState
+from webapp.models import UPLOAD, Artifact, Dataset, DatasetState, Search, SearchEvent, SearchState
 
 FEED_ROWS = 200
 """Events in one frame or answer."""
@@ -39,6 +39,11 @@ class Asked:
     @property
     def dataset_label(self) -> str:
         return self.dataset.name if self.dataset else catalogue.DATASETS[self.config.data.dataset].label
+
+    @property
+    def further_targets(self) -> list[int]:
+        """In numbers, from large to small."""
+        return [target for target in self.outlook.family if target != self.outlook.target]
 
     def stored(self) -> dict[str, Any]:
         """The whole configuration, presets filled in, uploads by their reference instead of their path."""
@@ -148,6 +153,12 @@ def run_folder(search_id: UUID) -> Path:
 def searches_of(owner: User) -> QuerySet[Search]:
     """The searches of a user, newest first: all that the list shows in one query."""
     return Search.objects.filter(owner=owner)
+
+
+def family_rows(search: Search, artifacts: Iterable[Artifact]) -> list[tuple[dict[str, Any], list[Artifact]]]:
+    """(figures, files) of the network of each further target, as the report names them."""
+    members: list[dict[str, Any]] = (search.report or {}).get("family") or []
+    return [(member, [file for file in artifacts if file.folder == member["folder"]]) for member in members]
 
 
 def queue_position(search: Search) -> int | None:

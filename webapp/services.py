@@ -38,6 +38,7 @@ from webapp.models import (
     DATASET_MOVES,
     LIVE_STATES,
     MOVES,
+    RESULT,
     Artifact,
     Dataset,
     DatasetState,
@@ -169,24 +170,33 @@ def search_beat(*, search_id: UUID, attempt: int) -> Request | None:
 
 
 def search_finish(*, search_id: UUID, attempt: int) -> bool:
-    """Publishes the result that was announced; False if it never was, or the attempt is not the current one."""
+    """Publishes the networks that were announced; False if the main one never was, or the attempt is not current."""
     with transaction.atomic():
-        ready = SearchEvent.objects.filter(search_id=search_id, kind="result_ready").last()
-        if ready is None:
+        said = SearchEvent.objects.filter(search_id=search_id, kind="result_ready").order_by("seq")
+        ready = {payload.get("folder", RESULT): payload for payload in said.values_list("payload", flat=True)}
+        if RESULT not in ready:
             return False
+        report = ready[RESULT]["report"]
         moved = search_move(
             search_id=search_id,
             old=SearchState.RUNNING,
             new=SearchState.FINISHED,
             fence=attempt,
-            report=ready.payload["report"],
+            report=report,
             fraction=1.0,
             stage="",
+            **_found_size(report),
         )
         if moved:
             Artifact.objects.bulk_create(
-                Artifact(search_id=search_id, name=file["name"], bytes=file["bytes"], sha256=file["sha256"])
-                for file in ready.payload["files"]
+                Artifact(
+                    search_id=search_id,
+                    name=Artifact.name_of(folder, file["name"]),
+                    bytes=file["bytes"],
+                    sha256=file["sha256"],
+                )
+                for folder, payload in ready.items()
+                for file in payload["files"]
             )
         return moved
 
@@ -400,6 +410,13 @@ def _save_zip(file: File[bytes], path: Path, given: str) -> tuple[str, int]:
     if not (starts_like_a_zip and zipfile.is_zipfile(path)):
         raise Refused(f"'{given}' is not a zip file; put the class folders into one and upload that.")
     return digest.hexdigest(), size
+
+
+def _found_size(report: dict[str, Any]) -> dict[str, int]:
+    """Of the main network: the search may have ended with that of a further target."""
+    metric = report.get("target", {}).get("metric")
+    size = report.get("achieved", {}).get(metric)
+    return {} if size is None else {"size": size}
 
 
 # The reaper

@@ -29,7 +29,7 @@ from nasengine.errors import ConfigError
 from webapp import relay, selectors, services
 from webapp.charts import CHARTS
 from webapp.forms import NewSearchForm, UploadForm
-from webapp.models import Dataset, Search
+from webapp.models import RESULT, Dataset, Search
 
 PAGE_SIZE = 25
 CHUNK_BYTES = 1 << 18
@@ -73,6 +73,7 @@ def search_outlook(request: OwnedRequest) -> JsonResponse:
     outlook = form.asked.outlook if hasattr(form, "asked") else None
     for name in ("metric", "full_size", "smallest_size", "target", "estimate"):
         answer[name] = getattr(outlook, name, None)
+    answer["also"] = form.asked.further_targets if outlook else []
     return JsonResponse(answer)
 
 
@@ -87,12 +88,14 @@ def search_detail(request: OwnedRequest, pk: UUID) -> HttpResponse:
         "charts": CHARTS,
         "state": selectors.state_frame(search),
     }
+    artifacts = list(search.artifacts.all())
     context = {
         "search": search,
         "config": search.config,
         "feed": feed,
-        "artifacts": search.artifacts.all(),
+        "artifacts": [artifact for artifact in artifacts if artifact.folder == RESULT],
         "report": search.report,
+        "family": selectors.family_rows(search, artifacts),
     }
     return render(request, "searches/detail.html", context)
 
@@ -143,10 +146,10 @@ def search_delete(request: OwnedRequest, pk: UUID) -> HttpResponse:
 
 @require_safe
 def search_file(request: OwnedRequest, pk: UUID, name: str) -> HttpResponseBase:
-    """A file of the result; only names that the engine announced exist."""
+    """A file of a found network; only names that the engine announced exist."""
     search = get_object_or_404(Search, pk=pk, owner=request.user)
     artifact = get_object_or_404(search.artifacts, name=name)
-    return _download(selectors.run_folder(search.pk) / "result" / artifact.name)
+    return _download(selectors.run_folder(search.pk) / artifact.folder / artifact.file)
 
 
 # Data sets

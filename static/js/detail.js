@@ -2,11 +2,12 @@
 
 import { Charts } from "./draw.js";
 import { Feed } from "./feed.js";
+import { furtherTarget, networkName } from "./names.js";
 import { Network } from "./network.js";
 import { add, emptyRun, rewind } from "./run.js";
 import { units } from "./sentences.js";
 import { swap } from "./swap.js";
-import { ago, count, duration, metricUnit, percent, whole } from "./words.js";
+import { ago, count, duration, listed, metricUnit, percent, whole } from "./words.js";
 
 const DRAW_EVERY = 340; // milliseconds: three times a second at most
 const feed = JSON.parse(document.getElementById("feed").textContent);
@@ -68,8 +69,7 @@ function progress(model) {
 function stageLine(model) {
   const { started, stage, progress: step, retrain, phase } = model;
   if (phase === "retraining") {
-    const who = retrain.network === "found" ? "Retraining the found network" : `Training for comparison: ${retrain.network}`;
-    return `${who}, epoch ${retrain.epoch} of ${retrain.epochs}`;
+    return `Training ${networkName(retrain.network)}, epoch ${retrain.epoch} of ${retrain.epochs}`;
   }
   if (phase === "result" || phase === "finished") return "Done";
   if (!started || !stage) return model.data ? "Images are ready, building the network" : "";
@@ -87,12 +87,16 @@ function index(started, stage) {
 }
 
 function figures(model) {
-  const commit = model.commits.at(-1);
-  const size = model.result?.report?.achieved?.[model.started.metric] ?? (model.retrain ? commit?.size : model.progress?.size) ?? model.started.full_size;
-  const target = (model.retrain ? null : model.stage?.target) ?? model.started.target;
+  const { started } = model;
+  const report = model.result?.report;
+  const trained = model.retrain && (furtherTarget(model.retrain.network) ?? started.target);
+  const commit = (trained && model.commits.findLast((one) => one.target === trained)) ?? model.commits.at(-1);
+  const size = report?.achieved?.[started.metric] ?? (trained ? commit?.size : model.progress?.size) ?? started.full_size;
+  const target = (report ? started.target : trained) ?? model.stage?.target ?? started.target;
   at("figure-size").textContent = size < 1e6 ? whole(size) : count(size);
-  at("figure-size-note").textContent = `${metricUnit(model.started.metric)}, target ${target < 1e6 ? whole(target) : count(target)}`;
-  const accuracy = model.retrain?.validation?.accuracy ?? model.epoch?.validation?.accuracy;
+  const also = started.also?.length ? `, also ${listed(started.also)}` : "";
+  at("figure-size-note").textContent = `${metricUnit(started.metric)}, target ${target < 1e6 ? whole(target) : count(target)}${also}`;
+  const accuracy = report?.accuracy?.validation ?? model.retrain?.validation?.accuracy ?? model.epoch?.validation?.accuracy;
   at("figure-accuracy").textContent = percent(accuracy);
   at("figure-accuracy-note").textContent = model.retrain ? "on validation images, retrained" : "on validation images";
   const kept = model.epoch?.kept ?? commit?.totals;
@@ -120,7 +124,7 @@ function timeline(model) {
   const commit = model.commits[index];
   const text = !commit
     ? "The full network, before anything is pruned"
-    : `Commit ${index + 1} of ${model.commits.length}, epoch ${commit.epoch}: ${changes(commit)}`;
+    : `Commit ${index + 1} of ${model.commits.length}, epoch ${commit.epoch}${model.started.also?.length ? `, target ${whole(commit.target)}` : ""}: ${changes(commit)}`;
   if (at("commit-text").textContent !== text) at("commit-text").textContent = text;
   slider.setAttribute("aria-valuetext", text);
 }

@@ -68,10 +68,12 @@ export class Charts {
       const colour = this.#colour(line.series.colour);
       if (chart.kind === "bars") return this.#bars(chart, line, colour, model);
       const level = line.series.at === "everywhere";
+      const beside = line.label !== line.series.label; // another network than the found one: named on hover alone
       const [x, y] = level ? [[0, right], [line.y.at(-1), line.y.at(-1)]] : decimated(line.x, line.y, MOST_POINTS);
       return {
         type: "scatter", mode: single && !level ? "lines+markers" : "lines", name: line.label, x, y,
-        line: { color: colour, width: line.series.dash ? 1.5 : 2, dash: line.series.dash ?? "solid" },
+        line: { color: colour, width: beside ? 1 : line.series.dash ? 1.5 : 2, dash: line.series.dash ?? "solid" },
+        opacity: beside ? 0.6 : 1, showlegend: !beside,
         marker: { color: colour, size: 6 },
         hovertemplate: `%{y:${hoverFormat(chart.unit)}}<extra>${line.label}</extra>`,
       };

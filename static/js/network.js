@@ -1,18 +1,10 @@
 // The picture of the network: every block with its operations, widths and weights, at any commit of the run.
 //
-// Rows are connections, columns are operations. A unit that is on is filled; one that was cut is hollow; one that came
-// back has a colour of its own.
+// A unit that is on is filled; one that was cut is hollow; one that came back has a colour of its own.
 
-import { blockName } from "./sentences.js";
+import { blockName, candidate, INNER, stateName } from "./names.js";
 import { lastChange, unitsOn } from "./run.js";
 import { plural, whole } from "./words.js";
-
-const SHORT = {
-  skip_connect: ["skip", "skip connection"], sep_conv_3x3: ["s3", "separable convolution 3×3"],
-  sep_conv_5x5: ["s5", "separable convolution 5×5"], dil_conv_3x3: ["d3", "dilated convolution 3×3"],
-  dil_conv_5x5: ["d5", "dilated convolution 5×5"], avg_pool_3x3: ["avg", "average pooling 3×3"],
-  max_pool_3x3: ["max", "max pooling 3×3"],
-};
 
 /** Draws into `place` what `search_started` announces; `show(model, index)` moves it to a commit. */
 export class Network {
@@ -132,62 +124,47 @@ function next(before, on) {
   return was ? "cut" : "off";
 }
 
-/** Rows are (node, source) connections, columns candidates; both are read from the labels "source candidate". */
+/** One cell for each candidate; a candidate without a column has the whole of its row. */
 function table(operations, parts) {
-  const columns = [...new Set(operations.flatMap((choice) => choice.labels.map((label) => label.split(" ").at(-1))))];
-  const head = element("tr", "", element("td", ""), ...columns.map((name) => {
-    const cell = element("th", "", SHORT[name]?.[0] ?? name);
-    cell.title = SHORT[name]?.[1] ?? name;
+  const placed = operations.map((choice) => [choice, choice.labels.map((label) => candidate(choice.name, label))]);
+  const columns = new Map(placed.flatMap(([, places]) => places).filter(({ column }) => column).map(({ column, hint }) => [column, hint]));
+  const names = [...columns.keys()];
+  const head = element("tr", "", element("td", ""), ...names.map((name) => {
+    const cell = element("th", "", name);
+    cell.title = columns.get(name);
     return cell;
   }));
   const rows = element("tbody", "");
-  for (const choice of operations) {
-    const cells = [];
+  for (const [choice, places] of placed) {
     let row = null;
-    let source = null;
-    choice.labels.forEach((label, unit) => {
-      const words = label.split(" ");
-      const from = words.slice(0, -1).join(" ");
-      if (from !== source) {
-        source = from;
-        row = element("tr", unit === 0 ? "first" : "", element("th", "", `${stateName(from)} → ${stateName(nodeOf(choice.name))}`));
-        row.append(...columns.map(() => element("td", "")));
+    parts.cells.set(choice.name, places.map((place, unit) => {
+      const cell = element("i", "unit");
+      Object.assign(cell.dataset, { unit, choice: choice.name, state: "on", name: place.name });
+      if (place.row !== places[unit - 1]?.row) {
+        row = element("tr", unit === 0 ? "first" : "", element("th", "", place.row), ...(place.column ? names : [""]).map(() => element("td", "")));
         rows.append(row);
       }
-      const unitCell = element("i", "unit");
-      Object.assign(unitCell.dataset, {
-        unit, choice: choice.name, state: "on", name: `${SHORT[words.at(-1)]?.[1] ?? words.at(-1)}, ${stateName(from)} → ${stateName(nodeOf(choice.name))}`,
-      });
-      row.children[1 + columns.indexOf(words.at(-1))].append(unitCell);
-      cells.push(unitCell);
-    });
-    parts.cells.set(choice.name, cells);
+      if (!place.column) row.lastChild.colSpan = names.length || 1;
+      row.children[1 + Math.max(0, names.indexOf(place.column))].append(cell);
+      return cell;
+    }));
   }
   const grid = element("table", "units", element("thead", "", head), rows);
   grid.setAttribute("aria-hidden", "true"); // the summary above says it in words
   return grid;
 }
 
-/** "c0_n1_ops" -> "n1". */
-const nodeOf = (name) => name.replace(/_ops$/, "").split("_").at(-1);
-
-/** s0 and s1 are the cell's inputs, n0, n1 ... its nodes. */
-function stateName(name) {
-  const found = /^([sn])(\d+)$/.exec(name);
-  return found ? `${found[1] === "s" ? "in" : "n"}${Number(found[2]) + 1}` : name;
-}
-
-/** Widths worth a bar each, and the many inner widths of separable convolutions as one. */
+/** Widths worth a bar each, and the many inner widths of convolutions as one. */
 function widthGroups(choices) {
   const filters = choices.filter((choice) => choice.granularity === "filter");
-  const inner = filters.filter((choice) => choice.name.endsWith("_mid"));
-  const own = filters.filter((choice) => !choice.name.endsWith("_mid"));
+  const inner = filters.filter((choice) => INNER.test(choice.name));
+  const own = filters.filter((choice) => !INNER.test(choice.name));
   return [
     ...own.map((choice) => {
       const name = stateName(choice.name.split("_").at(-1));
       return [name, [choice], `channels of ${name}`];
     }),
-    ...(inner.length ? [["inner", inner, "channels inside the separable convolutions, all together"]] : []),
+    ...(inner.length ? [["inner", inner, "channels inside the convolutions, all together"]] : []),
   ];
 }
 

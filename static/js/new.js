@@ -1,6 +1,6 @@
 // The form of a new search: asks the server, as fields change, what they would lead to, and shows it before the start.
 
-import { count, duration, memory, metricUnit, whole } from "./words.js";
+import { count, duration, listed, memory, metricUnit, whole } from "./words.js";
 
 const form = document.getElementById("new-search");
 const at = (id) => document.getElementById(id);
@@ -49,6 +49,8 @@ function show(answer) {
   at("reach-full").textContent = `all of it ${count(full)}`;
   at("reach").setAttribute("aria-label", `From ${whole(answer.smallest_size)} to ${whole(full)} ${unit} can be reached; the target is ${whole(answer.target)}.`);
   at("outlook-target").textContent = answer.target === null ? "—" : `${whole(answer.target)} ${unit}`;
+  for (const place of form.querySelectorAll("[data-also]")) place.hidden = !answer.also.length;
+  at("outlook-also").textContent = listed(answer.also);
   at("outlook-time").textContent = duration(answer.estimate?.seconds_cpu);
   at("outlook-memory").textContent = answer.estimate ? `about ${memory(answer.estimate.memory_mib)}` : "—";
   slide();
@@ -103,6 +105,13 @@ function presets() {
   }
 }
 
+/** Of a part with several kinds, only what belongs to the chosen one is shown and sent. */
+function kinds() {
+  for (const group of form.querySelectorAll("[data-kind]")) {
+    group.hidden = group.disabled = form.elements[group.dataset.kindOf].value !== group.dataset.kind;
+  }
+}
+
 function sentences() {
   for (const place of form.querySelectorAll("[data-sentence-of]")) {
     place.textContent = at(place.dataset.sentenceOf).selectedOptions[0]?.dataset.sentence ?? "";
@@ -113,12 +122,14 @@ form.addEventListener("input", (event) => {
   if (event.target === slider) value.value = `${slider.value}%`;
   if (event.target === value) slide();
   if (event.target.name === "preset") presets();
+  kinds();
   sentences();
   ask();
 });
 
 if (form.querySelector("#advanced .problem:not(:empty)")) at("advanced").open = true;
 presets();
+kinds();
 sentences();
 slide();
 outlook();

@@ -3,6 +3,7 @@
 // The events are kept so that a rewind (a resumed attempt says the last part again) can be rebuilt from what stays.
 // Only `progress` events are thinned in very long runs; commits, epochs and everything else are kept as they came.
 
+import { furtherTarget, lineName } from "./names.js";
 import { sentence, stageName } from "./sentences.js";
 
 const MOST_PROGRESS = 6000;
@@ -96,7 +97,10 @@ const note = {
     if (!model.retrain) boundary(model, model.started?.epochs ?? 0, "retraining");
     Object.assign(model, { retrain: event, phase: "retraining", fraction: event.fraction, etaSeconds: event.eta_seconds });
   },
-  result_ready: (model, event) => Object.assign(model, { result: event, phase: "result", fraction: 1, etaSeconds: null }),
+  result_ready: (model, event) => {
+    if (furtherTarget(event.folder) !== null) return; // the main network's is said last
+    Object.assign(model, { result: event, phase: "result", fraction: 1, etaSeconds: null });
+  },
   search_finished: (model, event) => Object.assign(model, { finished: event, phase: "finished", fraction: 1, etaSeconds: null }),
   search_failed: (model, event) => Object.assign(model, { failure: event, phase: "failed", etaSeconds: null }),
 };
@@ -111,8 +115,8 @@ function plot(model, chart, series, event) {
   const path = series.path.split(".");
   const found = path.reduce((value, key) => value?.[key], event);
   const value = measured(series, found, event, path.at(-1));
-  if (value === null) return;
-  const label = series.by && event[series.by] !== "found" ? `${series.label}, ${event[series.by]}` : series.label;
+  if (value === null || (series.only && event[series.by] !== series.only)) return;
+  const label = [series.label, series.by && lineName(event[series.by])].filter(Boolean).join(", ");
   const trace = line(model.traces[chart], `${series.event}/${series.path}/${label}`, label, series);
   trace.x.push(position(series.at ?? "epoch", model, event));
   trace.y.push(value);

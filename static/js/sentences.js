@@ -1,6 +1,7 @@
 // What does an event say, in plain words? One sentence and a tone for the log; null for events too frequent to list.
 
-import { count, duration, metricUnit, percent, plural, whole } from "./words.js";
+import { blockName, candidate, furtherTarget, networkName } from "./names.js";
+import { count, duration, enumerated, listed, metricUnit, percent, plural, whole } from "./words.js";
 
 const LEVELS = [["operation", "operation"], ["filter", "filter"], ["weight", "weight"]];
 
@@ -12,18 +13,12 @@ export function sentence(event, model) {
 /** "12 operations, 40 filters and 1,300 weights", leaving out what is zero. */
 export function units(counts) {
   const parts = LEVELS.filter(([level]) => counts[level] > 0).map(([level, word]) => plural(counts[level], word));
-  return parts.length > 1 ? `${parts.slice(0, -1).join(", ")} and ${parts.at(-1)}` : (parts[0] ?? "nothing");
+  return enumerated(parts) || "nothing";
 }
 
 /** "stage 2": where the event's stage stands among those announced. */
 export function stageName(event, model) {
   return `stage ${1 + Math.max(0, (model.started?.stages ?? []).findIndex((stage) => stage.name === event.name))}`;
-}
-
-/** "cell 0" -> "cell 1": people count from one. */
-export function blockName(name) {
-  const found = /^cell (\d+)$/.exec(name);
-  return found ? `cell ${Number(found[1]) + 1}` : name;
 }
 
 const say = {
@@ -33,7 +28,7 @@ const say = {
       (event.left_out_total ? ` ${plural(event.left_out_total, "file")} could not be read and stayed out.` : ""),
   ),
   search_started: (event) => plain(
-    `The full space holds ${count(event.full_size)} ${metricUnit(event.metric)}; the target is ${whole(event.target)}. ` +
+    `The full space holds ${count(event.full_size)} ${metricUnit(event.metric)}; the target is ${whole(event.target)}${event.also?.length ? `, also ${listed(event.also)}` : ""}. ` +
       `${plural(event.stages.length, "stage")}, ${plural(event.epochs, "epoch")}, on ${event.device}.`,
   ),
   stage_started: (event, model) => plain(
@@ -41,18 +36,23 @@ const say = {
       (event.warmup_epochs ? ` Nothing is pruned in ${event.warmup_epochs === 1 ? "its first epoch" : `its first ${event.warmup_epochs} epochs`}.` : ""),
   ),
   committed: committed,
+  collapse_averted: (event) => ({
+    tone: "grow",
+    text: `${capital(blockName(event.block))} would have kept only skips and pools; ${candidate(event.choice, event.label).name} is held on.`,
+  }),
   stage_finished: (event, model) => plain(
     `${capital(stageName(event, model))} (${event.name}) is closed after ${duration(event.seconds)}: size ${count(event.size)}` +
       (event.validation.accuracy === null || event.validation.accuracy === undefined ? "." : `, validation accuracy ${percent(event.validation.accuracy)}.`),
   ),
   retrain_epoch: (event) => {
     if (event.epoch !== 1) return null;
-    const who = event.network === "found" ? "The found network" : `A network to compare with (${event.network})`;
-    return plain(`${who} is now built for real, without masks, and trained for ${plural(event.epochs, "epoch")}.`);
+    return plain(`${capital(networkName(event.network))} is now built for real, without masks, and trained for ${plural(event.epochs, "epoch")}.`);
   },
-  result_ready: (event) => good(
-    `The result is ready: ${whole(event.report.achieved?.params)} parameters, test accuracy ${percent(event.report.accuracy?.test)}.`,
-  ),
+  result_ready: (event) => {
+    const target = furtherTarget(event.folder);
+    const what = target === null ? "the result" : networkName(`at ${target}`);
+    return good(`${capital(what)} is ready: ${whole(event.report.achieved?.params)} parameters, test accuracy ${percent(event.report.accuracy?.test)}.`);
+  },
   search_finished: (event) => good(`Finished after ${duration(event.seconds)}.`),
   search_failed: (event) => ({ tone: "bad", text: event.message }),
 };

@@ -54,6 +54,16 @@ export function plural(n, word) {
   return `${whole(n)} ${word}${n === 1 ? "" : "s"}`;
 }
 
+/** ["a", "b", "c"] -> "a, b and c". */
+export function enumerated(parts) {
+  return parts.length > 1 ? `${parts.slice(0, -1).join(", ")} and ${parts.at(-1)}` : (parts[0] ?? "");
+}
+
+/** [12000, 8000] -> "12,000 and 8,000". */
+export function listed(numbers) {
+  return enumerated(numbers.map(whole));
+}
+
 /** "macs" -> "multiply-adds"; the unit that a target counts. */
 export function metricUnit(metric) {
   return metric === "macs" ? "multiply-adds" : "parameters";

@@ -35,6 +35,17 @@ def epoch_finished(seq: int) -> events.EpochFinished:
     )  # fmt: skip
 
 
+def result_ready(
+    seq: int, folder: str = "result", *, files: tuple[str, ...] = ("model.py",), **report: Any
+) -> events.ResultReady:
+    return events.ResultReady(
+        seq=seq,
+        folder=folder,
+        report=report,
+        files=[{"name": name, "bytes": 12, "sha256": "ab" * 32} for name in files],
+    )
+
+
 def seqs(search: Search) -> list[int]:
     return list(search.events.order_by("seq").values_list("seq", flat=True))
 

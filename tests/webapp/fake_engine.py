@@ -15,10 +15,10 @@ sys.path.insert(0, str(Path.cwd()))
 from nasengine import events
 
 STARTED = events.SearchStarted(
-    seq=1, name="fake", method="mgas", space="cells", metric="params", target=20_000, full_size=50_000,
-    smallest_size=900, blocks=[], choices=[], stages=[], epochs=4, retrain_epochs=1, device="cpu",
+    seq=1, name="fake", method="mgas", space="cells", metric="params", target=20_000, also=[],
+    full_size=50_000, smallest_size=900, blocks=[], choices=[], stages=[], epochs=4, retrain_epochs=1, device="cpu",
 )  # fmt: skip
-REPORT = {"accuracy": {"validation": 0.97, "test": 0.96}, "achieved": {"params": 19_900}}
+REPORT = {"accuracy": {"validation": 0.97, "test": 0.96}, "achieved": {"params": 19_900}, "family": []}
 
 
 def main() -> int:
@@ -52,7 +52,8 @@ def result(folder: Path, seq: int) -> int:
     (folder / "result").mkdir(exist_ok=True)
     (folder / "result" / "model.py").write_text("# a model\n")
     files = [{"name": "model.py", "bytes": 10, "sha256": "ab" * 32}]
-    say(events.ResultReady(seq=seq, report=REPORT, files=files), events.SearchFinished(seq=seq + 1, seconds=1.0))
+    ready = events.ResultReady(seq=seq, folder="result", report=REPORT, files=files)
+    say(ready, events.SearchFinished(seq=seq + 1, seconds=1.0))
     return 0
 
 

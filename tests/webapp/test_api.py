@@ -47,6 +47,15 @@ def test_it_works(page: Client, sent: list[tuple[str, str]]) -> None:
     assert sent == [("webapp.tasks.run_search", created["id"])]
 
 
+def test_a_search_in_the_chain_space(page: Client) -> None:
+    asked = config(space={"kind": "chain", "layers": 5}, target={"value": "40%", "also": ["30%"]})
+    answer = post(page, asked)
+    assert answer.status_code == 201, answer.content
+    created = answer.json()["config"]  # type: ignore[attr-defined]
+    assert (created["space"]["kind"], created["space"]["layers"], created["target"]["also"]) == ("chain", 5, ["30%"])
+    assert parse(created) == parse(asked)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -56,6 +65,10 @@ def test_it_works(page: Client, sent: list[tuple[str, str]]) -> None:
         config(search={"epochs": "many"}),
         config(data={"dataset": "cifar"}),
         config(search={"batch_size": 4000}),
+        config(space={"kind": "tree"}),
+        config(space={"kind": "chain", "layers": 99, "kernels": [9]}),
+        config(space={"kind": "chain", "nodes": 3}),
+        config(target={"value": 20_000, "also": ["x"]}),
         config(preset="lazy"),
         config(data="digits"),
         config(name=7, seed=-1),
@@ -148,7 +161,10 @@ def test_the_document_says_what_a_configuration_is(page: Client) -> None:
     document = page.get("/api/v1/openapi.json").json()
     body = document["paths"]["/api/v1/searches"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body["properties"]["target"]["properties"]["value"]["description"].startswith("A number, or a percentage")
-    assert "$ref" not in json.dumps(body)
+    cells, chain = body["properties"]["space"]["oneOf"]
+    assert (cells["properties"]["kind"]["const"], chain["properties"]["kind"]["const"]) == ("cells", "chain")
+    assert "nodes" in cells["properties"] and "expansions" in chain["properties"]
+    assert "$defs" not in json.dumps(body) and "$ref" not in json.dumps(body)
 
 
 def test_a_long_list_comes_in_parts(page: Client, new_search: Callable[..., Search]) -> None:

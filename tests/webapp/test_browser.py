@@ -15,12 +15,14 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from nasengine import events
+from tests.webapp.cast import result_ready
 from tests.webapp.stack import Stack, running
 from tests.webapp.story import FILES, story
 from webapp.charts import CHARTS
@@ -339,6 +341,45 @@ def test_a_problem_in_the_folded_part_leads_there(context: BrowserContext) -> No
     expect(page.get_by_label("Search epochs")).to_be_focused()
 
 
+def test_a_chain_is_asked_for_and_a_family_comes_back(context: BrowserContext, said: list[str]) -> None:
+    """Only the chosen space's settings are shown and sent; each further target has its row, files and sentences."""
+    page = context.new_page()
+    page.goto("/searches/new/")
+    page.get_by_label("Name").fill("A family")
+    page.get_by_text("Advanced:").click()
+    page.get_by_label("Nodes").fill("99")
+    expect(page.locator("#outlook-sentence")).to_have_text("Something has to be mended first:")
+    page.get_by_text("Chain", exact=True).click()
+    expect(page.get_by_role("group", name="Space: Cells")).to_be_hidden()
+    chain = page.get_by_role("group", name="Space: Chain")
+    expect(chain.get_by_label("Channels")).to_have_attribute("placeholder", "8")
+    page.get_by_text("Thorough", exact=True).click()
+    expect(chain.get_by_label("Channels")).to_have_attribute("placeholder", "24")
+    page.get_by_text("Quick", exact=True).click()
+    chain.get_by_label("Layers").fill("4")
+    page.get_by_label("Further targets").fill("20%")
+    expect(page.locator("#outlook-sentence")).to_have_text("This can be reached.")
+    also = page.locator("#outlook-also").inner_text()
+    assert "nodes" not in page.evaluate("[...new FormData(document.getElementById('new-search')).keys()].join()")
+    page.get_by_role("button", name="Search", exact=True).click()
+    expect_state(page, "Finished")
+    expect(page.locator("#network")).to_contain_text("Layer 4")
+    row = page.get_by_role("table", name="Networks for the further targets").get_by_role("row").nth(1)
+    target = row.get_by_role("rowheader").inner_text()
+    expect(page.locator("#log")).to_contain_text(f"The network for the target {target} is ready")
+    expect(page.locator("#artifacts a[download]")).to_have_count(len(FILES))
+    page.get_by_text(f"{len(FILES)} files").click()
+    link = page.locator(".family a[download]", has_text="model.onnx")
+    with page.expect_download() as download:
+        link.click()
+    assert f"/family/{target.replace(',', '')}/" in download.value.url
+    assert Path(download.value.path()).read_bytes() == FILES["model.onnx"]
+    page.set_viewport_size(NARROW)  # type: ignore[arg-type]
+    shown(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"]
+    assert also and said == []
+
+
 # Data sets
 
 
@@ -479,6 +520,16 @@ def script(context: BrowserContext) -> Page:
 
 
 TOLD = [json.loads(events.to_line(event)) for event in story()]
+A_FAMILY = [
+    json.loads(events.to_line(event))
+    for event in story(
+        {"space": {"kind": "chain"}, "target": {"value": "40%", "also": ["30%", 20_000]}, "search": {"epochs": 16}}
+    )
+]
+"""Of a chain."""
+TALES = pytest.mark.parametrize(
+    "told", [pytest.param(TOLD, id="cells"), pytest.param(A_FAMILY, id="a family of chains")]
+)
 
 
 def test_a_rewound_run_equals_one_that_never_saw_the_rest(script: Page) -> None:
@@ -608,7 +659,8 @@ def test_numbers_are_worded_alike_on_both_sides(script: Page) -> None:
         assert dict(zip(numbers, theirs, strict=True)) == {number: ours(number) for number in numbers}, name
 
 
-def test_every_kind_of_event_the_log_tells_is_a_sentence(script: Page) -> None:
+@TALES
+def test_every_kind_of_event_the_log_tells_is_a_sentence(script: Page, told: list[dict[str, Any]]) -> None:
     texts = script.evaluate(
         """async ([told, charts]) => {
           const { add, emptyRun } = await import("/static/js/run.js");
@@ -616,7 +668,7 @@ def test_every_kind_of_event_the_log_tells_is_a_sentence(script: Page) -> None:
           add(run, told);
           return run.model.log.map((entry) => entry.text);
         }""",
-        [TOLD, CHARTS],
+        [told, CHARTS],
     )
     assert all(re.fullmatch(r"[A-Z].*\.", text) for text in texts)
     assert not any(word in text for text in texts for word in ("undefined", "NaN", "null", "[object"))
@@ -624,10 +676,56 @@ def test_every_kind_of_event_the_log_tells_is_a_sentence(script: Page) -> None:
     assert len(FILES) == 7
 
 
-def test_the_picture_shows_what_was_cut_and_what_came_back(script: Page) -> None:
+@pytest.mark.parametrize(
+    ("event", "sentence"),
+    [
+        (
+            events.CollapseAverted(
+                stage=0, epoch=3, block="cell 1", choice="c1_n0_ops", unit=1, label="s0 sep_conv_3x3", score=0.4,
+                threshold=0.5,
+            ),
+            "Cell 2 would have kept only skips and pools; separable convolution 3\u00d73 (in1 → n1) is held on.",
+        ),
+        (
+            events.RetrainEpoch(
+                network="at 12000", epoch=1, epochs=20, train={}, validation={}, fraction=0.5, eta_seconds=None
+            ),
+            "The network for the target 12,000 is now built for real, without masks, and trained for 20 epochs.",
+        ),
+        (
+            result_ready(1, "family/12000", achieved={"params": 11_987}, accuracy={"test": 0.951}),
+            "The network for the target 12,000 is ready: 11,987 parameters, test accuracy 95.1 %.",
+        ),
+        (
+            result_ready(1, achieved={"params": 19_987}, accuracy={"test": 0.962}),
+            "The result is ready: 19,987 parameters, test accuracy 96.2 %.",
+        ),
+    ],
+)  # fmt: skip
+def test_what_the_log_says(script: Page, event: events.Event, sentence: str) -> None:
+    said = "async (event) => (await import('/static/js/sentences.js')).sentence(event, {}).text"
+    assert script.evaluate(said, json.loads(events.to_line(event))) == sentence
+
+
+def test_a_run_of_before_there_were_families_can_still_be_shown(script: Page) -> None:
+    old = [{key: value for key, value in event.items() if key not in ("folder", "also")} for event in TOLD]
+    done = script.evaluate(
+        """async ([told, charts]) => {
+          const { add, emptyRun } = await import("/static/js/run.js");
+          const run = emptyRun(charts);
+          add(run, told);
+          return [run.model.phase, run.model.result?.kind];
+        }""",
+        [old, CHARTS],
+    )
+    assert done == ["finished", "result_ready"]
+
+
+@TALES
+def test_the_picture_shows_what_was_cut_and_what_came_back(script: Page, told: list[dict[str, Any]]) -> None:
     """At any commit: filled where the engine's bits are set, and marked where a unit had been off before."""
-    commits = [event for event in TOLD if event["kind"] == "committed"]
-    choices = next(event for event in TOLD if event["kind"] == "search_started")["choices"]
+    commits = [event for event in told if event["kind"] == "committed"]
+    choices = next(event for event in told if event["kind"] == "search_started")["choices"]
     operations = {choice["name"]: choice["units"] for choice in choices if choice["granularity"] == "operation"}
     last = len(commits) - 1
     for index in (last, 2, last):  # also backwards
@@ -636,7 +734,7 @@ def test_the_picture_shows_what_was_cut_and_what_came_back(script: Page) -> None
             now = {(name, unit) for name, units in operations.items() for unit in bits(commit["kept"][name], units)}
             back = now & was_off
             was_off |= {(name, unit) for name, units in operations.items() for unit in range(units)} - now
-        found = script.evaluate(PICTURE, [TOLD, CHARTS, index])
+        found = script.evaluate(PICTURE, [told, CHARTS, index])
         assert {(name, unit) for name, unit, state in found if state in ("on", "back", "back-now")} == now
         assert {(name, unit) for name, unit, state in found if state in ("back", "back-now")} == back
     assert back, "the story brings something back"

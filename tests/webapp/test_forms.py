@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import User
+from django.forms import Select
 
-from nasengine.config import PRESETS, SearchConfig, parse
+from nasengine.config import PRESETS, CellsSpace, ChainSpace, SearchConfig, parse
 from nasengine.errors import ConfigError
 from nasengine.outlook import outlook
 from nasengine.splits import builtin_facts
@@ -52,15 +54,16 @@ def test_it_works(alice: User) -> None:
 
 def test_every_setting_has_a_field_with_its_own_label_and_help(alice: User) -> None:
     new = NewSearchForm(owner=alice)
-    dotted = {setting.dotted for setting in settings_of()}
-    assert {"seed", "data.limit", "space.candidates", "strategy.cuts", "runtime.device"} <= dotted
-    assert "data.path" not in dotted
-    shown = [*new.basic_fields, *(field for _, group in new.advanced_groups for field in group)]
+    names = [setting.name for setting in settings_of()]
+    assert {"seed", "data__limit", "space__cells__candidates", "space__chain__kernels", "target__also"} <= set(names)
+    assert "data__path" not in names and len(set(names)) == len(names)
+    shown = [*new.basic_fields, *(field for group in new.advanced_groups for field in group.fields)]
     assert [field.html_name.replace("__", ".") for field in new.basic_fields] == [
         "name", "preset", "data.dataset", "space.kind", "strategy.kind", "target.metric", "target.value",
     ]  # fmt: skip
-    assert {field.html_name.replace("__", ".") for field in shown} == dotted and len(shown) == len(dotted)
+    assert sorted(field.html_name for field in shown) == sorted(names)
     assert all(field.label and field.help_text for field in shown)
+    assert [field.label for field in new.basic_fields][3:5] == ["Space", "Method"]
     batch = new.fields["search__batch_size"]
     assert isinstance(batch, SettingField)
     assert (batch.label, batch.unit) == ("Batch size", "images")  # type: ignore[attr-defined]
@@ -81,16 +84,109 @@ def test_the_grey_text_is_what_each_preset_would_fill_in(alice: User) -> None:
     assert attrs["data-presets"] == '{"quick": "12", "standard": "50", "thorough": "120"}'
 
 
+@pytest.mark.parametrize(
+    ("field", "texts"),
+    [
+        ("space__cells__channels", ["8", "16", "24"]),
+        ("space__chain__channels", ["8", "16", "24"]),
+        ("space__cells__reductions", ["1, 3", "automatic", "automatic"]),
+        ("space__chain__reductions", ["2, 4", "automatic", "automatic"]),
+        ("space__chain__layers", ["6", "12", "18"]),
+        ("space__chain__squeeze_excite", ["No", "No", "Yes"]),
+        ("strategy__regrow_every", ["automatic"] * 3),
+    ],
+)
+def test_each_kind_of_space_has_its_own_grey_texts(alice: User, field: str, texts: list[str]) -> None:
+    widget = NewSearchForm(owner=alice).fields[field].widget
+    assert list(json.loads(widget.attrs["data-presets"]).values()) == texts
+    if isinstance(widget, Select):
+        assert dict(widget.choices)[""] == f"As the preset ({texts[0]})"
+    else:
+        assert widget.attrs["placeholder"] == texts[0]
+
+
+def test_each_kind_of_space_has_a_group_of_its_own(alice: User) -> None:
+    groups = {group.title: group for group in NewSearchForm(owner=alice).advanced_groups}
+    assert [group.title for group in groups.values() if group.only] == ["Space: Cells", "Space: Chain"]
+    chain = groups["Space: Chain"]
+    assert (chain.kind_field, chain.only) == ("space__kind", "chain")
+    assert {field.html_name.removeprefix("space__chain__") for field in chain.fields} == {
+        "layers", "channels", "kernels", "expansions", "squeeze_excite", "reductions",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_chain_is_filled_in_by_its_own_presets(alice: User, preset: str) -> None:
+    filled = form(alice, preset=preset, space__kind="chain", data__dataset="cifar10", name="")
+    assert filled.is_valid(), filled.errors
+    space = {"kind": "chain"}
+    assert filled.asked.config == parse(raw(preset=preset, data={"dataset": "cifar10"}, name="", space=space))
+
+
+def test_what_belongs_to_another_kind_is_neither_sent_nor_complained_about(alice: User) -> None:
+    odd = {
+        "channels": "lots",
+        "reductions": "x",
+        "cells": "99",
+        "layers": "99",
+        "candidates": ["tea"],
+        "kernels": ["2"],
+    }
+    cells, chain = ({f"space__{kind}__{name}": text for name, text in odd.items()} for kind in ("cells", "chain"))
+    for kind, others in (("cells", chain), ("chain", cells)):
+        filled = form(alice, space__kind=kind, **others)
+        assert filled.is_valid(), filled.errors
+        assert filled.raw()["space"] == {"kind": kind}
+    silent = form(alice, space__kind="", **chain)
+    assert silent.is_valid() and "space" not in silent.raw(), "cells, unless somebody says otherwise"
+
+
+def test_a_chain_arrives_as_json_would_have_it(alice: User) -> None:
+    filled = form(
+        alice, space__kind="chain", space__chain__layers="5", space__chain__channels="12",
+        space__chain__kernels=["3", "7"], space__chain__expansions=["6"], space__chain__squeeze_excite="true",
+        space__chain__reductions="2", space__cells__channels="8",
+    )  # fmt: skip
+    assert filled.is_valid(), filled.errors
+    assert filled.asked.config.space == ChainSpace(
+        layers=5, channels=12, kernels=(3, 7), expansions=(6,), squeeze_excite=True, reductions=(2,)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "also"),
+    [
+        ("60%, 12000", ("60%", 12_000)),
+        ("30%  50%", ("30%", "50%")),
+        ("12,000, 8,000", ("12,000", "8,000")),
+        ("12000,500", (12_000, 500)),
+        ("", ()),
+    ],
+)
+def test_further_targets_are_numbers_and_percentages(alice: User, text: str, also: tuple[float | str, ...]) -> None:
+    filled = form(alice, target__also=text)
+    filled.is_valid()
+    assert tuple(filled.raw()["target"].get("also", ())) == also
+    assert set(filled.errors) <= {"target__also", "search__epochs"}, "what is out of reach is said there"
+
+
 def test_each_kind_of_value_arrives_as_json_would_have_it(alice: User) -> None:
     filled = form(
-        alice, seed="7", data__crop="false", data__flip="true", space__cells="6", space__reductions="1, 3",
-        space__candidates=["skip_connect", "avg_pool_3x3"], search__lr="0.02", target__value="9000",
+        alice, seed="7", data__crop="false", data__flip="true", space__cells__cells="6",
+        space__cells__reductions="1, 3",
+        space__cells__candidates=["skip_connect", "avg_pool_3x3"], search__lr="0.02", target__value="9000",
+        target__also="30%, 8000", search__epochs="20", strategy__regrow_levels=["filter"], runtime__compile="true",
+        strategy__stage_shares="0.5", strategy__recipe="published",
     )  # fmt: skip
     assert filled.is_valid(), filled.errors
     config = filled.asked.config
     assert (config.seed, config.data.crop, config.data.flip) == (7, False, True)
+    assert isinstance(config.space, CellsSpace)
     assert (config.space.reductions, config.space.candidates) == ((1, 3), ("skip_connect", "avg_pool_3x3"))
-    assert (config.search.lr, config.target.value) == (0.02, 9000)
+    assert (config.search.lr, config.target.value, config.target.also) == (0.02, 9000, ("30%", 8000))
+    method = config.strategy
+    assert (method.regrow_levels, method.stage_shares, method.recipe) == (("filter",), (0.5,), "published")
+    assert config.runtime.compile is True
 
 
 @pytest.mark.parametrize(
@@ -106,8 +202,30 @@ def test_each_kind_of_value_arrives_as_json_would_have_it(alice: User) -> None:
         ({"search__epochs": "1.5"}, raw(search={"epochs": 1.5}), "search__epochs"),
         ({"search__epochs": "3"}, raw(search={"epochs": 3}), "search__epochs"),
         ({"search__batch_size": "4000"}, raw(search={"batch_size": 4000}), "search__batch_size"),
-        ({"space__reductions": "1, x"}, raw(space={"kind": "cells", "reductions": [1, "x"]}), "space__reductions"),
-        ({"space__cells": "99"}, raw(space={"kind": "cells", "cells": 99}), "space__cells"),
+        ({"target__also": "60%, tiny"}, raw(target={"value": "40%", "also": ["60%", "tiny"]}), "target__also"),
+        ({"target__also": "1e9"}, raw(target={"value": "40%", "also": [1e9]}), "target__also"),
+        ({"space__kind": "tree"}, raw(space={"kind": "tree"}), "space__kind"),
+        (
+            {"space__cells__reductions": "1, x"},
+            raw(space={"kind": "cells", "reductions": [1, "x"]}),
+            "space__cells__reductions",
+        ),
+        ({"space__cells__cells": "99"}, raw(space={"kind": "cells", "cells": 99}), "space__cells__cells"),
+        (
+            {"space__kind": "chain", "space__chain__channels": "3"},
+            raw(space={"kind": "chain", "channels": 3}),
+            "space__chain__channels",
+        ),
+        (
+            {"space__kind": "chain", "space__chain__reductions": "2, 9"},
+            raw(space={"kind": "chain", "reductions": [2, 9]}),
+            "space__chain__reductions",
+        ),
+        (
+            {"space__kind": "chain", "target__value": "10"},
+            raw(space={"kind": "chain"}, target={"value": 10}),
+            "target__value",
+        ),
         ({"data__image_size": "9"}, raw(data={"dataset": "digits", "image_size": 9}), "data__image_size"),
         ({"name": "x" * 81}, raw(name="x" * 81), "name"),
         ({"runtime__device": "toaster"}, raw(runtime={"device": "toaster"}), "runtime__device"),

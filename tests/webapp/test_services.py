@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from nasengine import events
 from nasengine.errors import ConfigError
-from tests.webapp.cast import A_ZIP, config, epoch_finished, put_into, say, seqs
+from tests.webapp.cast import A_ZIP, config, epoch_finished, put_into, result_ready, say, seqs
 from webapp import selectors, services
 from webapp.models import (
     DATASET_MOVES,
@@ -122,9 +122,8 @@ def test_delete_takes_the_files_too_but_only_after_the_end(running: Search) -> N
 
 
 def test_a_finished_search_has_its_report_and_files(running: Search) -> None:
-    files = [{"name": "model.py", "bytes": 12, "sha256": "ab" * 32}]
-    report = {"accuracy": {"test": 0.96, "validation": 0.97}}
-    say(running, events.ResultReady(seq=1, report=report, files=files), events.SearchFinished(seq=2, seconds=3.0))
+    accuracy = {"test": 0.96, "validation": 0.97}
+    say(running, result_ready(1, accuracy=accuracy), events.SearchFinished(seq=2, seconds=3.0))
     assert services.search_finish(search_id=running.pk, attempt=1)
     running.refresh_from_db()
     assert (running.state, running.accuracy, running.fraction) == (SearchState.FINISHED, 0.96, 1.0)
@@ -132,10 +131,34 @@ def test_a_finished_search_has_its_report_and_files(running: Search) -> None:
 
 
 def test_a_result_that_an_earlier_attempt_announced_still_counts(running: Search) -> None:
-    say(running, events.ResultReady(seq=1, report={}, files=[]), events.CheckpointSaved(seq=2, phase="done", epoch=1))
+    say(running, result_ready(1), events.CheckpointSaved(seq=2, phase="done", epoch=1))
     put_into(running, SearchState.RUNNING, attempt=2)
     say(running, events.SearchFinished(seq=3, seconds=1.0))
     assert services.search_finish(search_id=running.pk, attempt=2)
+
+
+def test_a_family_is_published_whole_each_network_as_it_was_announced_last(running: Search) -> None:
+    say(running, result_ready(1, "family/30000"), result_ready(2, "family/12000", files=("old.py",)), result_ready(3))
+    put_into(running, SearchState.RUNNING, attempt=2)
+    main = {"target": {"metric": "params"}, "achieved": {"params": 19_900}}
+    files = ("model.py", "model.onnx")
+    say(running, result_ready(2, "family/12000", files=files), epoch_finished(3), result_ready(4, files=files, **main))
+    assert services.search_finish(search_id=running.pk, attempt=2)
+    running.refresh_from_db()
+    assert (running.report, running.size) == (main, 19_900), "not the size of a further network"
+    assert {(file.name, file.folder, file.file) for file in running.artifacts.all()} == {
+        ("model.py", "result", "model.py"),
+        ("model.onnx", "result", "model.onnx"),
+        ("family/12000/model.py", "family/12000", "model.py"),
+        ("family/12000/model.onnx", "family/12000", "model.onnx"),
+        ("family/30000/model.py", "family/30000", "model.py"),
+    }
+
+
+def test_a_family_without_its_main_network_is_no_result(running: Search) -> None:
+    say(running, result_ready(1, "family/12000"), events.SearchFinished(seq=2, seconds=1.0))
+    assert services.search_finish(search_id=running.pk, attempt=1) is False
+    assert not running.artifacts.exists()
 
 
 def test_an_orderly_shutdown_queues_again_without_counting_as_a_loss(

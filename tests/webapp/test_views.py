@@ -15,8 +15,7 @@ from django.test import AsyncClient, Client
 from django.urls import reverse
 from pytest_django import DjangoAssertNumQueries
 
-from nasengine import events
-from tests.webapp.cast import A_ZIP, progress, put_into, say
+from tests.webapp.cast import A_ZIP, progress, put_into, result_ready, say
 from webapp import selectors, services
 from webapp.charts import CHARTS
 from webapp.forms import NewSearchForm
@@ -27,13 +26,20 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture
 def finished(running: Search) -> Search:
-    """A search of Alice's with one file."""
-    result = selectors.run_folder(running.pk) / "result"
-    result.mkdir(parents=True)
-    (result / "model.safetensors").write_bytes(b"weights" * 100_000)
-    files = [{"name": "model.safetensors", "bytes": 700_000, "sha256": "ab" * 32}]
-    report = {"accuracy": {"validation": 0.97, "test": 0.96}, "achieved": {"params": 19_900, "macs": 10}, "seed": 0}
-    say(running, events.ResultReady(seq=1, report=report, files=files), events.SearchFinished(seq=2, seconds=3.0))
+    """A search of Alice's with one file for its target, and one for a further target."""
+    folder = selectors.run_folder(running.pk)
+    for name, content in (("result", b"weights" * 100_000), ("family/12000", b"fewer weights")):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "model.safetensors").write_bytes(content)
+    report = {
+        "accuracy": {"validation": 0.97, "test": 0.96}, "achieved": {"params": 19_900, "macs": 10}, "seed": 0,
+        "family": [{
+            "target": 12_000, "folder": "family/12000", "params": 11_987, "macs": 700_000, "test": 0.951,
+            "validation": 0.953,
+        }],
+    }  # fmt: skip
+    files = ("model.safetensors",)
+    say(running, result_ready(1, "family/12000", files=files), result_ready(2, files=files, **report))
     services.search_finish(search_id=running.pk, attempt=1)
     running.refresh_from_db()
     return running
@@ -118,10 +124,16 @@ def test_the_outlook_says_the_range_before_anything_starts(page: Client) -> None
     assert answer["feasible"] is True and answer["problems"] == []
     assert answer["metric"] == "params"
     assert answer["smallest_size"] < answer["target"] == int(0.4 * answer["full_size"])
+    assert answer["also"] == []
     assert answer["estimate"]["memory_mib"] > 0 and answer["estimate"]["seconds_cpu"] > 0
     small = page.post(reverse("search_outlook"), fields | {"target__value": "10"}).json()
     assert small["feasible"] is False and small["full_size"] == answer["full_size"]
     assert [field for field, _ in small["problems"]] == ["target__value"]
+    chain = page.post(reverse("search_outlook"), fields | {"space__kind": "chain", "space__chain__layers": "5"}).json()
+    assert chain["feasible"] is True and chain["smallest_size"] < chain["target"] == int(0.4 * chain["full_size"])
+    assert chain["full_size"] != answer["full_size"]
+    more = page.post(reverse("search_outlook"), fields | {"target__also": "20%, 9,000", "search__epochs": "20"}).json()
+    assert more["also"] == sorted((int(0.2 * answer["full_size"]), 9000), reverse=True)
     wrong = page.post(reverse("search_outlook"), fields | {"search__epochs": "many"}).json()
     assert (wrong["feasible"], wrong["full_size"]) == (False, None)
     assert [field for field, _ in wrong["problems"]] == ["search__epochs"]
@@ -172,21 +184,70 @@ def test_cancel_and_delete_by_button(page: Client, running: Search) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_file_is_streamed_whole_under_its_own_name(alice: User, finished: Search) -> None:
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("model.safetensors", b"weights" * 100_000), ("family/12000/model.safetensors", b"fewer weights")],
+)
+async def test_a_file_is_streamed_whole_under_its_own_name(
+    alice: User, finished: Search, name: str, content: bytes
+) -> None:
     browser = AsyncClient()
     await browser.aforce_login(alice)
-    answer = await browser.get(f"{finished.url}files/model.safetensors")
+    answer = await browser.get(f"{finished.url}files/{name}")
     assert answer.status_code == 200
     assert answer["Content-Disposition"] == 'attachment; filename="model.safetensors"'
-    assert answer["Content-Length"] == "700000"
+    assert answer["Content-Length"] == str(len(content))
     chunks = [chunk async for chunk in answer]  # type: ignore[attr-defined]
-    assert b"".join(chunks) == b"weights" * 100_000 and len(chunks) > 1
+    assert b"".join(chunks) == content
+    assert len(chunks) > 1 or len(content) < 1000
 
 
-@pytest.mark.parametrize("name", ["../config.json", "config.json", "..%2Fconfig.json", "../../../../db.sqlite3"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../config.json", "config.json", "..%2Fconfig.json", "../../../../db.sqlite3", "family/../config.json",
+        "family/12000/../../config.json", "family%2F12000%2F..%2F..%2Fconfig.json", "family/12000/unannounced.py",
+        "family/12000/", "family/999/model.safetensors", "result/model.safetensors", "//etc/passwd",
+    ],
+)  # fmt: skip
 def test_only_announced_files_exist(page: Client, finished: Search, name: str) -> None:
-    (selectors.run_folder(finished.pk) / "config.json").write_text("{}")
+    folder = selectors.run_folder(finished.pk)
+    (folder / "config.json").write_text("{}")
+    (folder / "family" / "12000" / "unannounced.py").write_text("")
     assert page.get(f"{finished.url}files/{name}").status_code == 404
+
+
+def test_the_page_lists_the_networks_of_the_further_targets(page: Client, finished: Search) -> None:
+    answer = page.get(finished.url)
+    assert [file.name for file in answer.context["artifacts"]] == ["model.safetensors"]
+    assert [(member["target"], [file.name for file in files]) for member, files in answer.context["family"]] == [
+        (12_000, ["family/12000/model.safetensors"])
+    ]
+    table = re.search(r'<table class="files family".*?</table>', answer.content.decode(), re.S)
+    assert table is not None
+    for shown in ("12,000", "11,987", "700 k", "95.1 %", f'href="{finished.url}files/family/12000/model.safetensors"'):
+        assert shown in table[0], shown
+
+
+def test_a_report_of_before_there_were_families_has_its_page(page: Client, finished: Search) -> None:
+    content = page.get(finished.url).content.decode()
+    assert "survived" not in content and "zeros left out" not in content
+    report = {
+        "achieved": {"params": 5, "bytes": 9, "bytes_sparse": 7},
+        "survived": {"operation": 3, "filter": 4, "weight": 51},
+    }
+    Search.objects.update(report=report)
+    content = page.get(finished.url).content.decode()
+    assert "Networks for the further targets" not in content
+    assert "survived" in content and '<td class="number">51</td>' in content
+    assert "File, zeros left out" in content and "7 bytes" in content
+
+
+def test_further_targets_stand_beside_the_target(page: Client, new_search: Callable[..., Search]) -> None:
+    search = new_search(target={"value": 20_000, "also": ["30%", 12_000]}, search={"epochs": 16})
+    assert search.also_text == "30% and 12,000"
+    for url in (search.url, reverse("searches")):
+        assert "at most 20,000 parameters, also 30% and 12,000" in page.get(url).content.decode()
 
 
 def test_strangers_find_nothing_anywhere(
@@ -196,7 +257,8 @@ def test_strangers_find_nothing_anywhere(
     thumbnails.mkdir(parents=True)
     (thumbnails / "0-0.png").write_bytes(b"\x89PNG")
     for id_ in (finished.pk, uuid4()):
-        for url in (f"/searches/{id_}/", f"/searches/{id_}/events/", f"/searches/{id_}/files/model.safetensors"):
+        files = [f"/searches/{id_}/files/{name}" for name in ("model.safetensors", "family/12000/model.safetensors")]
+        for url in (f"/searches/{id_}/", f"/searches/{id_}/events/", *files):
             assert strangers_page.get(url).status_code == 404, url
         for url in (f"/searches/{id_}/cancel/", f"/searches/{id_}/delete/"):
             assert strangers_page.post(url).status_code == 404, url

@@ -1,0 +1,65 @@
+// What are the parts of a network called? The engine's names in words for people, who count from one.
+
+import { whole } from "./words.js";
+
+const CANDIDATES = {
+  skip: ["skip", "skip connection"], skip_connect: ["skip", "skip connection"], sep_conv_3x3: ["s3", "separable convolution 3×3"],
+  sep_conv_5x5: ["s5", "separable convolution 5×5"], dil_conv_3x3: ["d3", "dilated convolution 3×3"],
+  dil_conv_5x5: ["d5", "dilated convolution 5×5"], avg_pool_3x3: ["avg", "average pooling 3×3"],
+  max_pool_3x3: ["max", "max pooling 3×3"],
+};
+/** Ends of the names of inner widths, which are many and share one bar. */
+export const INNER = /_(mid|inner)$/;
+
+/** "cell 0" -> "cell 1", "layer 0" -> "layer 1". */
+export function blockName(name) {
+  const found = /^(cell|layer) (\d+)$/.exec(name);
+  return found ? `${found[1]} ${Number(found[2]) + 1}` : name;
+}
+
+/** s0 and s1 are a cell's inputs, n0, n1 ... its nodes; width0 and so on that of a chain's layers up to a reduction. */
+export function stateName(name) {
+  const found = /^([sn])(\d+)$/.exec(name);
+  return found ? `${found[1] === "s" ? "in" : "n"}${Number(found[2]) + 1}` : name.replace(/^(width)\d+$/, "$1");
+}
+
+/**
+ * Where a candidate of an operation choice stands in its block's table, and its name: {row, column, hint, name}. Cells
+ * have a row for each connection and a column for each operation, layers of a chain a row for each kernel and a column
+ * for each expansion; a layer's skip has a row of its own and no column.
+ */
+export function candidate(choice, label) {
+  const inverted = /^mbconv_(\d+)x\d+_e(\d+)$/.exec(label);
+  if (inverted) {
+    const [, kernel, wider] = inverted;
+    return {
+      row: `${kernel}×${kernel}`, column: `×${wider}`, hint: `${wider} times wider inside`,
+      name: `inverted bottleneck ${kernel}×${kernel} (${wider} times wider inside)`,
+    };
+  }
+  const words = label.split(" ");
+  const operation = words.pop();
+  const [column, hint] = CANDIDATES[operation] ?? [operation, operation];
+  if (!words.length) return { row: column, column: null, hint, name: hint };
+  const row = `${stateName(words.join(" "))} → ${stateName(choice.replace(/_ops$/, "").split("_").at(-1))}`;
+  return { row, column, hint, name: `${hint} (${row})` };
+}
+
+/** Who is trained: "found", "at 12000" for a further target, "random 1" to compare with. */
+export function networkName(network) {
+  const target = furtherTarget(network);
+  if (network === "found") return "the found network";
+  return target === null ? `a network to compare with (${network})` : `the network for the target ${whole(target)}`;
+}
+
+/** The same beside the lines of a chart; nothing for the found network. */
+export function lineName(network) {
+  const target = furtherTarget(network);
+  return network === "found" ? "" : target === null ? network : `target ${whole(target)}`;
+}
+
+/** The further target that a network or a folder belongs to: "at 12000" or "family/12000" -> 12000; else null. */
+export function furtherTarget(name) {
+  const found = /^(?:at |family\/)(\d+)$/.exec(name ?? "");
+  return found ? Number(found[1]) : null;
+}
