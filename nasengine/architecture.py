@@ -281,13 +281,41 @@ def smallest(plan: Plan, granularities: Collection[str], metric: str, exit_: str
 
 
 def activations(plan: Plan, program: Iterable[Layer], kept: Kept) -> int:
-    """Numbers for one image that training keeps for the backward pass, roughly: the output of each layer that works."""
-    idle = ("image", "gate", "mix", "concat", "mean", "linear")
-    return sum(
-        sum(len(kept.get(group, range(plan.groups[group]))) for group in layer.channels) * plan.sides[layer.name] ** 2
-        for layer in program
-        if layer.op not in idle
-    )
+    """Numbers for one image that training keeps for the backward pass.
+
+    What a layer keeps depends on its kind: convolutions and batch norms their input, rectifiers their output, pools
+    both and which pixel it was. What two layers keep is there once.
+    """
+    found: dict[str, int] = {}
+    for layer in program:
+        for name, times in _kept_for_backward(layer, is_end=layer.name in plan.ends):
+            found[name] = max(found.get(name, 0), times)
+    return sum(times * values(plan, name, kept) for name, times in found.items())
+
+
+def values(plan: Plan, name: str, kept: Kept) -> int:
+    """Numbers for one image in a layer's output."""
+    width = sum(len(kept.get(group, range(plan.groups[group]))) for group in plan.layer[name].channels)
+    return width * plan.sides[name] ** 2
+
+
+def _kept_for_backward(layer: Layer, *, is_end: bool) -> list[tuple[str, int]]:
+    match layer.op:
+        case "conv" | "batch_norm":
+            return [(layer.inputs[0], 1)]
+        case "factorized_reduce":
+            return [(layer.inputs[0], 2)]  # a shifted copy, too
+        case "relu":
+            return [(layer.name, 1)]
+        case "excite":
+            return [(layer.inputs[0], 1)]
+        case "max_pool":
+            return [(layer.inputs[0], 1), (layer.name, 3)]  # which pixel: a whole number of twice the size
+        case "avg_pool":
+            return [(layer.inputs[0], 1), (layer.name, 1)]
+        case "align" if is_end:
+            return [(layer.name, 1)]
+    return []
 
 
 def spatial_sizes(layers: Iterable[Mapping[str, Any]], image_size: int) -> dict[str, int]:
@@ -341,8 +369,8 @@ def _live_channels(plan: Plan, program: Sequence[Layer], kept: Kept) -> dict[str
         if first.get(group) is layer:
             live[group] = [channel for channel in live[group] if channel in needs.get(group, set())] or live[group][:1]
         if layer.op in ("align", "conv", "factorized_reduce", "mean"):
-            for source in plan.layer[layer.inputs[0]].channels:
-                needs.setdefault(source, set()).update(live[group if layer.op == "align" else source])
+            for read in plan.layer[layer.inputs[0]].channels:
+                needs.setdefault(read, set()).update(live[group if layer.op == "align" else read])
     return live
 
 

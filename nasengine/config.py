@@ -28,6 +28,10 @@ CANDIDATES: tuple[Candidate, ...] = (
 )  # fmt: skip
 
 USUAL_BATCH = 64
+FEWEST_EPOCHS = 4
+"""Of a stage."""
+PRESET_PARTS = {"data": "", "space": "cells", "strategy": "mgas", "search": "", "retrain": "", "runtime": ""}
+"""Parts that a preset fills in, with the kind that is meant if none is given."""
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "quick": {
@@ -37,6 +41,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "mgas": {},
         "search": {"epochs": 12},
         "retrain": {"epochs": 20, "start": "inherit", "lr": 0.05},
+        "runtime": {"memory_share": 1.0},
     },
     "standard": {
         "data": {"image_size": 32},
@@ -229,7 +234,8 @@ class MGASConfig(Part):
         strict=False,
     )
     cuts: tuple[int, ...] | None = option(
-        None, "Numbers of cells after which an early stage ends; the last has all cells. Empty: at the reductions.",
+        None, "Numbers of blocks after which an early stage ends; the last has all. Empty: at the reductions, or in the "
+        "middle if quick.",
         title="Stage ends", strict=False,
     )  # fmt: skip
     recipe: Literal["coppice", "published"] = option(
@@ -391,10 +397,13 @@ class RuntimeConfig(Part):
         "each commit.",
         title="Compile",
     )
-    recompute: bool = option(
-        default=False,
-        help_="Compute the activations of earlier cells twice instead of keeping them: less memory, more time.",
-        title="Recompute",
+    memory_share: float = option(
+        0.55,
+        "Share of the memory that training the whole space at once takes. What does not fit is computed twice instead "
+        "of kept, earlier blocks first: more time. 1: keep everything.",
+        title="Memory share",
+        gt=0,
+        le=1,
     )
 
 
@@ -432,11 +441,11 @@ class SearchConfig(Part):
                 "strategy.stage_shares", f"{len(shares)} shares for {len(self.cuts)} early stages; give one for each"
             )
         stages = len(self.cuts) + 1 + len(self.target.also)
-        if self.search.epochs < 4 * stages:
+        if self.search.epochs < FEWEST_EPOCHS * stages:
             raise ConfigError.at(
                 "search.epochs",
-                f"{self.search.epochs} is too few for {stages} stages; use at least {4 * stages}, or fewer stage ends "
-                "and targets",
+                f"{self.search.epochs} is too few for {stages} stages; use at least {FEWEST_EPOCHS * stages}, "
+                "or fewer stage ends and targets",
             )
         halvings = len(self.space.reduction_places)
         if self.data.image_size >> halvings < 2:
@@ -475,7 +484,7 @@ def _completed(raw: Mapping[str, Any]) -> dict[str, Any]:
     """`raw` with the preset's values where it says nothing."""
     preset = PRESETS.get(str(raw.get("preset", "quick")), PRESETS["quick"])
     filled = dict(raw)
-    for part, default_kind in (("data", ""), ("space", "cells"), ("strategy", "mgas"), ("search", ""), ("retrain", "")):
+    for part, default_kind in PRESET_PARTS.items():
         given = filled.setdefault(part, {})
         if not isinstance(given, Mapping):
             continue  # the validator says what is wrong with it
@@ -486,6 +495,9 @@ def _completed(raw: Mapping[str, Any]) -> dict[str, Any]:
     space = _part(raw, "space")
     if {"cells", "layers"} & set(space) and "reductions" not in space and isinstance(filled["space"], dict):
         filled["space"].pop("reductions", None)  # the preset's positions belong to the preset's number of blocks
+    also = _part(raw, "target").get("also")
+    if isinstance(also, list | tuple) and isinstance(filled["search"], dict) and "epochs" not in _part(raw, "search"):
+        filled["search"]["epochs"] += FEWEST_EPOCHS * len(also)  # each further target has a stage of its own
     data = filled["data"]
     if isinstance(data, dict) and "image_size" not in _part(raw, "data"):
         builtin = catalogue.DATASETS.get(str(data.get("dataset", "digits")))
@@ -509,12 +521,13 @@ def _problems(error: ValidationError) -> list[tuple[str, str]]:
         location = [part for part in item["loc"] if not isinstance(part, int)]
         if location[:1] == ["target"]:
             location = location[:2]  # without the kind of value that was tried
-        kind = location[1] if location[0] == "space" and len(location) > 1 else ""
         if item["type"].startswith("union_tag"):
             found.append(("space.kind", f"{item['ctx'].get('tag', 'nothing')!r} is not a known space{_spaces(item)}"))
             continue
-        field = ".".join(str(part) for part in location if part != kind)
-        found.append((field, _sentence(item, location)))
+        sentence = _sentence(item, location)
+        if location[0] == "space":
+            location = location[:1] + location[2:]  # without the kind of space
+        found.append((".".join(str(part) for part in location), sentence))
     first: dict[str, str] = {}
     for field, sentence in found:
         first.setdefault(field, sentence)
@@ -561,6 +574,7 @@ def _check_once(field: str, values: tuple[Any, ...], what: str) -> None:
 
 def _check_amount(field: str, value: float | str) -> None:
     fraction, amount = _amount(field, value)
+    value = int(value) if isinstance(value, float) and value.is_integer() else value
     if fraction is not None and not 0 < fraction <= 1:
         raise ConfigError.at(field, f"{value} is out of range; give a percentage above 0% and up to 100%")
     if amount is not None and not 1 <= amount < math.inf:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from nasengine import catalogue, checkpoint, data, device, events, export, narration, packing, train
+from nasengine.architecture import activations
 from nasengine.cache import whole
 from nasengine.compact import Network
 from nasengine.config import SearchConfig
@@ -251,8 +252,8 @@ class _Run:
             if not _is_out_of_memory(error):
                 raise
             raise TrainingError(
-                "the device ran out of memory; lower search.batch_size or space.channels, set runtime.recompute, or "
-                "add stage ends (strategy.cuts), and start again; the last checkpoint is intact"
+                "the device ran out of memory; lower search.batch_size, space.channels or runtime.memory_share, or add "
+                "stage ends (strategy.cuts), and start again; the last checkpoint is intact"
             ) from error
         except OSError as error:
             raise TrainingError(
@@ -262,6 +263,8 @@ class _Run:
 
     def _prepare_net(self) -> None:
         self.net.compiled = self.config.runtime.compile
+        share = self.config.runtime.memory_share
+        self.net.bound(int(share * activations(self.plan, self.plan.layers, {})) if share < 1 else None)
 
     def _phases(self) -> Iterator[Event]:
         if self.position.phase == "search":
@@ -291,8 +294,6 @@ class _Run:
         self.net.train()
         if beginning:
             self.net.enter(stage.exit)
-        if self.config.runtime.recompute and stage.index:
-            self.net.recomputed = self.stages[stage.index - 1].blocks
         self._new_optimizers(stage)
         if beginning:
             yield narration.stage_started(stage, self._size(stage))

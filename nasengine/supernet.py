@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nasengine.architecture import Architecture, Layer, Plan, lowered
+from nasengine.architecture import Architecture, Layer, Plan, activations, lowered, values
 from nasengine.compact import factorized_reduce, last_uses, selected_channels
 from nasengine.costs import Count
 from nasengine.flat import flat_units, weight_shape
@@ -65,7 +65,8 @@ class Supernet(nn.Module):
         units: operation or filter choice -> numbers of its living units, in the order of its masks.
         running: choices that the program meets.
         flat: granularity -> its living units in one flat order.
-        recomputed: in training, activations of this many blocks from the front are computed twice instead of kept.
+        memory: numbers for one image that training may keep for backward, if it is bounded.
+        recomputed: blocks from the front whose activations are computed twice instead of kept, so that `memory` holds.
         compiled: whether training steps are compiled, anew after each change of the shape.
     """
 
@@ -75,7 +76,7 @@ class Supernet(nn.Module):
         self.momentum: dict[str, Tensor] = {}
         self.exit = exit_ or plan.exits[-1]
         self.folds = _fold_targets(plan)
-        self.recomputed = 0
+        self.memory: int | None = None
         self.compiled = False
         self._slice()
 
@@ -183,6 +184,24 @@ class Supernet(nn.Module):
             return x
         return selected_channels(x, index, pad=self._pads[layer.name])
 
+    def bound(self, memory: int | None) -> None:
+        """Lets training keep so many numbers for one image; what is more is computed twice, from the front on."""
+        self.memory = memory
+        self.recomputed = self._recomputed()
+
+    def _recomputed(self) -> int:
+        if self.memory is None:
+            return 0
+        entrances: set[str] = set()
+        rest = list(self.program)
+        for segment in self._segments:
+            held = sum(values(self.plan, name, self.units) for name in entrances)
+            if held + activations(self.plan, rest, self.units) <= self.memory:
+                return segment.block
+            entrances |= set(segment.inputs)
+            rest = [layer for layer in rest if layer.block > segment.block]
+        return self._segments[-1].block
+
     def count(self, metric: str) -> Count:
         """The size of what runs, as a function of flat masks."""
         if metric not in self._counts:
@@ -276,6 +295,7 @@ class Supernet(nn.Module):
             self._slice_layer(layer)
         self.flat = flat_units(self.plan, self.program, kept, next(iter(self.nursery.values())).device)
         self.running = {name for units in self.flat.values() for name in units.choices}
+        self.recomputed = self._recomputed()
         self._counts: dict[str, Count] = {}
         self._alive_weights: Tensor | None = None
         self._fast: Callable[..., Tensor] | None = None
