@@ -287,8 +287,12 @@ def activations(plan: Plan, program: Iterable[Layer], kept: Kept) -> int:
     both and which pixel it was. What two layers keep is there once.
     """
     found: dict[str, int] = {}
+    same: dict[str, str] = {}  # layers whose output is their input
     for layer in program:
+        if layer.op == "gate" or (layer.op == "align" and _changes_nothing(plan, layer, kept)):
+            same[layer.name] = same.get(layer.inputs[0], layer.inputs[0])
         for name, times in _kept_for_backward(layer, is_end=layer.name in plan.ends):
+            name = same.get(name, name)
             found[name] = max(found.get(name, 0), times)
     return sum(times * values(plan, name, kept) for name, times in found.items())
 
@@ -297,6 +301,13 @@ def values(plan: Plan, name: str, kept: Kept) -> int:
     """Numbers for one image in a layer's output."""
     width = sum(len(kept.get(group, range(plan.groups[group]))) for group in plan.layer[name].channels)
     return width * plan.sides[name] ** 2
+
+
+def _changes_nothing(plan: Plan, layer: Layer, kept: Kept) -> bool:
+    def units(groups: Iterable[str]) -> list[Sequence[int]]:
+        return [list(kept.get(group, range(plan.groups[group]))) for group in groups]
+
+    return units(layer.channels) == units(plan.layer[layer.inputs[0]].channels)
 
 
 def _kept_for_backward(layer: Layer, *, is_end: bool) -> list[tuple[str, int]]:

@@ -234,8 +234,8 @@ class MGASConfig(Part):
         strict=False,
     )
     cuts: tuple[int, ...] | None = option(
-        None, "Numbers of blocks after which an early stage ends; the last has all. Empty: at the reductions, or in the "
-        "middle if quick.",
+        None, "Numbers of blocks after which an early stage ends; the last has all. Empty: at the reductions, or "
+        "in the middle if quick.",
         title="Stage ends", strict=False,
     )  # fmt: skip
     recipe: Literal["coppice", "published"] = option(
