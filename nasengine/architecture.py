@@ -391,9 +391,12 @@ def _live_inputs(plan: Plan, layer: Layer, names: Collection[str]) -> list[Layer
 
 def _aligned_group(plan: Plan, layer: Layer) -> str | None:
     """The source group of a candidate that only moves channels (skip, pools); None for convolutions."""
-    while layer.op in ("max_pool", "avg_pool"):
-        layer = plan.layer[layer.inputs[0]]
-    return plan.layer[layer.inputs[0]].channels[0] if layer.op == "align" else None
+    group = None
+    while layer.op in ("max_pool", "avg_pool", "align"):
+        source = plan.layer[layer.inputs[0]]
+        group = source.channels[0] if layer.op == "align" else group
+        layer = source
+    return group
 
 
 class _Lowering:

@@ -40,14 +40,19 @@ def deterministic(threads: int) -> Iterator[None]:
         torch.get_num_threads(),
     )
     tf32 = torch.backends.cudnn.allow_tf32
+    fills = torch.utils.deterministic.fill_uninitialized_memory
+    torch.utils.deterministic.fill_uninitialized_memory = False  # every empty tensor would be written twice
     torch.backends.cudnn.allow_tf32 = False  # ten bits of mantissa: masked and sliced networks would differ by 1e-4
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # Kernels for the CPU are compiled for each shape; a pruned network has more shapes than the usual 1,024.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
     torch.set_num_threads(threads)
     try:
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = tf32
+        torch.utils.deterministic.fill_uninitialized_memory = fills
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.set_num_threads(before[2])
 

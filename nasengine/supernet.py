@@ -111,11 +111,11 @@ class Supernet(nn.Module):
         return self._forward(x, masks or {}, gains or {}, off)
 
     def _forward(self, x: Tensor, masks: Mapping[str, Tensor], gains: Mapping[str, Tensor], off: Off) -> Tensor:
-        factors = _Factors(self, {**self.pruned_weights, **masks}, gains)
+        masks = {**self.pruned_weights, **masks}
         values = {"image": x}
         for segment in self._segments:
             inputs = [values[name] for name in segment.inputs]
-            run = partial(self._run, segment, factors, off)
+            run = partial(self._run, segment, masks, gains, off)
             if segment.block < self.recomputed and self.training and torch.is_grad_enabled():
                 found = checkpoint(_once_tracked(run), *inputs, use_reentrant=False, preserve_rng_state=False)
             else:
@@ -125,9 +125,13 @@ class Supernet(nn.Module):
                 del values[name]
         return values[self.exit]
 
-    def _run(self, segment: _Segment, factors: _Factors, off: Off, *inputs: Tensor, track: bool) -> list[Tensor]:
+    def _run(
+        self, segment: _Segment, masks: Mapping[str, Tensor], gains: Mapping[str, Tensor], off: Off, *inputs: Tensor,
+        track: bool,
+    ) -> list[Tensor]:  # fmt: skip
         """One block; `track`: whether batch norms move their running statistics."""
         learning = torch.is_grad_enabled()
+        factors = _Factors(self, masks, gains)  # anew for each block: a second computation must save what the first did
         values = dict(zip(segment.inputs, inputs, strict=True))
         for layer, spent in zip(segment.layers, segment.within, strict=True):
             sleeps = layer.owner in off

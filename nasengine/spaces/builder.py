@@ -63,7 +63,7 @@ class Builder:
     def relu(self, source: str) -> str:
         """The one rectified copy of a value that all its readers share."""
         name = f"{source}_relu"
-        if not any(layer.name == name for layer in reversed(self.layers)):
+        if not self.has(name):
             self.add(name, "relu", [source], list(self.channels_of(source)))
         return name
 
@@ -91,6 +91,10 @@ class Builder:
                 optional=optional,
             )
         )
+
+    def has(self, name: str) -> bool:
+        """Whether there is a layer of that name."""
+        return any(layer.name == name for layer in reversed(self.layers))
 
     def channels_of(self, name: str) -> tuple[str, ...]:
         """Groups of a layer's output."""

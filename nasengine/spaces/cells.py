@@ -80,12 +80,13 @@ class _Cells(Builder):
     def candidate(self, kind: str, name: str, source: str, group: str, stride: int) -> int:
         """Adds one candidate; returns the number of its first layer."""
         if kind in ("avg_pool_3x3", "max_pool_3x3"):
+            aligned = self.aligned(source, group)
             first = len(self.layers)
-            self.add(f"{name}_align", "align", [source], [group])
-            self.add(name, kind.removesuffix("_3x3"), [f"{name}_align"], [group], kernel=3, stride=stride)
+            self.add(name, kind.removesuffix("_3x3"), [aligned], [group], kernel=3, stride=stride)
         elif kind == "skip_connect" and stride == 1:
+            aligned = self.aligned(source, group)
             first = len(self.layers)
-            self.add(name, "align", [source], [group])
+            self.add(name, "align", [aligned], [group])
         else:
             relu = self.relu(source)  # shared, so it is nobody's
             first = len(self.layers)
@@ -95,6 +96,11 @@ class _Cells(Builder):
             else:
                 self.convolutions(kind, name, relu, self.channels_of(source), group, stride)
         return first
+
+    def aligned(self, source: str, group: str) -> str:
+        """The one copy of a state in a node's channels, which skip and pools share; nobody's, as the rectified one."""
+        name = f"{group}_{source.split('_')[-1]}_aligned"
+        return name if self.has(name) else self.add(name, "align", [source], [group])
 
     def convolutions(
         self, kind: str, name: str, relu: str, source_groups: tuple[str, ...], group: str, stride: int
