@@ -157,7 +157,9 @@ class Supernet(nn.Module):
                 return factorized_reduce(x, factors.weight(layer), self.splits[layer.name])
             case "batch_norm":
                 gamma, beta = factors.affine(layer)
-                mean, var = self.statistics[layer.name] if track or not self.training else (None, None)
+                mean, var = self.statistics[layer.name]
+                if not track:
+                    mean, var = mean.clone(), var.clone()  # without any, it would save fewer tensors than before
                 return F.batch_norm(x, mean, var, gamma, beta, training=self.training, momentum=0.1)
             case "relu":
                 return F.relu(x)
@@ -277,11 +279,14 @@ class Supernet(nn.Module):
         return value.clone()
 
     def keep_momentum(self, optimizer: torch.optim.Optimizer) -> None:
-        """Stores the optimizer's momentum, full-size, before `commit` or `enter`."""
+        """Stores the optimizer's momentum, full-size, before `commit` or `enter`; pruned weights keep what they had."""
+        pruned = {f"{self.plan.weighs[choice]}/weight": alive for choice, alive in self.pruned_weights.items()}
         for name, parameter in self.live.items():
             buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
             if buffer is not None:
                 self.momentum.setdefault(name, torch.zeros_like(self.nursery[name]))
+                if name in pruned:
+                    buffer = torch.where(pruned[name] > 0, buffer, self.gather(name, self.momentum))
                 self.scatter({name: buffer}, self.momentum)
 
     def _slice(self) -> None:

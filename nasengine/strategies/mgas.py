@@ -201,7 +201,7 @@ class MGAS(Strategy):
             kept = self._fitted(net, margins, moment.stage)
         else:
             kept = self._pruned(net, margins, weights=point == "end", patient=point == "cadence")
-            averted = self._averted(net, kept, margins)
+            averted = self._averted(net, kept, margins, self.part.protect_epochs * moment.steps)
             if point == "end" and architecture(net.plan, kept, net.exit).size(self.metric) > moment.stage.target:
                 kept = self._fitted(net, margins, moment.stage)
         return [Decision(kept=kept, scores=scores, thresholds=thresholds, averted=averted)]
@@ -345,7 +345,7 @@ class MGAS(Strategy):
         scores: dict[str, Tensor] = {}
         thresholds: dict[str, float | Tensor] = {}
         margins: dict[str, Tensor] = {}
-        scales = dict(zip(net.flat["weight"].choices, _weight_scales(net).tolist(), strict=True))
+        scales = dict(zip(net.flat["weight"].choices, _weight_scales(net, _flat_weights(net)).tolist(), strict=True))
         for level, choices in self.choices.items():
             logits = {"operation": self.alpha, "filter": self.k}.get(level)
             parts = torch.sigmoid(logits).split([c.units for c in choices]) if logits is not None else None
@@ -391,7 +391,7 @@ class MGAS(Strategy):
         return kept
 
     @torch.no_grad()
-    def _averted(self, net: Supernet, kept: Kept, margins: Mapping[str, Tensor]) -> list[tuple[str, int]]:
+    def _averted(self, net: Supernet, kept: Kept, margins: Mapping[str, Tensor], steps: int) -> list[tuple[str, int]]:
         """Blocks in which the masks leave only skips and pools: the best other operation is put above its threshold.
 
         `floors` has kept it; here it is switched on, and sheltered, so that it gets its chance.
@@ -415,9 +415,7 @@ class MGAS(Strategy):
             limit = limits[name]
             wanted = float(limit[unit] if isinstance(limit, Tensor) else limit) + RAISED
             logits[name][unit] = torch.logit(torch.tensor(min(wanted, 0.999)))
-            self._shelter(
-                {name: torch.arange(len(kept[name]), device=kept[name].device) == unit}, REFERENCE_STEPS // 10
-            )
+            self._shelter({name: torch.arange(len(kept[name]), device=kept[name].device) == unit}, steps)
             found.append((name, unit))
         return found
 
@@ -468,21 +466,24 @@ class MGAS(Strategy):
         return "the whole network" if target == self.targets[0] else f"on to {target:,} {self.metric}"
 
 
-def _weight_scales(net: Supernet) -> Tensor:
+def _flat_weights(net: Supernet) -> Tensor:
+    units = net.flat["weight"]
+    return units.joined({name: net.live[f"{net.plan.weighs[name]}/weight"] for name in units.choices})
+
+
+@torch.no_grad()
+def _weight_scales(net: Supernet, flat: Tensor) -> Tensor:
     """[choices] root mean square of each convolution's living weights."""
-    units, alive = net.flat["weight"], net.alive_weights
-    with torch.no_grad():
-        flat = units.joined({name: net.live[f"{net.plan.weighs[name]}/weight"] for name in units.choices})
-        squares = torch.segment_reduce(flat * flat * alive, "sum", lengths=units.sizes, unsafe=True)
-        counts = torch.segment_reduce(alive, "sum", lengths=units.sizes, unsafe=True)
-        return (squares / counts.clamp(min=1)).sqrt().clamp(min=1e-12)
+    sizes, alive = net.flat["weight"].sizes, net.alive_weights
+    squares = torch.segment_reduce(flat * flat * alive, "sum", lengths=sizes, unsafe=True)
+    counts = torch.segment_reduce(alive, "sum", lengths=sizes, unsafe=True)
+    return (squares / counts.clamp(min=1)).sqrt().clamp(min=1e-12)
 
 
 def _weight_scores(net: Supernet) -> Tensor:
     """[K] |w| / rms of its convolution; the rms passes no gradient."""
-    units = net.flat["weight"]
-    flat = units.joined({name: net.live[f"{net.plan.weighs[name]}/weight"] for name in units.choices})
-    return flat.abs() / units.spread(_weight_scales(net))
+    flat = _flat_weights(net)
+    return flat.abs() / net.flat["weight"].spread(_weight_scales(net, flat))
 
 
 def strategy(plan: Plan, config: Any, targets: Sequence[int], generator: torch.Generator) -> MGAS:

@@ -116,7 +116,7 @@ class PublishedMGAS(MGAS):
         net.store()
         scores, thresholds, margins = self._margins(net)
         kept = self._pruned(net, margins, weights=True, patient=False)
-        averted = self._averted(net, kept, margins)
+        averted = self._averted(net, kept, margins, self.part.protect_epochs * moment.steps)
         stage = moment.stage
         reached = architecture(net.plan, kept, net.exit).size(self.metric) <= stage.target
         if (stage.fits and reached) or (point == "end" and (stage.fits or not reached)):
