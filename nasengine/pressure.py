@@ -30,7 +30,7 @@ def after_commit(state: Lambda, pruned: int, *, dominant: bool) -> Lambda:
     >>> for _ in range(4):
     ...     state = after_commit(state, 0, dominant=False)
     ...     seen.append(round(state.value, 6))
-    >>> seen, after_commit(state, 48, dominant=False).value
+    >>> seen, round(after_commit(state, 48, dominant=False).value, 6)
     ([4e-05, 0.0002, 0.00084, 0.0034], 0.0017)
     """
     state = replace(state, cap=state.value if dominant else CAP)

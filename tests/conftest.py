@@ -1,9 +1,17 @@
-"""What every test gets: a database file of its own."""
+"""What every test gets: a database file of its own, and a process for each half of the suite."""
 
 from __future__ import annotations
 
 import pytest
 from django.db import connections
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Engine and web run beside each other; within each, tests share runs and servers, so they stay together."""
+    for item in items:
+        is_web = item.nodeid.startswith(("webapp/", "tests/webapp/"))
+        item.add_marker(pytest.mark.xdist_group("web" if is_web else "engine"))
 
 
 @pytest.fixture(scope="session")
