@@ -29,7 +29,7 @@ CANDIDATES: tuple[Candidate, ...] = (
 
 USUAL_BATCH = 64
 FEWEST_EPOCHS = 4
-"""Of a stage."""
+"""Of a stage, on average."""
 PRESET_PARTS = {"data": "", "space": "cells", "strategy": "mgas", "search": "", "retrain": "", "runtime": ""}
 """Parts that a preset fills in, with the kind that is meant if none is given."""
 

@@ -56,19 +56,38 @@ def floors(plan: Plan, margins: Mapping[str, Tensor]) -> Kept:
     A block never keeps skips and pools alone: where they are best at all its nodes, the node with the best other
     operation keeps that one instead.
     """
-    held = {}
-    for choice in plan.choices:
-        flat = margins[choice.name].flatten()
-        best = torch.sort(flat, descending=True, stable=True).indices[: choice.floor]
-        held[choice.name] = torch.zeros_like(flat, dtype=torch.bool)
-        held[choice.name][best] = True
-        held[choice.name] = held[choice.name].view_as(margins[choice.name])
+    held = {choice.name: _best(margins[choice.name], choice.floor) for choice in plan.choices}
+    for (
+        name,
+        layer,
+    ) in plan.weighs.items():  # within the filters that stay: elsewhere it would be no weight of the network
+        rows = torch.cat([_held(plan, held, group) for group in plan.layer[layer].channels])
+        margin = margins[name].masked_fill(~rows.view(-1, 1, 1, 1), -torch.inf)
+        if not plan.layer[layer].depthwise:
+            reads = plan.layer[plan.layer[layer].inputs[0]].channels
+            columns = torch.cat([_held(plan, held, group) for group in reads])
+            margin = margin.masked_fill(~columns.view(1, -1, 1, 1), -torch.inf)
+        held[name] = _best(margin, plan.choice[name].floor)
     for names in plan.guarded:
         others = [(name, unit) for name in names for unit in sorted(plan.active[name])]
         if others and not any(held[name][unit] for name, unit in others):
             name, unit = max(others, key=lambda place: float(margins[place[0]][place[1]]))
             held[name] = torch.arange(len(held[name]), device=held[name].device) == unit
     return held
+
+
+def _best(margin: Tensor, count: int) -> Tensor:
+    flat = margin.flatten()
+    held = torch.zeros_like(flat, dtype=torch.bool)
+    held[torch.sort(flat, descending=True, stable=True).indices[:count]] = True
+    return held.view_as(margin)
+
+
+def _held(plan: Plan, held: Kept, group: str) -> Tensor:
+    """Filters of a group that stay in any case; all where there is no choice."""
+    if group in held:
+        return held[group]
+    return torch.ones(plan.groups[group], dtype=torch.bool, device=next(iter(held.values())).device)
 
 
 class _Fit:
@@ -81,6 +100,9 @@ class _Fit:
         self.margins = {name: margin.detach().double().cpu() for name, margin in margins.items()}
         self.held = floors(plan, self.margins)
         self.open = [c.name for c in plan.choices if c.granularity in granularities and c.block < blocks]
+        self.free = (
+            set(plan.weighs) if metric == "macs" else set()
+        )  # zeros are multiplied too: nothing to win by an offset
         for choice in plan.choices:
             if choice.name not in self.open:
                 self.held[choice.name] = torch.ones_like(self.held[choice.name])
@@ -89,11 +111,14 @@ class _Fit:
         return architecture(self.plan, kept, self.exit).size(self.metric)
 
     def kept_above(self, offset: float) -> Kept:
-        return {name: (margin > offset) | self.held[name] for name, margin in self.margins.items()}
+        limits = {name: min(0.0, offset) if name in self.free else offset for name in self.margins}
+        return {name: (margin > limits[name]) | self.held[name] for name, margin in self.margins.items()}
 
     def offset(self) -> float:
         """The lowest offset (to a hair) at which the network fits."""
-        values = torch.cat([self.margins[name].flatten() for name in self.open])
+        values = torch.cat(
+            [self.margins[name].flatten() for name in self.open if name not in self.free] or [torch.zeros(1)]
+        )
         low, high = float(values.min()) - 1e-6, float(values.max())
         if self.size(self.kept_above(low)) <= self.target:
             return low

@@ -165,4 +165,7 @@ def _estimate(config: SearchConfig, plan: Plan, train: int) -> dict[str, float]:
     steps = max(1, train // batch)
     networks = 1 + len(config.target.also) + config.baseline.random
     epochs = SEARCH_SHARE * config.search.epochs + RETRAIN_SHARE * config.retrain.epochs * networks
-    return {"memory_mib": TORCH_MIB + (values * batch * 8 + weights * 16) / 2**20, "seconds_cpu": step * steps * epochs}
+    return {
+        "memory_mib": TORCH_MIB + (values * batch * 8 * config.runtime.memory_share + weights * 16) / 2**20,
+        "seconds_cpu": step * steps * epochs,
+    }

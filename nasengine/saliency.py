@@ -70,7 +70,9 @@ def chunks(net: Supernet, levels: Sequence[str], budget: int) -> list[Kept]:
 
 
 def returning(saliency: Mapping[str, Tensor], kept: Kept, fraction: float) -> tuple[Kept, float, int]:
-    """The most salient `fraction` of the dead units, at least one.
+    """The most salient `fraction` of the dead units that could do anything, at least one.
+
+    A weight in a dead filter cannot: it is not counted.
 
     Args:
         saliency: choice -> values of one level, as `saliencies` gives them.
@@ -78,14 +80,13 @@ def returning(saliency: Mapping[str, Tensor], kept: Kept, fraction: float) -> tu
         fraction: 0 to 1.
 
     Returns:
-        choice -> what is alive then; the lowest saliency that returned; how many should have returned. Fewer do where
-        fewer have any saliency.
+        choice -> what is alive then; the lowest saliency that returned; how many returned.
     """
     names = list(saliency)
     flat = torch.cat([saliency[name].flatten() for name in names])
-    dead = sum(int((~kept[name]).sum()) for name in names)
-    asked = max(1, round(fraction * dead)) if fraction and dead else 0
-    order = torch.sort(flat, descending=True, stable=True).indices[: min(asked, int((flat > 0).sum()))]
+    able = int((flat > 0).sum())
+    asked = max(1, round(fraction * able)) if fraction and able else 0
+    order = torch.sort(flat, descending=True, stable=True).indices[:asked]
     back = torch.zeros_like(flat, dtype=torch.bool)
     back[order] = True
     parts = back.split([saliency[name].numel() for name in names])
@@ -115,7 +116,11 @@ def _need(net: Supernet, part: Kept) -> int:
 def _of_chunk(
     net: Supernet, gains: Gains, dead: Kept, batches: Sequence[tuple[Tensor, Tensor]], budget: int
 ) -> dict[str, Tensor]:
-    wide = net.widened({name: net.kept[name] | units for name, units in dead.items()}).train().requires_grad_(False)  # noqa: FBT003
+    wide = (
+        net.widened({name: net.kept[name] | units for name, units in dead.items()})
+        .train()
+        .requires_grad_(requires_grad=False)
+    )
     factors = {name: gain.detach() for name, gain in gains(wide).items()}
     masks = {
         name: net.kept[name][wide.units[name]].to(gain.dtype).clamp(min=NUDGE if name in net.plan.groups else 0)

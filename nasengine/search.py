@@ -103,6 +103,7 @@ class _Run:
         }
         self.measured: list[dict[str, Any]] = []
         self.members: list[dict[str, Any]] = []
+        self.randoms: list[dict[str, Any]] = []
         self.folders: list[str] = []
         self.returned: dict[str, Tensor] = {}
         self.seconds = {"search": 0.0, "retrain": 0.0}
@@ -172,6 +173,7 @@ class _Run:
             "meter": {"sums": self.meter.sums, "images": self.meter.images},
             "counts": self.counts,
             "members": self.members,
+            "randoms": self.randoms,
             "returned": self.returned,
             "measured": self.measured,
             "folders": self.folders,
@@ -203,7 +205,7 @@ class _Run:
             self.strategy.load_state_dict(saved["strategy"])
             self.meter = train.Meter(**saved["meter"])
             self.counts, self.measured = saved["counts"], saved["measured"]
-            self.seconds, self.members = saved["seconds"], saved["members"]
+            self.seconds, self.members, self.randoms = saved["seconds"], saved["members"], saved["randoms"]
             self.returned = moved(saved["returned"])
         except (KeyError, TypeError, RuntimeError) as error:
             raise CheckpointError(
@@ -306,15 +308,19 @@ class _Run:
             yield self._epoch_finished(moment)
             closing = False
             for point in self.strategy.points(moment):
-                closing |= yield from self._decided(moment, point)
-            if closing:
+                closes = yield from self._decided(moment, point)
+                if not closes:
+                    continue
+                closing = True
                 yield events.StageFinished(
                     stage=stage.index, name=stage.name, size=self._size(stage), target=stage.target,
                     validation=self._masked(self._drawn(self._resting(stage))), seconds=time.perf_counter() - started,
                 )  # fmt: skip
-                self.position = _Position(stage=stage.index + 1, begun=False)
-            else:
-                self.position = _Position(stage=stage.index, epoch=epoch + 1)
+            self.position = (
+                _Position(stage=stage.index + 1, begun=False)
+                if closing
+                else _Position(stage=stage.index, epoch=epoch + 1)
+            )
             self.meter = train.Meter()
             self.save()
             yield events.CheckpointSaved(phase="search", epoch=self._epoch_number(stage, epoch))
@@ -352,7 +358,9 @@ class _Run:
 
     def _decided(self, moment: Moment, point: Point) -> Any:
         """Asks the strategy and commits its answer; returns whether the stage closes with it."""
-        decisions = self.strategy.decide(self.net, moment, point, self._judging_batches() if point == "regrow" else ())
+        batches = self._judging_batches(moment) if point == "regrow" else ()
+        with device.autocast(self.device, self.config.runtime.precision):
+            decisions = self.strategy.decide(self.net, moment, point, batches)
         if not decisions:
             return point == "end"
         decision = decisions[0]
@@ -394,20 +402,43 @@ class _Run:
 
     def _keep_member(self, stage: Stage) -> None:
         """Checks and keeps the network that a stage ends with: for the target of the search, or a further one."""
-        with torch.no_grad():
-            gains = self.strategy.draw(self.net, self._resting(stage))[0].gains
+        gains = {name: gain.detach() for name, gain in self.strategy.gains(self.net).items()}
         found = architecture(self.plan, self.net.kept)
-        sample = self._sample(CERTIFICATE_IMAGES)
         self.members.append(
             {
                 "target": stage.target,
-                "kept": {name: alive.cpu() for name, alive in self.net.kept.items()},
-                "state": export.compact_network(self.net, found, gains, self._header()).state_dict(),
-                "masks": export.weight_masks(self.net, found),
-                "parity": export.certificate(self.net, gains, found, sample),
+                **self._compact(self.net),
+                "parity": export.certificate(self.net, gains, found, self._sample(CERTIFICATE_IMAGES)),
                 "counts": copy.deepcopy(self.counts) | {"survived": narration.survivors(self.net, self.returned)},
             }
         )
+        if stage.target == self.look.target:
+            self._keep_random(found.size(self.config.target.metric))
+
+    def _keep_random(self, size: int) -> None:
+        """Random networks of the found one's size, with the weights that the search has at this moment."""
+        for number in range(self.config.baseline.random):
+            kept = random_decision(
+                self.plan,
+                device.generator("cpu", self.config.seed, "random network", number + 1),
+                metric=self.config.target.metric,
+                target=size,
+                granularities=self.config.strategy.granularities,
+            )
+            if kept is None:
+                logger.warning("no random network of %s %s was found; the comparison ends here", size, self.look.metric)
+                return
+            alive = {name: units.to(self.device) for name, units in kept.items()}
+            self.randoms.append(self._compact(Supernet(self.plan, self.net.nursery, alive)))
+
+    def _compact(self, net: Supernet) -> dict[str, Any]:
+        """A committed network as it is kept until it is trained."""
+        found = architecture(self.plan, net.kept)
+        return {
+            "kept": {name: alive.cpu() for name, alive in net.kept.items()},
+            "state": export.compact_network(net, found, self.strategy.gains(net), self._header()).state_dict(),
+            "masks": export.weight_masks(net, found),
+        }
 
     def _sample(self, n: int) -> Tensor:
         """Some validation images, spread evenly."""
@@ -415,9 +446,9 @@ class _Run:
         where = torch.linspace(0, len(split) - 1, min(n, len(split)), device=split.x.device).long()
         return data.normalised(split.x[where], self.images.mean, self.images.std)
 
-    def _judging_batches(self) -> list[tuple[Tensor, Tensor]]:
+    def _judging_batches(self, moment: Moment) -> list[tuple[Tensor, Tensor]]:
         size = self.feeds.learning.batch_size
-        x, y = self.feeds.judging.plain(JUDGING_BATCHES * size)
+        x, y = self.feeds.judging.plain(JUDGING_BATCHES * size, "judge", moment.stage.index, moment.epoch)
         return list(zip(x.split(size), y.split(size), strict=True))
 
     def _new_optimizers(self, stage: Stage) -> None:
@@ -470,9 +501,8 @@ class _Run:
     # -- the found network and those it is compared with -----------------------------------------------------------
 
     def _retrainings(self) -> Iterator[Event]:
-        for index in range(self.position.stage, len(self.members) + self.config.baseline.random):
-            if not self._prepare(index):
-                break
+        for index in range(self.position.stage, len(self._networks)):
+            self._prepare(index)
             total = self.config.retrain.epochs
             for epoch in range(self.position.epoch, total):
                 yield from self._retrain_epoch(index, epoch)
@@ -486,21 +516,15 @@ class _Run:
                 self.members[index]["state"] = self.retraining.network.state_dict()
             self.position = _Position(phase="retrain", stage=index + 1)
 
-    def _prepare(self, index: int) -> bool:
-        """The compact network number `index`, with its weights at the start or as they were saved, if there is one.
+    @property
+    def _networks(self) -> list[dict[str, Any]]:
+        """What is to be trained: the search's own networks, from large to small, then random ones."""
+        return [*self.members, *self.randoms]
 
-        The search's own networks come first, from large to small, then random ones.
-        """
-        if index < len(self.members):
-            member = self.members[index]
-            network, masks = self._network(member), member["masks"]
-        else:
-            net = self._random(index)
-            if net is None:
-                return False
-            found = architecture(self.plan, net.kept)
-            network = export.compact_network(net, found, self.strategy.gains(net), self._header())
-            masks = export.weight_masks(net, found)
+    def _prepare(self, index: int) -> None:
+        """The compact network number `index`, with its weights at the start or as they were saved."""
+        kept = self._networks[index]
+        network, masks = self._network(kept), kept["masks"]
         self.retraining = Retraining(
             network, {name: mask.to(self.device) for name, mask in masks.items()}, feed=self.feeds.all,
             plan=self.config.retrain, precision=self.config.runtime.precision,
@@ -508,29 +532,11 @@ class _Run:
         )  # fmt: skip
         if self.saved is not None and "network" in self.saved and self.saved["position"]["stage"] == index:
             self.retraining.load(self.saved["network"])
-        return True
 
     def _network(self, member: dict[str, Any]) -> Network:
         network = Network({**architecture(self.plan, member["kept"]).to_json(), **self._header()}).to(self.device)
         network.load_state_dict(member["state"])
         return network.eval()
-
-    def _random(self, index: int) -> Supernet | None:
-        self.net.store()
-        main = next(member for member in self.members if member["target"] == self.look.target)
-        size = architecture(self.plan, main["kept"]).size(self.config.target.metric)
-        stream = device.generator("cpu", self.config.seed, "random network", index - len(self.members) + 1)
-        kept = random_decision(
-            self.plan,
-            stream,
-            metric=self.config.target.metric,
-            target=size,
-            granularities=self.config.strategy.granularities,
-        )
-        if kept is None:
-            logger.warning("no random network of %s %s was found; the comparison ends here", size, self.look.metric)
-            return None
-        return Supernet(self.plan, self.net.nursery, {name: alive.to(self.device) for name, alive in kept.items()})
 
     def _retrain_epoch(self, index: int, epoch: int) -> Iterator[Event]:
         for step in self.retraining.steps(epoch, self.position.step, self.meter):
@@ -620,7 +626,7 @@ class _Run:
     def _fraction(self) -> float:
         """Share of the whole run that is over, by epochs; a retraining epoch counts a third."""
         retrain = self.config.retrain.epochs / 3
-        networks = 1 + len(self.config.target.also) + self.config.baseline.random
+        networks = len(self.look.family) + self.config.baseline.random
         total = self.config.search.epochs + retrain * networks
         steps = self.steps if self.position.phase == "search" else self.feeds.all.steps
         part = self.position.epoch + self.position.step / max(1, steps)
@@ -637,14 +643,15 @@ class _Run:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """On the CPU torch says so in words only."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    """On the CPU torch and oneDNN say so in words only."""
+    words = ("can't allocate memory", "could not create a primitive", "std::bad_alloc")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
 
 
 def _decisive(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that decide the result, by part: not the name, not where it runs."""
     runtime = settings.get("runtime")
-    bits = {key: runtime.get(key) for key in ("precision", "threads")} if isinstance(runtime, dict) else None
+    bits = {key: runtime.get(key) for key in ("precision", "threads", "compile")} if isinstance(runtime, dict) else None
     return {**{part: value for part, value in settings.items() if part != "name"}, "runtime": bits}
 
 

@@ -67,6 +67,7 @@ class Supernet(nn.Module):
         flat: granularity -> its living units in one flat order.
         memory: numbers for one image that training may keep for backward, if it is bounded.
         recomputed: blocks from the front whose activations are computed twice instead of kept, so that `memory` holds.
+        tracks: whether training passes move the running statistics of batch norms.
         compiled: whether training steps are compiled, anew after each change of the shape.
     """
 
@@ -77,6 +78,7 @@ class Supernet(nn.Module):
         self.exit = exit_ or plan.exits[-1]
         self.folds = _fold_targets(plan)
         self.memory: int | None = None
+        self.tracks = True
         self.compiled = False
         self._slice()
 
@@ -117,9 +119,11 @@ class Supernet(nn.Module):
             inputs = [values[name] for name in segment.inputs]
             run = partial(self._run, segment, masks, gains, off)
             if segment.block < self.recomputed and self.training and torch.is_grad_enabled():
-                found = checkpoint(_once_tracked(run), *inputs, use_reentrant=False, preserve_rng_state=False)
+                found = checkpoint(
+                    _once_tracked(run, track=self.tracks), *inputs, use_reentrant=False, preserve_rng_state=False
+                )
             else:
-                found = run(*inputs, track=True)
+                found = run(*inputs, track=self.tracks)
             values |= zip(segment.outputs, found, strict=True)
             for name in segment.spent:
                 del values[name]
@@ -421,9 +425,9 @@ def _segments(program: Sequence[Layer], inputs: Mapping[str, list[str]], exit_: 
     return found
 
 
-def _once_tracked(run: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
-    """`run`, with running statistics moved at its first call only: the second is the recomputation."""
-    calls = iter((True,))
+def _once_tracked(run: Callable[..., list[Tensor]], *, track: bool) -> Callable[..., list[Tensor]]:
+    """`run`, with running statistics moved at its first call at most: the second is the recomputation."""
+    calls = iter((track,))
     return lambda *inputs: run(*inputs, track=next(calls, False))
 
 

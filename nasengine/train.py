@@ -21,6 +21,8 @@ CLIP = 5.0
 """Largest norm of the weights' gradient."""
 MOMENTUM = 0.9
 EVALUATION_BATCH = 500
+FEWEST_DECIDING = 16
+"""Images of a decision batch at least: batch norms in it take their statistics from it alone."""
 
 
 @dataclass
@@ -73,9 +75,10 @@ class Feed:
         x = data.augmented(x, stream, shift=self.images.shift, flip=self.images.flip)
         return x.contiguous(memory_format=torch.channels_last), split.y[where]
 
-    def plain(self, n: int) -> Batch:
-        """The first `n` of its images, unchanged."""
-        where = self.part[:n].to(self.images.train.x.device)
+    def plain(self, n: int, *key: object) -> Batch:
+        """So many of its images, unchanged; which, depends on `key`."""
+        chosen = torch.randperm(len(self.part), generator=device.generator("cpu", self.seed, *key))[:n]
+        where = self.part[chosen].to(self.images.train.x.device)
         x = data.normalised(self.images.train.x[where], self.images.mean, self.images.std)
         return x.contiguous(memory_format=torch.channels_last), self.images.train.y[where]
 
@@ -104,7 +107,7 @@ class Feeds:
         stream = device.generator("cpu", seed, "decision split")
         rest, own = data.parted(images.train.y.cpu(), held, stream)
         learning = Feed(images=images, part=rest, batch_size=batch_size, seed=seed)
-        size = min(batch_size, max(2, len(own) // max(1, learning.steps)))
+        size = min(batch_size, len(own), max(FEWEST_DECIDING, len(own) // max(1, learning.steps)))
         return cls(all=whole, learning=learning, deciding=Feed(images=images, part=own, batch_size=size, seed=seed))
 
     @property
@@ -157,7 +160,9 @@ def search_step(
         strategy.after_backward(net, moment, draws)
     weights.step()
     if alternating:
+        net.tracks = False  # the weights' batches are larger
         _, draws = _pass(net, strategy, moment, decision_batch, weights, scores, precision)
+        net.tracks = True
         strategy.after_backward(net, moment, draws)
     if not moment.warming:
         for group, wanted in zip(scores.param_groups, strategy.learning_rates(moment), strict=True):

@@ -1,4 +1,4 @@
-"""What a strategy is: five verbs. The conductor owns the loop, the supernet is an argument, never a member."""
+"""What a strategy is: a few verbs. The conductor owns the loop, the supernet is an argument, never a member."""
 
 from __future__ import annotations
 
@@ -180,6 +180,10 @@ class Strategy(nn.Module, ABC):
     def optimizer(self, moment: Moment) -> torch.optim.Optimizer:
         """Over its own parameters; made anew for each stage."""
         return torch.optim.Adam(self.learning_rates(moment), betas=(0.9, 0.99), fused=True)
+
+    @abstractmethod
+    def gains(self, net: Supernet) -> Mapping[str, Tensor]:
+        """Operation or filter choice -> positive factors of its living units, which export folds in."""
 
     def limits(self) -> Mapping[str, float]:
         """Granularity -> mean threshold, for the charts; empty where thresholds are not learned."""

@@ -93,7 +93,7 @@ class MGAS(Strategy):
         shares = [1] * (len(exits) - 1) + [2] + [1] * (len(self.targets) - 1)
         epochs = [self.epochs * share // sum(shares) for share in shares]
         epochs[len(exits) - 1] += self.epochs - sum(epochs)
-        early = self.early_targets(plan, full)
+        early = self._early_targets(plan, full)
         stages = []
         for index, duration in enumerate(epochs):
             number = min(index, len(exits) - 1)
@@ -116,14 +116,15 @@ class MGAS(Strategy):
             )
         return stages
 
-    def early_targets(self, plan: Plan, full: Sequence[int]) -> list[int]:
-        """Sizes at which the early stages close: as asked, or ratio ** (stage / stages) of their blocks.
+    def early_shares(self, ratio: float, stages: int) -> list[float]:
+        """What each early stage may keep of its blocks: ratio ** (stage / stages), unless it is set by hand.
 
-        What a front must give up at once is least known at the start, so earlier ones give up less.
+        What a front must give up at once is least known at the start, so earlier stages give up less.
         """
-        ratio = min(1.0, self.targets[0] / full[-1])
-        count = len(full)
-        shares = self.part.stage_shares or [ratio ** ((index + 1) / count) for index in range(count - 1)]
+        return [ratio ** ((index + 1) / stages) for index in range(stages - 1)]
+
+    def _early_targets(self, plan: Plan, full: Sequence[int]) -> list[int]:
+        shares = self.part.stage_shares or self.early_shares(min(1.0, self.targets[0] / full[-1]), len(full))
         return [
             max(int(share * size), smallest(plan, self.part.granularities, self.metric, exit_))
             for share, size, exit_ in zip(shares, full, plan.exits, strict=False)
@@ -179,7 +180,7 @@ class MGAS(Strategy):
         self.shelter_steps.sub_(1).clamp_(min=0)
 
     def points(self, moment: Moment) -> list[Point]:
-        regrows = self.part.regrow_fraction > 0 and bool(self.part.regrow_levels)
+        regrows = bool(self.returning)
         if moment.closes_stage:
             return ["end", "regrow"] if regrows and not moment.stage.last else ["end"]
         if moment.warming:
@@ -218,6 +219,12 @@ class MGAS(Strategy):
 
     def limits(self) -> Mapping[str, float]:
         return {level: float(values.detach().mean()) for level, values in self.thresholds.items()}
+
+    @property
+    def returning(self) -> list[str]:
+        """Levels at which units return."""
+        levels = [level for level in self.part.granularities if level in self.part.regrow_levels]
+        return levels if self.part.regrow_fraction > 0 else []
 
     # -- masks ---------------------------------------------------------------------------------------------------
 
@@ -281,11 +288,11 @@ class MGAS(Strategy):
     def _sheltered(self, net: Supernet, level: str) -> Tensor:
         """[K] living units that cannot be switched off now."""
         units = net.flat[level]
-        flags = getattr(self, f"sheltered_{level}") & (self.shelter_steps > 0)
+        flags = getattr(self, f"sheltered_{level}")
+        if not int(self.shelter_steps):
+            return torch.zeros(sum(units.counts), dtype=torch.bool, device=flags.device)
         if level != "weight":
             return flags[units.index]
-        if not bool(flags.any()):
-            return torch.zeros(sum(units.counts), dtype=torch.bool, device=flags.device)
         return units.joined(
             {
                 name: net.gather(weight, {weight: part.view_as(net.kept[name])})
@@ -299,7 +306,7 @@ class MGAS(Strategy):
 
     @staticmethod
     def _off(net: Supernet, mask: Tensor) -> frozenset[tuple[str, int]]:
-        """Candidates whose mask is zero: the one look at the device that a step takes for its masks."""
+        """Candidates whose mask is zero."""
         on = net.flat["operation"].split(mask.detach())
         names = [(name, unit) for name in on for unit in net.units[name]]
         return frozenset(name for name, value in zip(names, mask.tolist(), strict=True) if not value)
@@ -329,10 +336,11 @@ class MGAS(Strategy):
             self.thresholds[level][units.ordinal] = lowest - 0.02
         units = net.flat["weight"]
         parts = zip(_weight_scores(net).split(units.counts), net.alive_weights.split(units.counts), strict=True)
-        low = [part[alive > 0].quantile(0.02) for part, alive in parts]
+        low = [part[alive > 0].quantile(0.02) if bool(alive.any()) else part.new_zeros(()) for part, alive in parts]
         self.thresholds["weight"][units.ordinal] = torch.stack(low)
         self.ramp_start.copy_(net.count(self.metric)(self._all_on(net)))
-        self.budget.fill_(activations(net.plan, net.program, net.units))
+        need = activations(net.plan, net.program, net.units)
+        self.budget.fill_(need if net.memory is None else min(need, net.memory))
         self.integral.zero_()
         self.on_operation.fill_(1)
         self.on_filter.fill_(1)
@@ -424,10 +432,9 @@ class MGAS(Strategy):
 
     def _regrown(self, net: Supernet, moment: Moment, batches: Sequence[Batch]) -> list[Decision]:
         """Brings back the dead units whose return would change the loss most, level by level."""
-        levels = [level for level in self.part.granularities if level in self.part.regrow_levels]
-        found = saliencies(net, self.gains, levels, batches, int(self.budget))
+        found = saliencies(net, self.gains, self.returning, batches, int(self.budget))
         kept, thresholds, asked = dict(net.kept), {}, {}
-        for level in levels:
+        for level in self.returning:
             own = {
                 choice.name: found[choice.name] for choice in self.choices[level] if choice.block < moment.stage.blocks
             }

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from nasengine import device
-from nasengine.architecture import Plan, smallest
+from nasengine.architecture import Plan
 from nasengine.config import MGASConfig
 from nasengine.objectives import operation_spread, task_loss, threshold_push
 from nasengine.pressure import Lambda, after_commit
@@ -58,14 +58,9 @@ class PublishedMGAS(MGAS):
         """Each candidate has a threshold of its own."""
         return self.total[level] if level == "operation" else super().limits_of(level)
 
-    def early_targets(self, plan: Plan, full: Sequence[int]) -> list[int]:
-        """The paper's shares, or the target's own where that is gentler."""
-        ratio = min(1.0, self.targets[0] / full[-1])
-        shares = self.part.stage_shares or [max(ratio, SHARES[min(i, 2)]) for i in range(len(full) - 1)]
-        return [
-            max(int(share * size), smallest(plan, self.part.granularities, self.metric, exit_))
-            for share, size, exit_ in zip(shares, full, plan.exits, strict=False)
-        ]
+    def early_shares(self, ratio: float, stages: int) -> list[float]:
+        """The paper's, or the target's own where that is gentler."""
+        return [max(ratio, SHARES[min(index, len(SHARES) - 1)]) for index in range(stages - 1)]
 
     def draw(self, net: Supernet, moment: Moment) -> list[Draw]:
         frozen = replace(moment, epoch=0) if bool(self.probing) else moment  # as in a warm-up: all that lives is on
@@ -113,6 +108,8 @@ class PublishedMGAS(MGAS):
     def decide(self, net: Supernet, moment: Moment, point: Point, batches: Sequence[Batch]) -> list[Decision]:
         if point == "regrow":
             return self._drawn_again(net, moment)
+        if bool(self.probing):
+            return [Decision(kept=dict(net.kept))]  # the masks were frozen, so nothing died
         net.store()
         scores, thresholds, margins = self._margins(net)
         kept = self._pruned(net, margins, weights=True, patient=False)
@@ -129,7 +126,7 @@ class PublishedMGAS(MGAS):
 
     def _regrows(self, stage: Stage) -> bool:
         """After the second stage and later ones, but not at the end."""
-        return stage.index > 0 and not stage.fits and self.part.regrow_fraction > 0
+        return stage.index > 0 and not stage.fits and "operation" in self.returning
 
     def learning_rates(self, moment: Moment) -> list[dict[str, Any]]:
         return [
