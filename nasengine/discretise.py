@@ -116,9 +116,7 @@ class _Fit:
 
     def offset(self) -> float:
         """The lowest offset (to a hair) at which the network fits."""
-        values = torch.cat(
-            [self.margins[name].flatten() for name in self.open if name not in self.free] or [torch.zeros(1)]
-        )
+        values = torch.cat([self.margins[name].flatten() for name in self.open])
         low, high = float(values.min()) - 1e-6, float(values.max())
         if self.size(self.kept_above(low)) <= self.target:
             return low

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small import called, raw, written
+from small import VARIANTS, StopAt, called, configuration, raw, written
+
+from nasengine.events import Event
+from nasengine.search import search
 
 QUICK_DIGITS = {
     "name": "d",
@@ -63,6 +66,34 @@ def finished(config: dict[str, Any], folder: Path) -> Finished:
 def tiny_run(tmp_path_factory: pytest.TempPathFactory, cache: None) -> Finished:
     """One tiny search with a random network beside it, by the command line."""
     return finished(raw({"baseline.random": 1}), tmp_path_factory.mktemp("tiny"))
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A search that this process has run to its end; `looks`: how often it looked whether to stop."""
+
+    folder: Path
+    said: list[Event]
+    looks: int
+
+    def of(self, *kinds: type[Event]) -> list[Any]:
+        """Its events of some kinds."""
+        return [event for event in self.said if isinstance(event, kinds)]
+
+
+@pytest.fixture(scope="session")
+def whole_of(tmp_path_factory: pytest.TempPathFactory, cache: None) -> Callable[[str], Whole]:
+    """The uninterrupted run of a variant, made when it is first asked for."""
+    made: dict[str, Whole] = {}
+
+    def of(name: str) -> Whole:
+        if name not in made:
+            folder, control = tmp_path_factory.mktemp(name), StopAt(float("inf"))
+            said = list(search(configuration(VARIANTS[name]), folder, control=control))
+            made[name] = Whole(folder, said, control.looks)
+        return made[name]
+
+    return of
 
 
 @pytest.fixture(scope="session")

@@ -9,17 +9,21 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
-from nasengine import data, packing
+from nasengine import data, packing, train
 from nasengine.architecture import Plan
 from nasengine.config import CANDIDATES, CellsSpace, ChainSpace, DataConfig, SearchConfig, parse
+from nasengine.control import Control
 from nasengine.data import Images
 from nasengine.device import generator
 from nasengine.spaces import cells, chain
+from nasengine.strategies import mgas, mgas_published
 from nasengine.supernet import Kept, Supernet, everything
 
 torch.set_num_threads(1)
@@ -38,6 +42,22 @@ RAW: dict[str, Any] = {
     "runtime": {"device": "cpu", "threads": 1},
 }
 """A search of some seconds that has everything: two stages, commits, regrowth, retraining from inherited weights."""
+VARIANTS: dict[str, dict[str, Any]] = {
+    "family": {"target.also": ["60%", "25%"], "search.epochs": 16, "retrain.epochs": 1},
+    "chain": {
+        "space": {"kind": "chain", "layers": 3, "channels": 4, "kernels": [3, 5], "reductions": [1]},
+        "retrain.epochs": 1,
+    },
+    "published": {"strategy.recipe": "published", "retrain.epochs": 1},
+    "no regrowth": {"strategy.regrow_fraction": 0, "retrain.epochs": 1},
+    "regrowth": {
+        "strategy.regrow_every": 1,
+        "strategy.regrow_levels": ["filter", "weight"],
+        "search.epochs": 10,
+        "retrain.epochs": 1,
+    },
+}
+"""Other searches of some seconds, as changes to RAW."""
 
 
 def raw(changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -70,6 +90,18 @@ def command(*arguments: object) -> list[str]:
 def surroundings() -> dict[str, str]:
     """The environment of a child: as most people have it, with byte code written."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
+class StopAt(Control):
+    """Asks for the end at the n-th time that a run looks; counts how often it did."""
+
+    def __init__(self, n: float) -> None:
+        self.n, self.looks = n, 0
+
+    @property
+    def requested(self) -> str | None:  # type: ignore[override]
+        self.looks += 1
+        return "a test" if self.looks > self.n else None
 
 
 def called(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -137,6 +169,17 @@ def random_kept(
     return kept
 
 
+def lively(plan: Plan, seed: int) -> Kept:
+    """Random operations; every fourth filter and every third weight are gone, so that signals pass everywhere."""
+    kept = random_kept(plan, seed, ["operation"])
+    for choice in plan.choices:
+        if choice.granularity != "operation":
+            period = 4 if choice.granularity == "filter" else 3
+            dead = torch.arange(choice.units) % period == seed % period
+            kept[choice.name] = ~dead.view(kept[choice.name].shape)
+    return kept
+
+
 def random_gains(plan: Plan, seed: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     """A positive factor for every operation and filter of the full space."""
     stream = generator("cpu", seed, "gains")
@@ -161,6 +204,39 @@ def masks_of(kept: Kept, dtype: torch.dtype = torch.float64) -> dict[str, Tensor
 def relative(expected: Tensor, found: Tensor) -> float:
     """Largest difference relative to the largest expected value."""
     return float((expected - found).detach().abs().max() / expected.detach().abs().max().clamp(min=1e-12))
+
+
+def sliced(full: Supernet, kept: Kept) -> Supernet:
+    """The network cut down to `kept`, in the mode of the full one."""
+    nursery = {name: value.clone() for name, value in full.nursery.items()}
+    return Supernet(full.plan, nursery, kept, full.exit).train(full.training)
+
+
+def placed(net: Supernet, name: str) -> Tensor:
+    """Where the living part of a full-size value is."""
+    found = torch.zeros_like(net.nursery[name], dtype=torch.bool)
+    net.scatter({name: torch.ones_like(net.live[name], dtype=torch.bool)}, {name: found})
+    return found
+
+
+def watched(patch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The newest `net`, `strategy` and `weights` (the optimizer) that a search makes, while it runs."""
+    seen = SimpleNamespace()
+
+    def watch(owner: Any, name: str, what: str) -> None:
+        make = getattr(owner, name)
+
+        def made(*arguments: Any, **options: Any) -> Any:
+            setattr(seen, what, make(*arguments, **options))
+            return getattr(seen, what)
+
+        patch.setattr(owner, name, made)
+
+    watch(Supernet, "born", "net")
+    watch(mgas, "strategy", "strategy")
+    watch(mgas_published, "strategy", "strategy")
+    watch(train, "weights_optimizer", "weights")
+    return seen
 
 
 def packed_digits() -> packing.Packed:

@@ -8,6 +8,7 @@ import selectors
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,11 +17,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Finished
-from small import ROOT, called, command, raw, surroundings, written
+from conftest import Finished, Whole
+from small import ROOT, VARIANTS, called, command, raw, surroundings, written
 
 from nasengine import __main__ as command_line
 from nasengine import export
+from nasengine.events import ResultReady
 from nasengine.outlook import outlook
 from nasengine.search import search as real_search
 from nasengine.splits import builtin_facts
@@ -60,11 +62,18 @@ BAD = [
         "target.value",
         "10,000,000 params is more than the whole space has; give at most {full:,}, or a larger space (",
     ),
+    ({"search.batch_size": 500}, "search.batch_size", "; use at most 128"),
     (
-        {"search.batch_size": 500},
-        "search.batch_size",
-        "500 is larger than the train split of 170 images; use at most 170",
+        {"strategy.stage_shares": [0.001]},
+        "strategy.stage_shares",
+        "0.001 of 1,404 params is below what the stage can reach; give at least 0.0",
     ),
+    (
+        {"target.also": [10], "search.epochs": 16},
+        "target.also",
+        "10 params is below what this space can surely reach; give at least {least:,}, or a smaller space (",
+    ),
+    ({"space.kind": "chains"}, "space.kind", "'chains' is not a known space; did you mean 'chain'?"),
     ({"data": {"dataset": "zip", "path": "/nowhere/images.zip"}}, "data.path", "/nowhere/images.zip"),
     (
         {"target.value": "inf"},
@@ -368,6 +377,77 @@ def test_a_process_killed_in_every_phase_ends_with_the_very_same_files(tiny_run:
         assert report[key] == tiny_run.report[key], key
     kinds = [event["kind"] for event in numbered(out)]
     assert kinds[-1] == "search_finished" and kinds.count("epoch_finished") == 8 and kinds.count("search_started") == 1
+
+
+def test_a_process_killed_while_it_makes_a_family_ends_with_the_very_same_networks(
+    whole_of: Callable[[str], Whole], tmp_path: Path
+) -> None:
+    """SIGKILL in the stage of a further target, and when its network, the last, is trained: while publishing, about."""
+    chance = random.Random(9)
+    run, out = whole_of("family"), tmp_path / "run"
+    config = written(tmp_path, VARIANTS["family"])
+    smallest = min(event.report["target"]["value"] for event in run.of(ResultReady))
+    moments: list[Callable[[dict], bool]] = [
+        lambda event: event["kind"] == "stage_started" and event["stage"] == 2,
+        lambda event: event["kind"] == "retrain_epoch" and event["network"] == f"at {smallest}",
+    ]
+    for moment in moments:
+        with attempt(config, out) as one:
+            one.until(moment)
+            until = time.monotonic() + chance.random() * 0.3
+            while time.monotonic() < until and one.process.poll() is None:
+                pass
+            one.process.kill()
+            one.process.wait()
+            assert one.process.returncode == -signal.SIGKILL
+    found = called("search", config, "--out", out)
+    assert found.returncode == 0, found.stderr
+    for event in run.of(ResultReady):
+        for name in SAME:
+            assert (out / event.folder / name).read_bytes() == (run.folder / event.folder / name).read_bytes(), name
+        assert export.verified(out / event.folder)["ok"]
+    kinds = [event["kind"] for event in numbered(out)]
+    assert kinds.count("result_ready") == 3 and kinds.count("retrain_epoch") == 3 and kinds[-1] == "search_finished"
+
+
+STARVED = """
+import resource, sys
+from pathlib import Path
+from nasengine import __main__ as command_line, search as conductor
+
+search = conductor.search
+
+def starved(*arguments, **options):
+    for event in search(*arguments, **options):
+        yield event
+        if event.kind == "checkpoint_saved" and event.epoch == 1:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**23, -1))
+
+conductor.search = starved
+sys.exit(command_line.main(sys.argv[1:]))
+"""
+
+
+def test_memory_that_runs_out_is_a_sentence_and_the_checkpoint_goes_on(tmp_path: Path) -> None:
+    """After the first epoch the process may take 8 MiB more; the whole network, in the second stage, wants far more."""
+    config, out = written(tmp_path, {"space.channels": 16, "data.image_size": 32, "data.limit": 100}), tmp_path / "run"
+    search = [sys.executable, "-c", STARVED, "search", str(config), "--out", str(out)]
+    found = subprocess.run(search, cwd=ROOT, env=surroundings(), capture_output=True, text=True, check=False)
+    assert found.returncode == 1, found.stderr
+    sentence = (
+        "the device ran out of memory; lower search.batch_size, space.channels or runtime.memory_share, or add stage "
+        "ends (strategy.cuts), and start again; the last checkpoint is intact"
+    )
+    assert found.stderr == f"error: {sentence}\n"
+    last = json.loads(found.stdout.splitlines()[-1])
+    assert (last["kind"], last["error"], last["message"]) == ("search_failed", "TrainingError", sentence)
+    saved = torch.load(out / "checkpoint.pt", weights_only=True)
+    assert saved["position"]["phase"] == "search"
+    with attempt(config, out) as again:
+        assert next(again.events())["seq"] == saved["seq"] + 1
+        again.until(lambda event: event["kind"] == "checkpoint_saved")
+    assert torch.load(out / "checkpoint.pt", weights_only=True)["seq"] > saved["seq"]
 
 
 def test_a_signal_saves_and_exits_with_three(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import pytest
 from small import raw
 
 from nasengine import catalogue, config
-from nasengine.config import PRESETS, SearchConfig, TargetConfig, parse
+from nasengine.config import PRESETS, SPACES, SearchConfig, TargetConfig, parse
 from nasengine.errors import ConfigError
+from nasengine.outlook import resolved
 
 
 def problems(given: Any) -> list[tuple[str, str]]:
@@ -24,6 +25,8 @@ DATASETS = "digits, cifar10, cifar100, fashion_mnist, svhn, folder, zip"
 FEW_PIXELS = "8 pixels are too few for 3 halvings; use at least 16, or fewer reductions"
 AMOUNT = "give a number of at least 1, or a percentage such as 40%"
 NEITHER = "is neither a number nor a percentage; write for example 20000 or 40%"
+CHAIN = "kind, layers, channels, kernels, expansions, squeeze_excite, reductions"
+CELLS = "kind, cells, channels, nodes, candidates, reductions"
 WRONG = [
     ({"nmae": "x"}, "nmae", "there is no such setting; did you mean 'name'?"),
     ({"wholly": 1}, "wholly", f"there is no such setting; use one of {PARTS}"),
@@ -48,9 +51,12 @@ WRONG = [
     ({"data.image_size": 6}, "data.image_size", "input should be greater than or equal to 8, not 6"),
     ({"data.limit": 3}, "data.limit", "input should be greater than or equal to 20, not 3"),
     ({"data.test_fraction": 0}, "data.test_fraction", "input should be greater than 0, not 0"),
-    ({"space.kind": "chain"}, "space.kind", "input should be 'cells', not 'chain'"),
-    ({"space.kind": "search"}, "space.kind", "input should be 'cells', not 'search'"),
-    ({"space.kind": "mgas"}, "space.kind", "input should be 'cells', not 'mgas'"),
+    ({"space.kind": "chains"}, "space.kind", "'chains' is not a known space; did you mean 'chain'?"),
+    ({"space.kind": "search"}, "space.kind", "'search' is not a known space; use one of cells, chain"),
+    ({"space.kind": "mgas"}, "space.kind", "'mgas' is not a known space; use one of cells, chain"),
+    ({"space.kind": None}, "space.kind", "'None' is not a known space; use one of cells, chain"),
+    ({"space.kind": ["cells"]}, "space.kind", "is not a known space; did you mean 'cells'?"),
+    ({"space.layers": 4}, "space.layers", f"there is no such setting; use one of {CELLS}"),
     ({"strategy.kind": ["mgas"]}, "strategy.kind", "input should be 'mgas'"),
     ({"space.channels": 5}, "space.channels", "input should be a multiple of 2, not 5"),
     ({"space.reductions": [2]}, "space.reductions", "cell 2 does not exist; use numbers from 0 to 1"),
@@ -64,8 +70,19 @@ WRONG = [
     ({"strategy.granularities": ["filter", "filter"]}, "strategy.granularities", "name each level once"),
     ({"strategy.granularities": []}, "strategy.granularities", "tuple should have at least 1 item"),
     ({"strategy.cuts": [2, 1]}, "strategy.cuts", "give each stage end once, in rising order"),
-    ({"strategy.cuts": [2]}, "strategy.cuts", "a stage cannot end after cell 2 of 2; use 1 to 1"),
-    ({"strategy.cuts": [0]}, "strategy.cuts", "a stage cannot end after cell 0 of 2; use 1 to 1"),
+    ({"strategy.cuts": [2]}, "strategy.cuts", "a stage cannot end after block 2 of 2; use 1 to 1"),
+    ({"strategy.cuts": [0]}, "strategy.cuts", "a stage cannot end after block 0 of 2; use 1 to 1"),
+    ({"strategy.recipe": "paper"}, "strategy.recipe", "input should be 'coppice' or 'published', not 'paper'"),
+    ({"strategy.stage_shares": [0.5] * 2}, "strategy.stage_shares", "2 shares for 1 early stages; give one for each"),
+    ({"strategy.stage_shares": []}, "strategy.stage_shares", "0 shares for 1 early stages; give one for each"),
+    ({"strategy.stage_shares": [0]}, "strategy.stage_shares", "0 is out of range; give shares above 0 and up to 1"),
+    ({"strategy.stage_shares": [40]}, "strategy.stage_shares", "40 is out of range; give shares above 0 and up to 1"),
+    ({"strategy.stage_shares": 0.5}, "strategy.stage_shares", "input should be a valid tuple, not 0.5"),
+    ({"strategy.decision_fraction": 0.6}, "strategy.decision_fraction", "should be less than or equal to 0.5"),
+    ({"strategy.regrow_levels": ["weight"] * 2}, "strategy.regrow_levels", "name each level once"),
+    ({"strategy.regrow_levels": ["cell"]}, "strategy.regrow_levels", "input should be 'operation', 'filter' or"),
+    ({"strategy.regrow_every": 0}, "strategy.regrow_every", "input should be greater than or equal to 1, not 0"),
+    ({"strategy.regrow_fraction": 1}, "strategy.regrow_fraction", "input should be less than or equal to 0.5, not 1"),
     ({"search.epochs": 4}, "search.epochs", "4 is too few for 2 stages; use at least 8, or fewer stage ends"),
     ({"space.nodes": 9}, "space.nodes", "input should be less than or equal to 4, not 9"),
     ({"space.cells": 3, "space.reductions": [0, 1, 2]}, "data.image_size", FEW_PIXELS),
@@ -84,10 +101,19 @@ WRONG = [
     ({"target.value": float("inf")}, "target.value", "input should be a finite number, not inf"),
     ({"target.value": True}, "target.value", "input should be a valid number, not True"),
     ({"target.value": None}, "target.value", "input should be a valid number, not None"),
+    ({"target.also": ["much"]}, "target.also", f"'much' {NEITHER}"),
+    ({"target.also": ["50%", "0%"]}, "target.also", "0% is out of range; give a percentage above 0% and up to 100%"),
+    ({"target.also": [-5]}, "target.also", f"-5 is out of range; {AMOUNT}"),
+    ({"target.also": [None]}, "target.also", "input should be a valid number, not None"),
+    ({"target.also": "50%"}, "target.also", "input should be a valid tuple, not '50%'"),
+    ({"target.also": ["9%"] * 9}, "target.also", "tuple should have at most 8 items"),
+    ({"target.also": ["50%"]}, "search.epochs", "8 is too few for 3 stages; use at least 12, or fewer stage ends and"),
     ({"search.lr": 2}, "search.lr", "input should be less than or equal to 1, not 2"),
     ({"retrain.start": "warm"}, "retrain.start", "input should be 'scratch' or 'inherit', not 'warm'"),
     ({"baseline.random": 11}, "baseline.random", "input should be less than or equal to 10, not 11"),
     ({"runtime.device": "tpu"}, "runtime.device", "input should be 'auto', 'cpu' or 'cuda', not 'tpu'"),
+    ({"runtime.memory_share": 0}, "runtime.memory_share", "input should be greater than 0, not 0"),
+    ({"runtime.compile": "yes"}, "runtime.compile", "input should be a valid boolean, not 'yes'"),
 ]  # fmt: skip
 
 
@@ -99,6 +125,52 @@ def test_a_wrong_value_is_named_with_its_field_and_its_mend(changes: dict, field
     assert (field, True) in [(name, sentence in text) for name, text in found], found
     assert {name for name, _ in found} == {field}, "nothing else may be blamed"
     assert all(text and "\n" not in text and text[0] == text[0].lower() for _, text in found)
+
+
+def chain(changes: dict[str, Any]) -> dict[str, Any]:
+    """RAW over a small chain, with other values at dotted places."""
+    space = {"kind": "chain", "layers": 4, "channels": 4, "reductions": [2]}
+    return raw({"space": space, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "sentence"),
+    [
+        ({"space.layers": 1}, "space.layers", "input should be greater than or equal to 2, not 1"),
+        ({"space.layer": 3}, "space.layer", "there is no such setting; did you mean 'layers'?"),
+        ({"space.nodes": 3}, "space.nodes", f"there is no such setting; use one of {CHAIN}"),
+        ({"space.channels": 5}, "space.channels", "input should be a multiple of 2, not 5"),
+        ({"space.kernels": [4]}, "space.kernels", "input should be 3, 5 or 7, not 4"),
+        ({"space.kernels": [3, 3]}, "space.kernels", "name each kernel once"),
+        ({"space.kernels": []}, "space.kernels", "tuple should have at least 1 item"),
+        ({"space.expansions": [5]}, "space.expansions", "input should be 1, 2, 3, 4 or 6, not 5"),
+        ({"space.expansions": [6, 6]}, "space.expansions", "name each expansion once"),
+        ({"space.squeeze_excite": 1}, "space.squeeze_excite", "input should be a valid boolean, not 1"),
+        ({"space.reductions": [4]}, "space.reductions", "layer 4 does not exist; use numbers from 0 to 3"),
+        ({"space.reductions": [2, 1]}, "space.reductions", "give each reduction layer once, in rising order"),
+        ({"space.reductions": [0, 1, 2]}, "data.image_size", FEW_PIXELS),
+        ({"strategy.cuts": [4]}, "strategy.cuts", "a stage cannot end after block 4 of 4; use 1 to 3"),
+    ],
+)
+def test_a_wrong_value_of_a_chain_is_named_as_one_of_cells_is(
+    changes: dict[str, Any], field: str, sentence: str
+) -> None:
+    """The fields are the space's own: no word of the union's member that was tried."""
+    ((named, text),) = problems(chain(changes))
+    assert named == field and sentence in text
+
+
+def test_settings_of_another_space_are_refused_one_by_one() -> None:
+    found = problems(raw({"space.kind": "chain"}))
+    assert [field for field, _ in found] == ["space.cells", "space.nodes"]
+    assert all(text.startswith("there is no such setting; ") for _, text in found)
+
+
+def test_a_field_with_several_faults_has_one_problem() -> None:
+    found = problems(raw({"target.also": ["much", 0, None], "target.value": [], "strategy.stage_shares": [0, 2, "x"]}))
+    assert sorted(field for field, _ in found) == ["strategy.stage_shares", "target.also", "target.value"]
+    found = problems(raw({"strategy.granularities": ["x", "y"], "space.candidates": ["a", "b"]}))
+    assert sorted(field for field, _ in found) == ["space.candidates", "strategy.granularities"]
 
 
 @pytest.mark.parametrize("given", [None, [], "x", 3])
@@ -119,9 +191,10 @@ def test_the_message_names_the_fields() -> None:
 
 
 def test_a_strategy_that_does_not_search_the_space_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = catalogue.Strategy(label="MGAS", sentence="", path="", spaces=("chain", "imported"))
+    entry = catalogue.Strategy(label="MGAS", sentence="", paths={}, spaces=("chain", "imported"))
     monkeypatch.setitem(catalogue.STRATEGIES, "mgas", entry)
     assert problems(raw()) == [("strategy.kind", "MGAS searches the spaces chain, imported, not cells")]
+    assert parse(chain({})).space.kind == "chain"
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -136,23 +209,61 @@ def test_a_preset_fills_what_is_left_out_and_nothing_else(preset: str) -> None:
     assert own.search.batch(100) == 64 and own.search.batch(20) == 20
 
 
-def test_stage_ends_of_the_preset_go_with_its_cells() -> None:
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_knows_both_spaces(preset: str) -> None:
+    table = PRESETS[preset]["chain"]
+    filled = parse({"preset": preset, "space": {"kind": "chain"}, "data": {"dataset": "cifar10"}})
+    assert {name: getattr(filled.space, name) for name in table} == table
+    assert filled.space.kernels == (3, 5, 7) and filled.space.expansions == (3, 6)
+    own = parse({"preset": preset, "space": {"kind": "chain", "layers": 9, "kernels": [3]}})
+    assert (own.space.layers, own.space.kernels, own.space.channels) == (9, (3,), table["channels"])
+    assert own.space.reduction_places == (3, 6), "the preset's places belong to its own number of layers"
+
+
+def test_a_quick_search_has_a_stage_end_in_the_middle() -> None:
     assert parse({"space": {"cells": 2, "reductions": [1]}}).cuts == (1,)
-    assert parse({"preset": "standard", "space": {"reductions": [0, 3]}}).cuts == (3,)
-    assert parse({"space": {"cells": 6}}).cuts == (2, 4)
+    assert parse({"space": {"cells": 6}}).cuts == (3,)
+    assert parse({"space": {"kind": "chain", "layers": 7}}).cuts == (3,)
     assert parse({"space": {"cells": 6}, "strategy": {"cuts": [5]}}).cuts == (5,)
+    assert parse({"space": {"cells": 6}, "strategy": {"cuts": []}}).cuts == ()
+
+
+def test_longer_searches_have_stage_ends_at_the_reductions() -> None:
+    assert parse({"preset": "standard", "space": {"reductions": [0, 3]}}).cuts == (3,)
+    assert parse({"preset": "standard", "space": {"cells": 6}}).cuts == (2, 4)
+    assert parse({"preset": "thorough", "space": {"kind": "chain", "layers": 12}}).cuts == (4, 8)
+
+
+def test_further_targets_get_epochs_of_their_own_unless_the_epochs_are_given() -> None:
+    alone = parse({}).search.epochs
+    assert parse({"target": {"also": ["30%", 9000]}}).search.epochs == alone + 8
+    assert parse({"target": {"also": ["30%"]}, "search": {"epochs": 50}}).search.epochs == 50
+
+
+def test_all_targets_come_from_large_to_small_and_once() -> None:
+    target = TargetConfig(value="40%", also=(300, "60%", 400, "40%"))
+    assert target.family(1000) == (600, 400, 300)
+    assert TargetConfig(value=250).family(1000) == (250,)
+
+
+@pytest.mark.parametrize("recipe", ["coppice", "published"])
+def test_every_recipe_has_a_strategy(recipe: str) -> None:
+    wanted = parse({"strategy": {"recipe": recipe}})
+    assert wanted.strategy.recipe == recipe
+    assert callable(resolved(catalogue.STRATEGIES[wanted.strategy.kind].paths[recipe]))
 
 
 def test_what_a_configuration_prints_is_a_configuration() -> None:
-    first = parse(raw({"target.value": "12.5%"}))
-    assert parse(json.loads(json.dumps(first.model_dump(mode="json")))) == first
-    assert parse(first.model_dump(mode="json")) == first
+    family = {"target.also": ["30%", 900], "search.epochs": 20, "strategy.stage_shares": [0.5]}
+    for given in (raw({"target.value": "12.5%"}), raw(family), chain({}), chain({"strategy.recipe": "published"})):
+        first = parse(given)
+        assert parse(json.loads(json.dumps(first.model_dump(mode="json")))) == first
+        assert parse(first.model_dump(mode="json")) == first
 
 
 def test_the_preset_s_reductions_belong_to_its_number_of_cells() -> None:
     found = parse({"preset": "quick", "space": {"cells": 6}})
-    assert found.space.reduction_cells == (2, 4)
-    assert found.cuts == (2, 4)
+    assert found.space.reduction_places == (2, 4)
 
 
 def test_built_in_images_are_never_enlarged_by_a_preset() -> None:
@@ -176,18 +287,12 @@ def test_targets_are_numbers_or_percentages_rounded_down(value: Any, full: int, 
 
 
 def test_every_field_has_a_title_and_a_sentence() -> None:
-    parts = [
-        SearchConfig,
-        *(
-            field.annotation
-            for field in SearchConfig.model_fields.values()
-            if hasattr(field.annotation, "model_fields")
-        ),
-    ]
-    assert len(parts) == 9
+    kinds = [*(field.annotation for name, field in SearchConfig.model_fields.items() if name != "space")]
+    parts = [SearchConfig, *SPACES.values(), *(kind for kind in kinds if hasattr(kind, "model_fields"))]
+    assert len(parts) == 10 and list(SPACES) == list(catalogue.SPACES)
     for part in parts:
         for name, field in part.model_fields.items():
-            if not hasattr(field.annotation, "model_fields"):
+            if name != "space" and not hasattr(field.annotation, "model_fields"):
                 assert field.title and field.description and field.description.endswith("."), name
                 assert set(field.json_schema_extra) == {"unit", "advanced"}, name
 

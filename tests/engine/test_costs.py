@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import images_for, lived_in, living, masks_of, random_gains, random_kept, small_plan
+from small import chain_plan, images_for, lived_in, living, masks_of, random_gains, random_kept, small_plan
 from torch import Tensor, nn
 
 from nasengine import costs, export
@@ -17,7 +17,13 @@ from nasengine.compact import FactorizedReduce, Network
 from nasengine.discretise import fitted
 from nasengine.supernet import Supernet, architecture, everything
 
-SHAPES = [{}, {"cells_": 3, "nodes": 2, "reductions": (0, 1), "image_size": 14, "colours": 3}]
+PLANS = {
+    "cells": small_plan(),
+    "more cells": small_plan(cells_=3, nodes=2, reductions=(0, 1), image_size=14, colours=3),
+    "odd sides": small_plan(image_size=10, cells_=3, reductions=(1, 2)),
+    "chain": chain_plan(),
+    "chain with squeeze-excite": chain_plan(layers=3, squeeze_excite=True, reductions=(0, 2), image_size=10, colours=3),
+}
 METRICS = ["params", "macs"]
 
 
@@ -25,21 +31,69 @@ def soft_size(plan: Plan, masks: dict[str, Tensor], metric: str, exit_: str | No
     return costs.size(plan, plan.program(exit_ or plan.exits[-1]), masks, metric)
 
 
-@given(st.integers(0, 10**6), st.sampled_from(SHAPES), st.sampled_from(METRICS))
-@settings(max_examples=20, deadline=None)
-def test_size_at_hard_masks_is_the_count_when_every_candidate_is_on(seed: int, shape: dict, metric: str) -> None:
+@given(st.integers(0, 10**6), st.sampled_from([*PLANS]), st.sampled_from(METRICS))
+@settings(max_examples=30, deadline=None)
+def test_size_at_hard_masks_is_the_count_when_every_candidate_is_on(seed: int, which: str, metric: str) -> None:
     """Then every channel has a reader, so that nothing is dropped that the masks still count."""
-    plan = small_plan(**shape)
+    plan = PLANS[which]
     kept = random_kept(plan, seed, ["filter", "weight"])
     assert soft_size(plan, masks_of(kept), metric).item() == architecture(plan, kept).size(metric)
 
 
-@given(st.integers(0, 10**6), st.sampled_from(SHAPES), st.sampled_from(METRICS))
-@settings(max_examples=20, deadline=None)
-def test_size_is_never_below_the_count(seed: int, shape: dict, metric: str) -> None:
-    plan = small_plan(**shape)
+@given(st.integers(0, 10**6), st.sampled_from([*PLANS]), st.sampled_from(METRICS))
+@settings(max_examples=30, deadline=None)
+def test_size_is_never_below_the_count(seed: int, which: str, metric: str) -> None:
+    plan = PLANS[which]
     kept = random_kept(plan, seed)
     assert soft_size(plan, masks_of(kept), metric).item() >= architecture(plan, kept).size(metric)
+
+
+def summed(net: Supernet, masks: dict[str, Tensor], metric: str) -> float:
+    """The size as a sum over layers that a person can read; masks may be fractions."""
+    plan = net.plan
+
+    def channels(name: str) -> Tensor:
+        groups = plan.layer[name].channels
+        return torch.cat([masks.get(group, torch.ones(plan.groups[group], dtype=torch.double)) for group in groups])
+
+    total = 0.0
+    for layer in net.program:
+        if layer.op == "image":
+            continue
+        choice, unit = layer.owner or ("", 0)
+        on = masks[choice][net.units[choice].index(unit)] if choice else 1.0
+        makes, reads = channels(layer.name), channels(layer.inputs[0])
+        pixels = plan.sides[layer.name] ** 2
+        pairs = makes[:, None] if layer.depthwise else torch.outer(makes, reads)
+        if layer.op in ("conv", "factorized_reduce") and metric == "macs":
+            total += on * pairs.sum() * layer.kernel**2 * pixels
+        elif layer.op in ("conv", "factorized_reduce"):
+            kernel = masks[layer.weights] if layer.prunable else torch.ones(1, 1, layer.kernel, layer.kernel)
+            total += on * (pairs[:, :, None, None] * kernel).sum()
+        elif layer.op == "linear":
+            total += on * (pairs.sum() + (makes.sum() if metric == "params" else 0))
+        elif metric == "params" and layer.op == "batch_norm":
+            total += on * 2 * makes.sum()
+        elif metric == "params" and layer.name in plan.ends:
+            total += on
+    return float(total)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@given(seed=st.integers(0, 10**6), which=st.sampled_from([*PLANS]))
+@settings(max_examples=12, deadline=None)
+def test_what_a_cut_network_counts_is_the_sum_over_its_layers_also_for_fractions(
+    metric: str, seed: int, which: str
+) -> None:
+    plan = PLANS[which]
+    net = Supernet(plan, lived_in(plan, seed).nursery, random_kept(plan, seed))
+    stream = torch.Generator().manual_seed(seed)
+    masks = {
+        level: torch.rand(sum(units.counts), generator=stream, dtype=torch.double) for level, units in net.flat.items()
+    }
+    masks["weight"] *= net.alive_weights
+    named = {name: mask for level, units in net.flat.items() for name, mask in units.split(masks[level]).items()}
+    assert net.count(metric)(masks).item() == pytest.approx(summed(net, named, metric), rel=1e-12)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -100,10 +154,10 @@ def multiply_adds(network: Network, x: Tensor) -> int:
     return total
 
 
-@given(st.integers(0, 10**6), st.sampled_from([*SHAPES, {"image_size": 10, "cells_": 3, "reductions": (1, 2)}]))
-@settings(max_examples=15, deadline=None)
-def test_counts_are_those_of_the_real_network(seed: int, shape: dict) -> None:
-    plan = small_plan(**shape)
+@given(st.integers(0, 10**6), st.sampled_from([*PLANS]))
+@settings(max_examples=20, deadline=None)
+def test_counts_are_those_of_the_real_network(seed: int, which: str) -> None:
+    plan = PLANS[which]
     kept = random_kept(plan, seed)
     net = Supernet(plan, lived_in(plan, seed).nursery, kept)
     found = architecture(plan, kept)
@@ -125,10 +179,10 @@ def test_cutting_more_never_makes_it_larger(seed: int) -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@given(seed=st.integers(0, 10**6), shape=st.sampled_from(SHAPES))
-@settings(max_examples=8, deadline=None)
-def test_the_smallest_size_can_be_reached_whatever_the_margins(metric: str, seed: int, shape: dict) -> None:
-    plan = small_plan(**shape)
+@given(seed=st.integers(0, 10**6), which=st.sampled_from([*PLANS]))
+@settings(max_examples=12, deadline=None)
+def test_the_smallest_size_can_be_reached_whatever_the_margins(metric: str, seed: int, which: str) -> None:
+    plan = PLANS[which]
     levels = ("operation", "filter", "weight")
     least = smallest(plan, levels, metric)
     stream = torch.Generator().manual_seed(seed)

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from nasengine import data, packing, splits
@@ -14,6 +16,7 @@ from nasengine.config import DataConfig
 from nasengine.data import Images
 from nasengine.errors import ConfigError
 from nasengine.packing import Packed
+from nasengine.train import Feeds
 
 torch.set_num_threads(1)
 
@@ -184,6 +187,104 @@ def test_what_moves_in_is_the_mean_colour() -> None:
     found = data.augmented(torch.ones(50, 3, SIDE, SIDE), generator(), shift=2, flip=True)
     assert found.unique().tolist() == [0, 1]
     assert found[:, :, 2:-2, 2:-2].min() == 1
+
+
+# -- the split for decisions ------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=200), st.floats(0, 1), st.integers(0, 99))
+@settings(max_examples=100, deadline=None)
+def test_parts_are_disjoint_and_together_all_and_each_class_has_its_share(
+    labels: list[int], fraction: float, seed: int
+) -> None:
+    y, held = torch.tensor(labels), int(fraction * len(labels))
+    rest, own = data.parted(y, held, generator(seed))
+    assert len(own) == held
+    assert sorted([*rest.tolist(), *own.tolist()]) == list(range(len(labels)))
+    for label in set(labels):
+        share = held * labels.count(label) / len(labels)
+        assert abs(int((y[own] == label).sum()) - share) <= 1, "to within one image, no less and no more"
+    again = data.parted(y, held, generator(seed))
+    assert torch.equal(rest, again[0]) and torch.equal(own, again[1])
+
+
+def test_parts_are_in_random_order_so_that_their_first_images_are_a_sample() -> None:
+    """Of 600 images sorted by class the first 60 of each part show all six classes, and never in rising order."""
+    y = torch.arange(600) // 100
+    for part in data.parted(y, 200, generator()):
+        assert (torch.bincount(y[part[:60]], minlength=6) >= 3).all()
+        assert part[:60].tolist() != sorted(part[:60].tolist())
+    assert not torch.equal(data.parted(y, 200, generator())[1], data.parted(y, 200, generator(1))[1])
+
+
+def feeds(fraction: float = 0.25, batch_size: int = 10, seed: int = 0) -> Feeds:
+    return Feeds.of(images(), batch_size, seed, fraction)
+
+
+def test_images_for_learning_deciding_validating_and_testing_are_all_images_and_nothing_is_shared() -> None:
+    packed, found = packed_images(), feeds()
+    assert found.deciding is not None
+    indices = splits.split(packed.labels.tolist(), packed.parts.tolist(), FILES, 0, 3)
+    train = np.array(indices["train"])
+    parts = [train[found.learning.part], train[found.deciding.part], indices["validation"], indices["test"]]
+    assert all(len(part) for part in parts)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(packed.labels)))
+    assert len(found.deciding.part) == splits.held_for_decisions(len(train), 0.25)
+    assert found.all.part.tolist() == list(range(len(train))), "the found network trains on all of them"
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
+@pytest.mark.parametrize("batch_size", [4, 10, 30])
+def test_an_epoch_passes_over_both_parts(fraction: float, batch_size: int) -> None:
+    """Once over the one but for what fills no batch; over the other with as many batches, of fewer images each."""
+    found = feeds(fraction, batch_size)
+    learning, deciding = found.learning, found.deciding
+    assert deciding is not None
+    seen: tuple[set[int], set[int]] = (set(), set())
+    for epoch in range(12):
+        order, decisions = learning.order("search", 0, epoch), deciding.order("decide", 0, epoch)
+        assert order.shape == (len(learning.part) // batch_size, batch_size)
+        assert len(set(order.flatten().tolist())) == order.numel()
+        assert 2 <= decisions.shape[1] <= batch_size and len(set(decisions.flatten().tolist())) == decisions.numel()
+        used = decisions[torch.arange(len(order)) % len(decisions)]
+        left = len(deciding.part) - len(set(used.flatten().tolist()))
+        assert left < max(len(order), decisions.shape[1]), "only what fills no batch waits for another epoch"
+        seen[0].update(order.flatten().tolist())
+        seen[1].update(used.flatten().tolist())
+    assert seen == (set(learning.part.tolist()), set(deciding.part.tolist()))
+
+
+def test_feeds_depend_on_the_seed_and_the_place_alone() -> None:
+    one, again, other = feeds(), feeds(), feeds(seed=1)
+    for name in ("all", "learning", "deciding"):
+        first, second, third = (getattr(found, name) for found in (one, again, other))
+        assert torch.equal(first.part, second.part) and torch.equal(first.order("e", 3), second.order("e", 3))
+        assert not torch.equal(first.order("e", 3), first.order("e", 4))
+        assert not torch.equal(first.order("e", 3), third.order("e", 3))
+        batch, same = (feed.batch(feed.order("e", 3)[0], "e", 3, 0) for feed in (first, second))
+        assert torch.equal(batch[0], same[0]) and torch.equal(batch[1], same[1])
+        assert not torch.equal(batch[0], first.batch(first.order("e", 3)[0], "e", 3, 1)[0]), "moved otherwise"
+    assert set(one.deciding.part.tolist()) != set(other.deciding.part.tolist())
+
+
+def test_without_a_share_for_decisions_there_is_one_part() -> None:
+    found = feeds(0)
+    assert found.deciding is None and found.learning is found.all and found.judging is found.all
+
+
+def test_what_decides_is_judged_on_its_own_images_as_they_are() -> None:
+    """Each judged image is one of the part, with its label; other moments judge others of them."""
+    found = feeds()
+    split, part = found.all.images.train, found.deciding.part
+    own = data.normalised(split.x[part], found.all.images.mean, found.all.images.std)
+    x, y = found.judging.plain(5, "judge", 1)
+    for image, label in zip(x, y, strict=True):
+        (place,) = (own == image).all(dim=(1, 2, 3)).nonzero().flatten().tolist()
+        assert split.y[part[place]] == label
+    assert torch.equal(x, found.judging.plain(5, "judge", 1)[0])
+    assert not torch.equal(x, found.judging.plain(5, "judge", 2)[0])
+    everything = found.judging.plain(10**6, "judge", 1)[0]
+    assert everything.shape == own.shape and torch.allclose(everything.sum(0), own.sum(0), atol=1e-4)
 
 
 def test_digits_arrive_on_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import small_plan
+from small import chain_plan, small_plan
 from torch import Tensor
 
 from nasengine.architecture import Plan, lowered, smallest
@@ -42,14 +42,22 @@ def one_more(plan: Plan, kept: Kept, levels: tuple[str, ...]) -> list[Kept]:
 
 
 def assert_sound(plan: Plan, kept: Kept, margins: dict[str, Tensor], levels: tuple[str, ...]) -> None:
+    """No choice is empty, the best stays; where a block's best are skips and pools alone, one node may lose its own."""
+    best = {name: int(torch.argmax(margin.flatten())) for name, margin in margins.items()}
+    guarded = {name for names in plan.guarded for name in names}
     for choice in plan.choices:
         alive = kept[choice.name]
         assert int(alive.sum()) >= choice.floor, choice.name
-        if choice.granularity in levels:
-            best = int(torch.argmax(margins[choice.name].flatten()))
-            assert alive.flatten()[best], choice.name
-        else:
+        if choice.granularity not in levels:
             assert alive.all(), choice.name
+        elif choice.name not in guarded and choice.granularity != "weight":
+            assert alive.flatten()[best[choice.name]], choice.name
+    assert all(layer.get("nonzero", 1) for layer in architecture(plan, kept).layers), "a convolution without a weight"
+    for names in plan.guarded:
+        lost = sum(not kept[name][best[name]] for name in names)
+        collapsing = all(best[name] not in plan.active[name] for name in names)
+        assert lost == 0 or (lost == 1 and collapsing), names
+        assert not names or any(kept[name][unit] for name in names for unit in plan.active[name]), names
 
 
 @pytest.mark.parametrize(
@@ -106,6 +114,17 @@ def test_at_the_full_size_everything_stays() -> None:
         assert all(alive.all() for alive in kept.values())
 
 
+@pytest.mark.parametrize("share", [0.03, 0.1])
+def test_where_zeros_are_multiplied_too_no_weight_above_its_threshold_is_cut(share: float) -> None:
+    """Cutting single weights saves no multiply-add, so what must go is not taken from them."""
+    plan = PLANS[1]
+    margins = margins_of(plan, 2)
+    target = int(share * lowered(plan, {}).macs)
+    kept = fitted(plan, margins, metric="macs", target=target, granularities=LEVELS)
+    assert all(bool(kept[name][margins[name] > 0].all()) for name in plan.weighs)
+    assert not all(bool(kept[choice.name][margins[choice.name] > 0].all()) for choice in plan.choices)
+
+
 def test_higher_margins_stay_longer() -> None:
     """Within a choice no unit that is off has a higher margin than one that is on, but for what fills the last gap."""
     plan = PLANS[1]
@@ -143,11 +162,72 @@ def test_a_target_below_the_floors_is_refused() -> None:
         fitted(plan, margins_of(plan, 0), metric="params", target=20, granularities=LEVELS)
 
 
+def test_a_stage_s_own_network_is_fitted_and_nothing_behind_its_exit_is_touched() -> None:
+    plan = small_plan(cells_=3, reductions=(1,), cuts=(2,))
+    full = lowered(plan, {}, exit_="exit1").params
+    kept = fitted(plan, margins_of(plan, 3), metric="params", target=full // 2, granularities=LEVELS, exit_="exit1")
+    assert 0.97 * (full // 2) <= architecture(plan, kept, "exit1").params <= full // 2
+    blocks = plan.exit_blocks[0]
+    assert any(not kept[choice.name].all() for choice in plan.choices if choice.block < blocks)
+    assert all(kept[choice.name].all() for choice in plan.choices if choice.block >= blocks)
+
+
+@pytest.mark.parametrize("metric", ["params", "macs"])
+def test_a_chain_is_fitted_too(metric: str) -> None:
+    plan = chain_plan(channels=8, image_size=16)
+    full = lowered(plan, {}).size(metric)
+    for seed, share in enumerate((0.1, 0.4, 0.8)):
+        margins = margins_of(plan, seed)
+        kept = fitted(plan, margins, metric=metric, target=int(share * full), granularities=LEVELS)
+        assert 0.97 * int(share * full) <= architecture(plan, kept).size(metric) <= int(share * full)
+        assert_sound(plan, kept, margins, LEVELS)
+
+
+# -- floors -----------------------------------------------------------------------------------------------------------
+
+
+def operations(plan: Plan, held: Kept, block: int) -> list[str]:
+    """Labels that the floors hold in a block, node by node."""
+    return [
+        choice.labels[unit]
+        for choice in plan.choices
+        if choice.granularity == "operation" and choice.block == block
+        for unit in held[choice.name].nonzero().flatten().tolist()
+    ]
+
+
 def test_floors_hold_the_best_units_with_ties_to_the_lower_number() -> None:
-    plan = PLANS[0]
+    plan = small_plan(candidates=("sep_conv_3x3", "skip_connect"))
     margins = {name: torch.zeros(alive.shape) for name, alive in everything(plan).items()}
     margins["stem"][7] = 1.0
     held = floors(plan, margins)
     assert held["stem"].nonzero().flatten().tolist() == [0, 1, 7]
     assert held["c0_n0_ops"].nonzero().flatten().tolist() == [0]
     assert all(int(held[choice.name].sum()) == choice.floor for choice in plan.choices)
+
+
+def test_a_block_of_skips_and_pools_keeps_its_best_other_operation_instead() -> None:
+    """Cell 0: skips are best at both nodes, and node 1 has the better convolution. Cell 1: one node has one already."""
+    plan = small_plan(nodes=2)
+    margins = {name: torch.zeros(alive.shape) for name, alive in everything(plan).items()}
+    for name, units in {
+        "c0_n0_ops": {"s0 skip_connect": 0.9, "s1 dil_conv_3x3": 0.1},
+        "c0_n1_ops": {"s1 max_pool_3x3": 0.8, "s0 sep_conv_5x5": 0.2, "n0 sep_conv_3x3": 0.15},
+        "c1_n0_ops": {"s0 avg_pool_3x3": 0.9},
+        "c1_n1_ops": {"n0 dil_conv_5x5": 0.3},
+    }.items():
+        for label, value in units.items():
+            margins[name][plan.choice[name].labels.index(label)] = value
+    held = floors(plan, margins)
+    assert operations(plan, held, 1) == ["s0 skip_connect", "s0 sep_conv_5x5"]
+    assert operations(plan, held, 2) == ["s0 avg_pool_3x3", "n0 dil_conv_5x5"]
+    assert all(int(held[choice.name].sum()) == choice.floor for choice in plan.choices)
+
+
+def test_where_there_are_only_skips_and_pools_or_a_layer_may_go_nothing_is_guarded() -> None:
+    plan = small_plan(candidates=("skip_connect", "max_pool_3x3"))
+    margins = {name: torch.zeros(alive.shape) for name, alive in everything(plan).items()}
+    assert operations(plan, floors(plan, margins), 1) == ["s0 skip_connect"]
+    plan = chain_plan(reductions=(), layers=3)
+    margins = {name: torch.zeros(alive.shape) for name, alive in everything(plan).items()}
+    assert [operations(plan, floors(plan, margins), block) for block in (2, 3)] == [["skip"], ["skip"]]

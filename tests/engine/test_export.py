@@ -7,20 +7,23 @@ import json
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import Finished
+from conftest import Finished, Whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from small import images_for, lived_in, living, random_gains, random_kept, relative, small_plan
+from small import chain_plan, images_for, lived_in, living, random_gains, random_kept, relative, small_plan
 
 from nasengine import export
+from nasengine.architecture import Plan
 from nasengine.errors import ConfigError, ExportError
+from nasengine.events import ResultReady
 from nasengine.supernet import Supernet, architecture
 
 FILES = (
@@ -57,7 +60,8 @@ def test_the_report_has_every_key_with_a_sane_value(run: Finished) -> None:
     assert 0 < achieved["latency_ms"] < 1000 and achieved["latency_device"].startswith("CPU")
     assert all(0 < report["accuracy"][split] <= 1 for split in ("validation", "test"))
     assert 0 <= report["parity"]["fp32"] <= 1e-5 and 0 <= report["parity"]["fp64"] <= 1e-9
-    for action in ("pruned", "regrown"):
+    assert achieved["bytes_sparse"] <= achieved["bytes"] and report["family"] == []
+    for action in ("pruned", "regrown", "survived"):
         assert set(report[action]) == {"operation", "filter", "weight", "depth"}
         assert all(isinstance(count, int) and count >= 0 for count in report[action].values())
     assert all(report["seconds"][phase] > 0 for phase in ("search", "retrain"))
@@ -110,19 +114,21 @@ def test_onnx_agrees_for_any_batch_size(run: Finished) -> None:
         assert found.shape == expected.shape and np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
-SHAPES = [
-    {},
-    {"image_size": 10, "cells_": 3, "reductions": (0, 2)},
-    {"image_size": 14, "nodes": 2, "reductions": (0, 1), "colours": 3},
-    {"cells_": 3, "nodes": 2, "reductions": (1,), "image_size": 9},
+PLANS = [
+    small_plan(),
+    small_plan(image_size=10, cells_=3, reductions=(0, 2)),
+    small_plan(image_size=14, nodes=2, reductions=(0, 1), colours=3),
+    small_plan(cells_=3, nodes=2, reductions=(1,), image_size=9),
+    chain_plan(),
+    chain_plan(layers=3, squeeze_excite=True, reductions=(0, 2), image_size=10, colours=3),
 ]
 
 
-@given(st.integers(0, 10**6), st.sampled_from(SHAPES))
-@settings(max_examples=12, deadline=None)
-def test_any_network_of_the_space_is_written_to_onnx_as_it_is(seed: int, shape: dict) -> None:
+@given(st.integers(0, 10**6), st.integers(0, len(PLANS) - 1))
+@settings(max_examples=18, deadline=None)
+def test_any_network_of_a_space_is_written_to_onnx_as_it_is(seed: int, which: int) -> None:
     """Every kind of layer, odd sides, channels that a source lacks: onnxruntime gives what torch gives."""
-    plan = small_plan(**shape)
+    plan = PLANS[which]
     net = Supernet(plan, lived_in(plan, seed, torch.float32).nursery, random_kept(plan, seed))
     header = {"classes": ["a", "b", "c"], "mean": [0.5] * plan.groups["image"], "std": [0.2] * plan.groups["image"]}
     gains = living(net, random_gains(plan, seed, torch.float32))
@@ -181,6 +187,18 @@ def test_a_flipped_bit_in_the_checksums_is_found(copied: Path, at: int, bit: int
     assert found["ok"] is False and found["problems"]
 
 
+def test_each_network_of_a_family_is_looked_at_by_itself(whole_of: Callable[[str], Whole], tmp_path: Path) -> None:
+    run = whole_of("family")
+    shutil.copytree(run.folder, tmp_path / "run")
+    folders = [event.folder for event in run.of(ResultReady)]
+    assert len(folders) == 3 and all(export.verified(tmp_path / "run" / folder)["ok"] for folder in folders)
+    path = tmp_path / "run" / folders[0] / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert [export.verified(tmp_path / "run" / folder)["ok"] for folder in folders] == [False, True, True]
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_found(copied: Path, name: str) -> None:
     (copied / "result" / name).unlink()
@@ -236,19 +254,20 @@ def test_a_folder_without_a_result_is_refused(tmp_path: Path) -> None:
 # -- certificate ------------------------------------------------------------------------------------------------------
 
 
-def committed(seed: int, dtype: torch.dtype = torch.float32) -> Supernet:
-    plan = small_plan(nodes=2)
+def committed(seed: int, dtype: torch.dtype = torch.float32, plan: Plan | None = None) -> Supernet:
+    plan = plan or small_plan(nodes=2)
     net = lived_in(plan, seed, dtype)
     net.commit(random_kept(plan, seed))
     return net.eval()
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_certificate_is_within_its_tolerance(seed: int) -> None:
-    net = committed(seed)
+@pytest.mark.parametrize("plan", [small_plan(nodes=2), chain_plan(squeeze_excite=True)], ids=["cells", "chain"])
+def test_the_certificate_is_within_its_tolerance(seed: int, plan: Plan) -> None:
+    net = committed(seed, plan=plan)
     gains = living(net, random_gains(net.plan, seed, torch.float32))
     found = export.certificate(net, gains, architecture(net.plan, net.kept), images_for(net.plan, dtype=torch.float32))
-    assert 0 < found["fp32"] <= 1e-5 and found["fp64"] <= 1e-9
+    assert found["fp32"] <= 1e-5 and 0 < found["fp64"] <= 1e-9
 
 
 def test_the_certificate_notices_another_architecture() -> None:

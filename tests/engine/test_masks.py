@@ -17,9 +17,17 @@ coarse = st.integers(-6, 6).map(lambda n: n / 4)
 grouped = st.lists(st.lists(coarse, min_size=1, max_size=7), min_size=1, max_size=5)
 
 
-def flat(groups: list[list[float]], dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    scores = torch.tensor([score for group in groups for score in group], dtype=dtype)
-    return scores, torch.tensor([number for number, group in enumerate(groups) for _ in group])
+def flat(groups: list[list[float]]) -> tuple[Tensor, Tensor, Tensor]:
+    """All values in one row, the group of each, and the place of each group's first."""
+    values = torch.tensor([value for group in groups for value in group])
+    numbers = torch.tensor([number for number, group in enumerate(groups) for _ in group])
+    return values, numbers, torch.tensor([sum(map(len, groups[:number])) for number in range(len(groups))])
+
+
+def best(groups: list[list[float]], floors: list[int]) -> Tensor:
+    """The units that the floors of their groups hold."""
+    numbers = flat(groups)[1]
+    return ranks(*flat(groups)) < torch.tensor(floors)[numbers]
 
 
 def test_step_is_strict_at_zero() -> None:
@@ -70,8 +78,7 @@ def naive(scores: list[float], limits: list[float], floor: int) -> list[float]:
 def test_vectorised_masks_equal_a_naive_loop_bit_for_bit(groups: list[list[float]], data: st.DataObject) -> None:
     limits = [[data.draw(coarse) for _ in group] for group in groups]
     floors = [data.draw(st.integers(0, len(group))) for group in groups]
-    scores, numbers = flat(groups)
-    found = threshold(scores, flat(limits)[0], numbers, torch.tensor(floors))
+    found = threshold(flat(groups)[0], flat(limits)[0], best(groups, floors))
     expected = [
         m for group, limit, floor in zip(groups, limits, floors, strict=True) for m in naive(group, limit, floor)
     ]
@@ -81,18 +88,18 @@ def test_vectorised_masks_equal_a_naive_loop_bit_for_bit(groups: list[list[float
 @given(grouped)
 @settings(max_examples=50, deadline=None)
 def test_with_all_thresholds_above_all_scores_the_best_of_each_group_stays(groups: list[list[float]]) -> None:
-    scores, numbers = flat(groups)
-    mask = threshold(scores, torch.full_like(scores, 100.0), numbers, torch.ones(len(groups), dtype=torch.long))
+    scores, numbers, _ = flat(groups)
+    mask = threshold(scores, torch.full_like(scores, 100.0), best(groups, [1] * len(groups)))
     for number, group in enumerate(groups):
         alive = mask[numbers == number].nonzero().flatten().tolist()
         assert alive == [group.index(max(group))]
 
 
-def test_gradient_is_the_surrogate_also_where_the_floor_holds_a_unit() -> None:
+def test_gradient_is_the_surrogate_also_where_a_unit_is_held() -> None:
     """Distances 0.2 (on), -0.2 (held on), -0.4 (off), 2 (on): slopes 1.2, 1.2, 0.4, 0."""
     scores = torch.tensor([0.6, 0.5, 0.3, 2.5], dtype=torch.float64, requires_grad=True)
     limits = torch.tensor([0.4, 0.7, 0.7, 0.5], dtype=torch.float64, requires_grad=True)
-    mask = threshold(scores, limits, torch.tensor([0, 1, 1, 2]), torch.tensor([1, 1, 1]))
+    mask = threshold(scores, limits, torch.tensor([True, True, False, False]))
     assert mask.tolist() == [1, 1, 0, 1]
     mask.sum().backward()
     assert scores.grad.tolist() == pytest.approx([1.2, 1.2, 0.4, 0.0])

@@ -9,14 +9,15 @@ import torch
 from small import configuration, digits, living, small_plan
 from torch import Tensor, nn
 
-from nasengine import train
-from nasengine.architecture import Plan, lowered
+from nasengine import catalogue, narration, train
+from nasengine.architecture import Plan, lowered, smallest
 from nasengine.data import Images
 from nasengine.device import generator
 from nasengine.masks import step_slope
 from nasengine.objectives import size_penalty, task_loss
+from nasengine.outlook import resolved
 from nasengine.strategies import mgas
-from nasengine.strategies.base import Batch, Moment, Stage
+from nasengine.strategies.base import Batch, Decision, Moment, Stage
 from nasengine.supernet import Supernet, architecture, everything
 
 LEVELS = ("operation", "filter", "weight")
@@ -27,10 +28,12 @@ def plan_of(**shape: Any) -> Plan:
     return small_plan(**{"cells_": 2, "nodes": 1, "cuts": (1,), **shape})
 
 
-def strategy_of(plan: Plan, *, share: float = 0.4, **changes: Any) -> mgas.MGAS:
+def strategy_of(plan: Plan, *shares: float, **changes: Any) -> mgas.MGAS:
+    """With targets at these shares of the full size, from large to small; at 40 % unless told otherwise."""
     wanted = configuration({key.replace("__", "."): value for key, value in changes.items()})
-    target = int(share * lowered(plan, {}).size(wanted.target.metric))
-    return mgas.strategy(plan, wanted, target, generator("cpu", 1, "scores"))
+    full = lowered(plan, {}).size(wanted.target.metric)
+    make = resolved(catalogue.STRATEGIES["mgas"].paths[wanted.strategy.recipe])
+    return make(plan, wanted, tuple(int(share * full) for share in shares or (0.4,)), generator("cpu", 1, "scores"))
 
 
 def born(plan: Plan) -> Supernet:
@@ -51,9 +54,9 @@ def batches(plan: Plan, n: int = 2, size: int = 8) -> list[Batch]:
     ]
 
 
-def rested(plan: Plan, **changes: Any) -> tuple[Supernet, mgas.MGAS, Stage]:
+def rested(plan: Plan, *shares: float, **changes: Any) -> tuple[Supernet, mgas.MGAS, Stage]:
     """At the end of the last stage's warm-up: thresholds stand just under the scores."""
-    net, strategy = born(plan), strategy_of(plan, **changes)
+    net, strategy = born(plan), strategy_of(plan, *shares, **changes)
     stage = strategy.stages(net)[-1]
     closing = moment_of(stage, stage.warmup_epochs - 1, STEPS - 1)
     strategy.after_backward(net, closing, strategy.draw(net, closing))
@@ -76,10 +79,36 @@ def test_stages_share_out_the_epochs_and_end_at_the_target() -> None:
         assert [stage.exit for stage in stages] == ["exit1", "exit2", "head"]
         assert sum(stage.epochs for stage in stages) == epochs
         assert [stage.last for stage in stages] == [False, False, True]
-        assert stages[-1].target == strategy.target
+        assert [stage.fits for stage in stages] == [False, False, True]
+        assert strategy.targets == (stages[-1].target,)
         assert all(1 <= stage.warmup_epochs < stage.epochs and stage.opens for stage in stages)
         shares = [stage.target / stage.start_size for stage in stages]
         assert shares == sorted(shares, reverse=True)
+
+
+def test_each_further_target_has_a_stage_of_the_whole_network() -> None:
+    plan = plan_of(cells_=3, cuts=(1,))
+    strategy = strategy_of(plan, 0.5, 0.3, 0.2, search__epochs=23)
+    stages = strategy.stages(born(plan))
+    assert [stage.exit for stage in stages] == ["exit1", "head", "head", "head"]
+    assert [stage.fits for stage in stages] == [False, True, True, True]
+    assert [stage.last for stage in stages] == [False, False, False, True]
+    assert tuple(stage.target for stage in stages[1:]) == strategy.targets
+    assert sum(stage.epochs for stage in stages) == 23 and stages[1].epochs == max(stage.epochs for stage in stages)
+    assert stages[2].name == f"on to {strategy.targets[1]:,} params" and stages[1].name == "the whole network"
+
+
+@pytest.mark.parametrize("recipe", ["coppice", "published"])
+def test_early_stages_close_at_the_shares_that_were_asked_for(recipe: str) -> None:
+    plan = plan_of(cells_=3, cuts=(1, 2))
+    asked = {"space__cells": 3, "strategy__cuts": [1, 2], "search__epochs": 20, "strategy__recipe": recipe}
+    stages = strategy_of(plan, strategy__stage_shares=[0.7, 0.55], **asked).stages(born(plan))
+    assert [stage.target for stage in stages[:2]] == [
+        int(share * stage.start_size) for share, stage in zip((0.7, 0.55), stages, strict=False)
+    ]
+    low = strategy_of(plan, strategy__stage_shares=[0.001, 0.001], **asked).stages(born(plan))
+    for stage in low[:2]:
+        assert stage.target == smallest(plan, LEVELS, "params", stage.exit), "never what cannot be reached"
 
 
 def test_a_warm_up_trains_weights_only() -> None:
@@ -87,10 +116,11 @@ def test_a_warm_up_trains_weights_only() -> None:
     net, strategy = born(plan), strategy_of(plan)
     stage = strategy.stages(net)[-1]
     moment = moment_of(stage, 0)
-    scores = train.scores_optimizer(strategy, moment)
+    scores = strategy.optimizer(moment)
     before = {name: value.clone() for name, value in strategy.state_dict().items()}
     weights = train.weights_optimizer(net, 0.05, 0.0)
-    losses, draw, _ = train.search_step(net, strategy, moment, batches(plan)[0], weights, scores, "fp32")
+    batch, held = batches(plan)
+    losses, draw, _ = train.search_step(net, strategy, moment, batch, held, weights, scores, "fp32")
     assert set(losses) == {"task"} and draw.size.item() == stage.start_size
     assert all(torch.equal(value, strategy.state_dict()[name]) for name, value in before.items())
 
@@ -104,6 +134,64 @@ def test_nothing_is_off_when_pruning_begins_and_a_hair_later_something_is() -> N
         strategy.thresholds["operation"] += 0.03
     masks = masks_at(net, strategy, stage)
     assert not all(bool(mask.all()) for name, mask in masks.items() if not name.endswith("_weights"))
+
+
+# -- what learns from what --------------------------------------------------------------------------------------------
+
+
+def stepped(seen: int, held: int | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Weights and scores after one pruning step with batches of these numbers; none held out means one pass for all."""
+    plan = plan_of()
+    net, strategy, stage = rested(plan)
+    given = batches(plan, 4)
+    moment = moment_of(stage)
+    weights, scores = train.weights_optimizer(net, 0.05, 0.0), strategy.optimizer(moment)
+    train.search_step(
+        net, strategy, moment, given[seen], None if held is None else given[held], weights, scores, "fp32"
+    )
+    return {name: value.detach() for name, value in net.live.items()}, {
+        name: value.detach() for name, value in strategy.named_parameters()
+    }
+
+
+def test_weights_learn_from_the_one_batch_and_scores_and_thresholds_from_the_other() -> None:
+    weights, scores = stepped(0, 1)
+    others, other_scores = stepped(0, 2)
+    assert all(torch.equal(value, others[name]) for name, value in weights.items()), "no weight saw what was held out"
+    assert not torch.equal(scores["alpha"], other_scores["alpha"])
+    assert not torch.equal(scores["thresholds.weight"], other_scores["thresholds.weight"])
+    assert not all(torch.equal(value, stepped(3, 1)[0][name]) for name, value in weights.items())
+
+
+def test_scores_move_as_the_loss_on_the_held_out_batch_says() -> None:
+    """Adam's first step goes by the sign of the gradient: that of task and size on the held-out batch, after the
+    weights have moved."""
+    plan = plan_of()
+    net, strategy, stage = rested(plan)
+    seen, held = batches(plan)
+    moment = moment_of(stage)
+    before = {name: value.detach().clone() for name, value in strategy.named_parameters()}
+    weights, scores = train.weights_optimizer(net, 0.05, 0.0), strategy.optimizer(moment)
+    train.search_step(net, strategy, moment, seen, held, weights, scores, "fp32")
+    moved = {name: value.detach() - before[name] for name, value in strategy.named_parameters()}
+    with torch.no_grad():
+        for name, value in strategy.named_parameters():
+            value.copy_(before[name])
+    strategy.zero_grad()
+    draws = strategy.draw(net, moment)
+    strategy.integral.zero_()
+    losses, _ = strategy.losses(net, moment, held, draws)
+    sum(losses.values()).backward()
+    for name, value in strategy.named_parameters():
+        clear = value.grad.abs() > 1e-4
+        assert clear.any(), name
+        assert torch.equal(moved[name][clear].sign(), -value.grad[clear].sign()), name
+
+
+def test_without_a_held_out_batch_one_pass_teaches_both() -> None:
+    (weights, scores), (same, others) = stepped(0, None), stepped(0, 1)
+    assert all(torch.equal(value, same[name]) for name, value in weights.items())
+    assert not torch.equal(scores["alpha"], others["alpha"])
 
 
 # -- masks and gradients ----------------------------------------------------------------------------------------------
@@ -238,7 +326,7 @@ def test_of_equally_useful_candidates_the_larger_feels_more_pressure() -> None:
 @pytest.mark.parametrize("closed", LEVELS)
 def test_a_level_that_is_closed_is_never_cut(closed: str) -> None:
     levels = [level for level in LEVELS if level != closed]
-    net, strategy, stage = rested(plan_of(), strategy__granularities=levels, share=0.6)
+    net, strategy, stage = rested(plan_of(), 0.6, strategy__granularities=levels)
     with torch.no_grad():
         for level in LEVELS:
             strategy.thresholds[level].fill_(0.9)
@@ -247,7 +335,7 @@ def test_a_level_that_is_closed_is_never_cut(closed: str) -> None:
         for choice in net.plan.choices:
             if choice.granularity == closed:
                 assert decision.kept[choice.name].all()
-    assert architecture(net.plan, decision.kept).params <= strategy.target
+    assert architecture(net.plan, decision.kept).params <= stage.target
 
 
 # -- control ----------------------------------------------------------------------------------------------------------
@@ -285,16 +373,18 @@ def test_too_large_means_pressure_and_too_small_means_its_opposite() -> None:
 
 def trained(net: Supernet, strategy: mgas.MGAS, stage: Stage, images: Images, batch: int = 34) -> list[float]:
     """A whole stage without commits; the size at each step."""
-    feed = train.Feed(images=images, batch_size=batch, seed=1, precision="fp32")
+    feeds = train.Feeds.of(images, batch, 1, strategy.decision_fraction)
+    learning, deciding = feeds.learning, feeds.deciding
     weights = train.weights_optimizer(net, 0.05, 3e-4)
-    scores = train.scores_optimizer(strategy, Moment(stage=stage, epoch=0, step=0, steps=feed.steps))
+    scores = strategy.optimizer(Moment(stage=stage, epoch=0, step=0, steps=learning.steps))
     sizes = []
     for epoch in range(stage.epochs):
-        order = feed.order("search", epoch)
-        for step in range(feed.steps):
-            moment = Moment(stage=stage, epoch=epoch, step=step, steps=feed.steps)
-            batch_ = feed.batch(order[step], "search", epoch, step)
-            _, draw, _ = train.search_step(net, strategy, moment, batch_, weights, scores, "fp32")
+        order, decisions = learning.order("search", epoch), deciding.order("decide", epoch)
+        for step in range(learning.steps):
+            moment = Moment(stage=stage, epoch=epoch, step=step, steps=learning.steps)
+            batch_ = learning.batch(order[step], "search", epoch, step)
+            held = deciding.batch(decisions[step % len(decisions)], "decide", epoch, step)
+            _, draw, _ = train.search_step(net, strategy, moment, batch_, held, weights, scores, "fp32")
             sizes.append(float(draw.size.detach()))
     return sizes
 
@@ -313,9 +403,30 @@ def test_the_size_follows_the_target_without_any_commit() -> None:
 
 def test_the_last_stage_ends_at_the_target_and_never_above() -> None:
     for share in (0.15, 0.4, 0.8):
-        net, strategy, stage = rested(plan_of(nodes=2), share=share)
+        net, strategy, stage = rested(plan_of(nodes=2), share)
         (decision,) = strategy.decide(net, moment_of(stage, stage.epochs - 1, STEPS - 1), "end", [])
-        assert 0.97 * strategy.target <= architecture(net.plan, decision.kept).params <= strategy.target
+        assert 0.97 * stage.target <= architecture(net.plan, decision.kept).params <= stage.target
+
+
+def test_an_early_stage_above_its_target_is_cut_to_it_and_one_below_is_left_as_it_is() -> None:
+    plan = plan_of(cells_=3, nodes=2)
+    net, strategy = born(plan), strategy_of(plan)
+    early = strategy.stages(net)[0]
+    net.enter(early.exit)
+    closing = moment_of(early, early.warmup_epochs - 1, STEPS - 1)
+    strategy.after_backward(net, closing, strategy.draw(net, closing))
+    (decision,) = strategy.decide(net, moment_of(early, early.epochs - 1), "end", [])
+    size = architecture(plan, decision.kept, early.exit).params
+    assert 0.97 * early.target <= size <= early.target
+    assert all(decision.kept[choice.name].all() for choice in plan.choices if choice.block >= early.blocks)
+    with torch.no_grad():
+        for level in LEVELS:
+            strategy.thresholds[level].fill_(0.95)
+    (decision,) = strategy.decide(net, moment_of(early, early.epochs - 1), "end", [])
+    masks = masks_at(net, strategy, early)
+    assert architecture(plan, decision.kept, early.exit).params < 0.9 * early.target
+    for name in net.running:
+        assert int(decision.kept[name].sum()) <= int(masks[name].sum()) + 1, "nothing is brought back to fill it up"
 
 
 def test_a_cadence_cuts_only_what_was_off_for_long() -> None:
@@ -359,6 +470,171 @@ def test_an_earlier_cell_is_judged_again_in_a_later_stage() -> None:
     assert net.kept["c0_n0"].tolist() == [False, True, False, True]
 
 
+def points_of(strategy: mgas.MGAS, net: Supernet) -> list[list[tuple[str, ...]]]:
+    """Stage by stage what is decided after each epoch."""
+    return [
+        [tuple(strategy.points(moment_of(stage, epoch, STEPS - 1))) for epoch in range(stage.epochs)]
+        for stage in strategy.stages(net)
+    ]
+
+
+def test_pruning_is_decided_at_the_cadence_and_what_returns_after_each_stage_but_the_last() -> None:
+    plan = plan_of()
+    strategy = strategy_of(plan, search__epochs=24, strategy__commit_every=2)
+    assert points_of(strategy, born(plan)) == [
+        [(), (), (), ("cadence",), (), ("cadence",), (), ("end", "regrow")],
+        [(), (), (), *[(), ("cadence",)] * 6, ("end",)],
+    ]
+
+
+def test_units_may_return_within_later_stages_but_neither_in_a_warm_up_nor_late() -> None:
+    plan = plan_of()
+    changes = {"search__epochs": 24, "strategy__commit_every": 1, "strategy__regrow_every": 3}
+    first, second = points_of(strategy_of(plan, **changes), born(plan))
+    assert [epoch for epoch, points in enumerate(first) if "regrow" in points] == [7]
+    assert [epoch for epoch, points in enumerate(second) if "regrow" in points] == [5, 8], "of 13 pruning epochs"
+    assert second[5] == ("cadence", "regrow")
+
+
+@pytest.mark.parametrize("changes", [{"strategy__regrow_fraction": 0}, {"strategy__regrow_levels": []}])
+def test_regrowth_can_be_switched_off(changes: dict[str, Any]) -> None:
+    plan = plan_of()
+    strategy = strategy_of(plan, strategy__regrow_every=1, search__epochs=16, **changes)
+    assert not any("regrow" in points for stage in points_of(strategy, born(plan)) for points in stage)
+
+
+def cut(plan: Plan) -> dict[str, Tensor]:
+    """A third of the operations and filters and half of the weights are gone."""
+    kept = everything(plan)
+    for choice in plan.choices:
+        kept[choice.name].view(-1)[1 :: 2 if choice.granularity == "weight" else 3] = False
+    return kept
+
+
+@pytest.mark.parametrize("levels", [["operation"], ["filter"], ["weight"], ["operation", "weight"]])
+def test_only_the_levels_that_may_return_do(levels: list[str]) -> None:
+    plan = plan_of(nodes=2, cuts=())
+    net, strategy, stage = rested(plan, strategy__regrow_levels=levels, strategy__cuts=[])
+    net.commit(cut(plan))
+    returned, _ = regrowth(net, strategy, stage, batches(plan))
+    back = {choice.granularity for choice in plan.choices if bool(returned[choice.name].any())}
+    assert back == set(levels)
+
+
+def here(net: Supernet, name: str, units: Tensor) -> Tensor:
+    """Flags of all units of a choice -> those of the units that live."""
+    weight = f"{net.plan.weighs.get(name)}/weight"
+    return net.gather(weight, {weight: units}) if name in net.plan.weighs else units[net.units[name]]
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 2])
+def test_what_returned_is_sheltered_for_as_long_as_asked_and_then_judged_like_all_others(epochs: int) -> None:
+    plan = plan_of(nodes=2, cuts=())
+    net, strategy, stage = rested(plan, strategy__protect_epochs=epochs, strategy__cuts=[])
+    net.commit(cut(plan))
+    returned, _ = regrowth(net, strategy, stage, batches(plan))
+    net.commit({name: net.kept[name] | units for name, units in returned.items()})
+    with torch.no_grad():
+        for level in LEVELS:
+            strategy.thresholds[level].fill_(100.0)
+    moment = moment_of(stage)
+    back = {name: here(net, name, returned[name]) for name in net.running}
+    assert all(any(bool(back[c.name].any()) for c in strategy.choices[level] if c.name in back) for level in LEVELS)
+    for _ in range(epochs * STEPS):
+        masks = masks_at(net, strategy, stage)
+        assert all(bool(masks[name][units].all()) for name, units in back.items())
+        strategy.after_backward(net, moment, strategy.draw(net, moment))
+    masks = masks_at(net, strategy, stage)
+    assert all(int(masks[choice.name].sum()) == choice.floor for choice in plan.choices if choice.name in net.running)
+
+
+def test_a_cell_whose_masks_leave_skips_and_pools_alone_keeps_its_best_convolution_and_switches_it_on() -> None:
+    plan = plan_of(cuts=(), cells_=3, reductions=())
+    net, strategy, stage = rested(plan, strategy__cuts=[])
+    labels = plan.choice["c1_n0_ops"].labels
+    sizes = [choice.units for choice in strategy.choices["operation"]]
+    own = strategy.alpha.detach().split(sizes)[[c.name for c in strategy.choices["operation"]].index("c1_n0_ops")]
+    with torch.no_grad():
+        strategy.thresholds["operation"].fill_(0.5)
+        strategy.alpha.fill_(2.0)
+        for unit, label in enumerate(labels):
+            own[unit] = -1.0 if "conv" in label else 2.0
+        own[labels.index("s1 dil_conv_5x5")] = -0.5
+    masks = masks_at(net, strategy, stage)
+    assert {labels[i] for i in masks["c1_n0_ops"].nonzero().flatten().tolist()} == {
+        label for label in labels if "conv" not in label
+    }
+    moment = moment_of(stage)
+    for _ in range(40):
+        strategy.after_backward(net, moment, strategy.draw(net, moment))
+    (decision,) = strategy.decide(net, moment, "cadence", [])
+    unit = labels.index("s1 dil_conv_5x5")
+    assert decision.averted == [("c1_n0_ops", unit)]
+    assert {labels[i] for i in decision.kept["c1_n0_ops"].nonzero().flatten().tolist()} == {
+        "s1 dil_conv_5x5",
+        *(label for label in labels if "conv" not in label),
+    }
+    (event,) = narration.collapse_averted(net, decision, stage=stage, epoch=3)
+    assert (event.block, event.choice, event.label) == ("cell 1", "c1_n0_ops", "s1 dil_conv_5x5")
+    assert event.threshold == pytest.approx(0.5) and event.score < event.threshold
+    net.commit(decision.kept)
+    place = net.units["c1_n0_ops"].index(unit)
+    assert strategy.decide(net, moment, "cadence", [])[0].averted == []
+    with torch.no_grad():
+        strategy.thresholds["operation"].fill_(100.0)
+    for _ in range(STEPS):
+        assert masks_at(net, strategy, stage)["c1_n0_ops"][place] == 1, "it has an epoch to prove itself"
+        strategy.after_backward(net, moment, strategy.draw(net, moment))
+    assert masks_at(net, strategy, stage)["c1_n0_ops"][place] == 0
+
+
+def test_a_published_stage_closes_at_its_size_and_a_later_one_looks_for_an_epoch_before_operations_return() -> None:
+    """Thresholds far above all scores: the first cadence brings each stage far below its size."""
+    plan = plan_of(cells_=3, cuts=(1, 2))
+    asked = {"space__cells": 3, "strategy__cuts": [1, 2], "search__epochs": 20, "strategy__recipe": "published"}
+    net, strategy = born(plan), strategy_of(plan, **asked)
+    first, second, last = strategy.stages(net)
+
+    def pressed(stage: Stage) -> Decision:
+        net.enter(stage.exit)
+        strategy.after_backward(net, moment_of(stage, 0), [])
+        with torch.no_grad():
+            for level in ("operation", "filter"):
+                strategy.thresholds[level].fill_(0.9)
+        (decision,) = strategy.decide(net, moment_of(stage), "cadence", [])
+        net.commit(decision.kept)
+        return decision
+
+    assert pressed(first).closes and not strategy.probing
+    assert architecture(plan, net.kept, first.exit).params <= first.target
+    assert not pressed(second).closes and strategy.probing
+    moment = moment_of(second, second.warmup_epochs + 2, STEPS - 1)
+    assert strategy.points(moment) == ["end", "regrow"]
+    with torch.no_grad():
+        strategy.alpha.fill_(-9.0)
+    assert all(bool(mask.all()) for name, mask in masks_at(net, strategy, second).items() if name in net.units)
+    (decision,) = strategy.decide(net, moment, "end", [])
+    assert all(torch.equal(decision.kept[name], alive) for name, alive in net.kept.items()), "nothing dies unseen"
+    returned, _ = regrowth(net, strategy, second, [])
+    died = int(strategy.pruned_in_stage.sum())
+    operations = {choice.name for choice in strategy.choices["operation"]}
+    assert 1 <= sum(int(units.sum()) for units in returned.values()) <= int(0.15 * died)
+    assert all(not units.any() for name, units in returned.items() if name not in operations)
+    decision = pressed(last)
+    assert decision.closes and not strategy.probing
+    assert 0.97 * last.target <= architecture(plan, decision.kept).params <= last.target
+
+
+@pytest.mark.parametrize("changes", [{"regrow_fraction": 0}, {"regrow_levels": ["filter"]}, {"regrow_levels": []}])
+def test_operations_of_the_published_recipe_return_only_if_they_may(changes: dict[str, Any]) -> None:
+    plan = plan_of(cells_=3, cuts=(1, 2))
+    asked = {"space__cells": 3, "strategy__cuts": [1, 2], "search__epochs": 20, "strategy__recipe": "published"}
+    strategy = strategy_of(plan, **asked, **{f"strategy__{name}": value for name, value in changes.items()})
+    assert not any("regrow" in points for stage in points_of(strategy, born(plan)) for points in stage)
+    allowed = points_of(strategy_of(plan, **asked), born(plan))
+    assert [any("regrow" in points for points in stage) for stage in allowed] == [False, True, False]
+
+
 def regrowth(
     net: Supernet, strategy: mgas.MGAS, stage: Stage, judged: list[Batch]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -370,20 +646,19 @@ def regrowth(
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5])
-def test_the_asked_share_of_the_dead_returns_at_each_level(fraction: float) -> None:
+def test_the_asked_share_of_the_dead_that_could_do_anything_returns_at_each_level(fraction: float) -> None:
     plan = plan_of(nodes=2, cuts=())
     net, strategy, stage = rested(plan, strategy__regrow_fraction=fraction, strategy__cuts=[])
-    kept = everything(plan)
-    for choice in plan.choices:
-        kept[choice.name].view(-1)[1 :: 2 if choice.granularity == "weight" else 3] = False
-    net.commit(kept)
+    net.commit(cut(plan))
     returned, scores = regrowth(net, strategy, stage, batches(plan))
     for level in LEVELS:
         names = [choice.name for choice in strategy.choices[level]]
-        dead = sum(int((~net.kept[name]).sum()) for name in names)
         salient = sum(int((scores[name] > 0).sum()) for name in names)
         back = sum(int(returned[name].sum()) for name in names)
-        assert back == (min(salient, max(1, round(fraction * dead))) if fraction else 0), level
+        assert not any(bool(scores[name][net.kept[name]].any()) for name in names), "only what is dead has a saliency"
+        assert salient <= sum(int((~net.kept[name]).sum()) for name in names)
+        assert back == (max(1, round(fraction * salient)) if fraction else 0), level
+        assert (salient > 0) is (fraction > 0)
         if back:
             lowest = min(float(scores[name][returned[name]].min()) for name in names if returned[name].any())
             left = [scores[name][~net.kept[name] & ~returned[name]] for name in names]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
+import torch
 from small import configuration
 
 from nasengine.architecture import lowered, smallest
 from nasengine.config import parse
+from nasengine.discretise import fitted
 from nasengine.errors import ConfigError
 from nasengine.outlook import outlook, plan_of
 from nasengine.splits import DataFacts, builtin_facts
+from nasengine.supernet import architecture, everything
 
 DIGITS = builtin_facts("digits")
 
@@ -38,7 +42,7 @@ def test_a_target_above_the_space_is_refused_with_the_largest_that_is_not() -> N
     assert problem == (
         "target.value",
         f"{full + 1:,} params is more than the whole space has; give at most {full:,}, "
-        "or a larger space (more cells or channels)",
+        "or a larger space (more blocks or channels)",
     )
     assert sentences({"target.value": full}) == ()
 
@@ -50,9 +54,78 @@ def test_a_target_below_the_floors_is_refused_with_the_smallest_that_is_not(metr
     assert problem == (
         "target.value",
         f"{least - 1:,} {metric} is below what this space can surely reach; give at least {least:,}, "
-        "or a smaller space (fewer cells or channels)",
+        "or a smaller space (fewer blocks or channels)",
     )
     assert sentences({"target.metric": metric, "target.value": least}) == ()
+
+
+def test_each_further_target_out_of_reach_is_refused_where_it_was_given() -> None:
+    look = outlook(configuration(), DIGITS)
+    full, least = look.full_size, look.smallest_size
+    found = sentences({"target.also": ["60%", full + 1, least - 1], "search.epochs": 40})
+    assert found == (
+        (
+            "target.also",
+            f"{full + 1:,} params is more than the whole space has; give at most {full:,}, "
+            "or a larger space (more blocks or channels)",
+        ),
+        (
+            "target.also",
+            f"{least - 1:,} params is below what this space can surely reach; give at least {least:,}, "
+            "or a smaller space (fewer blocks or channels)",
+        ),
+    )
+    assert sentences({"target.also": [full, least], "search.epochs": 40}) == ()
+    fields = [field for field, _ in sentences({"target.value": 1, "target.also": [2], "search.epochs": 40})]
+    assert fields == ["target.value", "target.also"]
+
+
+def test_all_targets_are_told_from_large_to_small() -> None:
+    look = outlook(configuration({"target.also": ["20%", 3000, "40%"], "search.epochs": 40}), DIGITS)
+    assert look.target == int(0.4 * look.full_size)
+    assert look.family == (3000, look.target, int(0.2 * look.full_size))
+
+
+@pytest.mark.parametrize("metric", ["params", "macs"])
+def test_a_stage_share_that_no_search_reaches_is_refused_with_one_that_every_search_does(metric: str) -> None:
+    changes = {"space.cells": 3, "strategy.cuts": [1, 2], "search.epochs": 20, "target.metric": metric}
+    found = sentences({**changes, "strategy.stage_shares": [0.9, 0.001]})
+    plan = plan_of(configuration(changes), DIGITS)
+    full = lowered(plan, {}, exit_="exit2").size(metric)
+    ((field, sentence),) = found
+    assert field == "strategy.stage_shares"
+    told = re.fullmatch(
+        rf"0\.001 of {full:,} {metric} is below what the stage can reach; "
+        r"give at least (0\.\d+), or other stage ends",
+        sentence,
+    )
+    assert told, sentence
+    enough = float(told[1])
+    assert smallest(plan, ("operation", "filter", "weight"), metric, "exit2") <= enough * full
+    assert sentences({**changes, "strategy.stage_shares": [0.9, enough]}) == ()
+    assert sentences({**changes, "strategy.stage_shares": [0.9, round(enough - 0.01, 2)]}) != ()
+
+
+CHAIN = {"space": {"kind": "chain", "layers": 4, "channels": 4, "reductions": [2]}, "strategy.cuts": [2]}
+
+
+@pytest.mark.parametrize("metric", ["params", "macs"])
+def test_the_range_of_a_chain_is_what_its_searches_reach(metric: str) -> None:
+    changes = {**CHAIN, "target.metric": metric}
+    look = outlook(configuration(changes), DIGITS)
+    plan = plan_of(configuration(changes), DIGITS)
+    assert plan.space == "chain" and look.feasible
+    assert look.full_size == lowered(plan, {}).size(metric)
+    for seed in range(3):
+        stream = torch.Generator().manual_seed(seed)
+        margins = {name: torch.randn(alive.shape, generator=stream) for name, alive in everything(plan).items()}
+        kept = fitted(
+            plan, margins, metric=metric, target=look.smallest_size, granularities=("operation", "filter", "weight")
+        )
+        assert architecture(plan, kept).size(metric) <= look.smallest_size
+    assert [field for field, _ in sentences({**changes, "target.value": look.smallest_size - 1})] == ["target.value"]
+    assert [field for field, _ in sentences({**changes, "target.value": look.full_size + 1})] == ["target.value"]
+    assert sentences({**changes, "target.value": look.smallest_size}) == ()
 
 
 def test_fewer_levels_reach_less_far() -> None:
@@ -65,11 +138,21 @@ def test_fewer_levels_reach_less_far() -> None:
     assert problem[0] == "target.value" and "is below what this space can surely reach" in problem[1]
 
 
-def test_a_batch_larger_than_the_train_split_is_refused() -> None:
-    assert sentences({"search.batch_size": 171}) == (
-        ("search.batch_size", "171 is larger than the train split of 170 images; use at most 170"),
-    )
-    assert sentences({"search.batch_size": 170}) == ()
+@pytest.mark.parametrize(
+    ("changes", "most"),
+    [
+        ({}, 128),
+        ({"strategy.decision_fraction": 0.5}, 85),
+        ({"strategy.decision_fraction": 0}, 170),
+        ({"strategy.recipe": "published"}, 170),
+    ],
+)
+def test_a_batch_larger_than_what_the_weights_learn_from_is_refused(changes: dict, most: int) -> None:
+    """Of 170 training images a quarter, unless told otherwise, is held out for decisions."""
+    ((field, sentence),) = sentences({"search.batch_size": most + 1, **changes})
+    assert field == "search.batch_size"
+    assert sentence.startswith(f"{most + 1} is larger than ") and sentence.endswith(f"; use at most {most}")
+    assert sentences({"search.batch_size": most, **changes}) == ()
 
 
 def test_a_split_without_images_is_refused() -> None:
@@ -91,26 +174,30 @@ def test_check_raises_all_problems_at_once() -> None:
 
 
 def test_more_work_is_estimated_longer_and_larger() -> None:
-    base = outlook(configuration(), DIGITS).estimate
+    base = outlook(configuration({"search.epochs": 12}), DIGITS).estimate
     for changes, part in (
         ({"search.epochs": 16}, "seconds_cpu"),
         ({"baseline.random": 2}, "seconds_cpu"),
+        ({"target.also": ["30%"]}, "seconds_cpu"),
         ({"space.channels": 8}, "seconds_cpu"),
         ({"space.channels": 8}, "memory_mib"),
         ({"search.batch_size": 64}, "memory_mib"),
     ):
-        assert outlook(configuration(changes), DIGITS).estimate[part] > base[part], changes
+        more = outlook(configuration({"search.epochs": 12, **changes}), DIGITS).estimate
+        assert more[part] > base[part], changes
 
 
+@pytest.mark.parametrize("space", ["cells", "chain"])
 @pytest.mark.parametrize("preset", ["quick", "standard", "thorough"])
-def test_every_preset_is_feasible_for_every_built_in_data_set(preset: str) -> None:
+def test_every_preset_is_feasible_for_every_built_in_data_set(preset: str, space: str) -> None:
     for dataset in ("digits", "cifar10", "cifar100", "fashion_mnist", "svhn"):
-        wanted = parse({"preset": preset, "data": {"dataset": dataset}})
+        wanted = parse({"preset": preset, "space": {"kind": space}, "data": {"dataset": dataset}})
         assert outlook(wanted, builtin_facts(dataset)).problems == (), dataset
 
 
-def test_looking_ahead_is_fast_enough_for_every_keystroke() -> None:
-    wanted = parse({"preset": "standard", "data": {"dataset": "cifar10"}})
+@pytest.mark.parametrize("space", ["cells", "chain"])
+def test_looking_ahead_is_fast_enough_for_every_keystroke(space: str) -> None:
+    wanted = parse({"preset": "standard", "space": {"kind": space}, "data": {"dataset": "cifar10"}})
     started = time.process_time()
     outlook(wanted, builtin_facts("cifar10"))
     assert time.process_time() - started < 1

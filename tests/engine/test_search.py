@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import resource
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small import configuration
+from conftest import Whole
+from safetensors.torch import load_file
+from small import VARIANTS, StopAt, configuration, digits, watched
 
 from nasengine import data, events, export, packing, retraining, train
 from nasengine.compact import Network
@@ -23,18 +28,6 @@ from nasengine.strategies import mgas
 
 SAME = ("architecture.json", "model.safetensors", "model.onnx")
 """What must be bit for bit the same; the report tells times."""
-
-
-class StopAt(Control):
-    """Asks for the end at the n-th time that the run looks; counts how often it did."""
-
-    def __init__(self, n: float) -> None:
-        self.n, self.looks = n, 0
-
-    @property
-    def requested(self) -> str | None:  # type: ignore[override]
-        self.looks += 1
-        return "a test" if self.looks > self.n else None
 
 
 def ran(folder: Path, changes: dict | None = None, control: Control | None = None, **options: Any) -> list[Event]:
@@ -50,8 +43,10 @@ def interrupted(folder: Path, after: int, changes: dict | None = None) -> bool:
     return True
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / "result" / name).read_bytes() for name in SAME}
+def content(folder: Path, *others: str) -> dict[str, bytes]:
+    """The files of the result, and of `others`, that equal runs have in common."""
+    places = [f"{part}/{name}" for part in ("result", *others) for name in SAME]
+    return {place: (folder / place).read_bytes() for place in places}
 
 
 def told(folder: Path) -> list[dict[str, Any]]:
@@ -133,7 +128,7 @@ def test_the_same_configuration_gives_the_same_network_and_another_seed_another(
     ran(tmp_path / "again", {"name": "under another name"})
     assert content(tmp_path / "again") == content(whole[0])
     ran(tmp_path / "other", {"seed": 4})
-    assert content(tmp_path / "other")["model.safetensors"] != content(whole[0])["model.safetensors"]
+    assert content(tmp_path / "other")["result/model.safetensors"] != content(whole[0])["result/model.safetensors"]
 
 
 def test_the_test_split_is_unread_until_the_networks_are_trained(
@@ -156,6 +151,192 @@ def test_the_test_split_is_unread_until_the_networks_are_trained(
     for event in search(configuration(), tmp_path):
         said.append(event)
     assert opened and min(opened) == 2, "opened before both epochs of retraining were over"
+
+
+def test_weights_never_see_the_images_that_decide_and_the_found_network_sees_them_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: dict[object, set[int]] = {"search": set(), "decide": set(), "retrain": set(), "judged": set()}
+    batch, plain = train.Feed.batch, train.Feed.plain
+
+    def batched(self: train.Feed, indices: torch.Tensor, *key: object) -> Any:
+        seen[key[0]].update(indices.tolist())
+        return batch(self, indices, *key)
+
+    def unchanged(self: train.Feed, n: int, *key: object) -> Any:
+        seen["judged"].update(self.part.tolist())
+        return plain(self, n, *key)
+
+    monkeypatch.setattr(train.Feed, "batch", batched)
+    monkeypatch.setattr(train.Feed, "plain", unchanged)
+    ran(tmp_path, {"retrain.epochs": 4})
+    everyone = set(range(len(digits().train)))
+    assert seen["search"] and seen["judged"] and not seen["search"] & seen["decide"]
+    assert not seen["judged"] & seen["search"] and seen["decide"] <= seen["judged"]
+    assert seen["search"] | seen["judged"] == everyone == seen["retrain"]
+
+
+def test_what_returned_and_survived_is_counted(whole: tuple[Path, list[Event], int]) -> None:
+    report = json.loads((whole[0] / "result" / "report.json").read_text())
+    levels = {"operation", "filter", "weight", "depth"}
+    assert set(report["survived"]) == set(report["regrown"]) == levels
+    assert all(0 <= report["survived"][level] <= report["regrown"][level] for level in levels)
+    assert all(report["regrown"][level] > 0 for level in levels - {"depth"})
+
+
+# -- other searches ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_search_ends_within_its_epochs_at_its_target_with_a_sound_result(
+    name: str, whole_of: Callable[[str], Whole]
+) -> None:
+    run, wanted = whole_of(name), configuration(VARIANTS[name])
+    assert run.said[-1].kind == "search_finished"
+    (started,), ready = run.of(events.SearchStarted), run.of(events.ResultReady)
+    assert len(run.of(events.EpochFinished)) <= wanted.search.epochs
+    assert len(run.of(events.StageFinished)) == len(wanted.cuts) + len(ready)
+    for event in ready:
+        found = export.verified(run.folder / event.folder)
+        assert found["ok"], found["problems"]
+        target = event.report["target"]["value"]
+        assert 0.97 * target <= event.report["achieved"]["params"] <= target
+    assert ready[-1].report["target"]["value"] == started.target == int(0.4 * started.full_size)
+    fractions = [event.fraction for event in run.of(events.Progress, events.RetrainEpoch)]
+    assert fractions == sorted(fractions) and fractions[-1] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_search_stopped_and_continued_ends_with_the_very_same_networks(
+    name: str, whole_of: Callable[[str], Whole], tmp_path: Path
+) -> None:
+    """Five stops or so, from the first stage to the last retraining."""
+    run = whole_of(name)
+    places = [event.folder for event in run.of(events.ResultReady)]
+    positions = []
+    while not interrupted(tmp_path, run.looks // 6 + 2, VARIANTS[name]):
+        positions.append(torch.load(tmp_path / "checkpoint.pt", weights_only=True)["position"])
+        assert len(positions) < 8
+    assert len(positions) >= 4
+    assert len({(position["phase"], position["stage"]) for position in positions}) >= 2
+    assert content(tmp_path, *places) == content(run.folder, *places)
+    kinds = [event["kind"] for event in told(tmp_path)]
+    for kind in {event.kind for event in run.said} - {"progress", "checkpoint_saved"}:
+        assert kinds.count(kind) == sum(event.kind == kind for event in run.said), kind
+    for place in places:
+        was, now = (json.loads((root / place / "report.json").read_text()) for root in (run.folder, tmp_path))
+        for key in ("target", "accuracy", "family", "parity", "pruned", "regrown", "survived"):
+            assert now[key] == was[key], (place, key)
+
+
+def test_a_family_has_a_network_a_target_each_with_files_of_its_own(whole_of: Callable[[str], Whole]) -> None:
+    run = whole_of("family")
+    (started,), ready = run.of(events.SearchStarted), run.of(events.ResultReady)
+    large, small = int(0.6 * started.full_size), int(0.25 * started.full_size)
+    assert started.also == [large, small]
+    assert [stage["target"] for stage in started.stages][1:] == [large, started.target, small]
+    assert [event.folder for event in ready] == [f"family/{large}", f"family/{small}", "result"]
+    titles = list(dict.fromkeys(event.network for event in run.of(events.RetrainEpoch)))
+    assert titles == [f"at {large}", "found", f"at {small}"]
+    reports = {event.folder: event.report for event in ready}
+    assert reports["result"]["family"] == [
+        {
+            "target": target,
+            "folder": f"family/{target}",
+            "params": reports[f"family/{target}"]["achieved"]["params"],
+            "macs": reports[f"family/{target}"]["achieved"]["macs"],
+            **reports[f"family/{target}"]["accuracy"],
+        }
+        for target in (large, small)
+    ]
+    assert reports[f"family/{large}"]["family"] == []
+    for event in ready:
+        assert {file["name"] for file in event.files} == {*export.FILES, "SHA256SUMS"}
+        assert json.loads((run.folder / event.folder / "report.json").read_text()) == event.report
+    fits = [event for event in run.of(events.Committed) if event.reason == "fit"]
+    assert [event.target for event in fits] == [large, started.target, small]
+    counts = [reports[event.folder]["pruned"]["weight"] for event in (ready[0], ready[2], ready[1])]
+    assert counts == sorted(counts) and counts[0] < counts[-1], "each tells what was pruned until it was found"
+
+
+def test_a_finished_family_is_said_again_whole(whole_of: Callable[[str], Whole], tmp_path: Path) -> None:
+    run = whole_of("family")
+    shutil.copytree(run.folder, tmp_path / "copy")
+    again = ran(tmp_path / "copy", VARIANTS["family"])
+    assert [event.kind for event in again] == ["result_ready"] * 3 + ["search_finished"]
+    assert [event.report for event in again[:3]] == [event.report for event in run.of(events.ResultReady)]
+    shutil.rmtree(tmp_path / "copy" / again[1].folder)
+    with pytest.raises(CheckpointError, match=r"result.*--fresh"):
+        ran(tmp_path / "copy", VARIANTS["family"])
+    with pytest.raises(Interrupted):
+        ran(tmp_path / "copy", VARIANTS["family"], StopAt(4), fresh=True)
+    assert not (tmp_path / "copy" / "family").exists() and not (tmp_path / "copy" / "result").exists()
+
+
+def test_units_return_within_a_later_stage_and_only_at_the_levels_that_may(whole_of: Callable[[str], Whole]) -> None:
+    commits = whole_of("regrowth").of(events.Committed)
+    back = [event for event in commits if event.reason == "regrow"]
+    ends = {event.stage: event.epoch for event in commits if event.reason in ("stage_end", "fit")}
+    within = [event for event in back if event.stage == 1]
+    assert within and all(event.epoch < ends[1] for event in within)
+    assert [event.epoch for event in back if event.stage == 0] == [ends[0]]
+    for event in back:
+        assert set(event.asked) == {"filter", "weight"} and event.regrown["operation"] == 0
+        assert 0 < event.regrown["filter"] <= event.asked["filter"]
+        assert 0 < event.regrown["weight"] <= event.asked["weight"]
+        assert not any(event.pruned.values())
+
+
+def test_nothing_returns_if_nothing_may(whole_of: Callable[[str], Whole]) -> None:
+    run = whole_of("no regrowth")
+    assert {event.reason for event in run.of(events.Committed)} == {"cadence", "stage_end", "fit"}
+    assert not any(run.of(events.ResultReady)[0].report["survived"].values())
+
+
+def test_a_chain_tells_of_its_layers(whole_of: Callable[[str], Whole]) -> None:
+    run = whole_of("chain")
+    ((started,), (ready,)) = run.of(events.SearchStarted), run.of(events.ResultReady)
+    assert started.space == "chain"
+    assert [block["name"] for block in started.blocks] == ["stem", "layer 0", "layer 1", "layer 2", "head"]
+    assert [stage["name"] for stage in started.stages] == ["up to layer 0", "the whole network"]
+    assert json.loads((run.folder / "result" / "architecture.json").read_text())["space"] == "chain"
+    assert ready.report["space"] == "chain"
+
+
+def test_bf16_gives_another_network_that_is_as_sound(whole: tuple[Path, list[Event], int], tmp_path: Path) -> None:
+    """Only training is in bf16: what is found is stored, compared and certified in fp32 and fp64."""
+    ran(tmp_path, {"runtime.precision": "bf16"})
+    found = export.verified(tmp_path)
+    assert found["ok"], found["problems"]
+    report = json.loads((tmp_path / "result" / "report.json").read_text())
+    assert report["parity"]["fp32"] <= 1e-5 and report["parity"]["fp64"] <= 1e-9
+    state = load_file(tmp_path / "result" / "model.safetensors")
+    assert {value.dtype for value in state.values()} <= {torch.float32, torch.int64}
+    assert content(tmp_path)["result/model.safetensors"] != content(whole[0])["result/model.safetensors"]
+
+
+def test_activations_that_are_computed_twice_change_no_bit_of_the_network(
+    whole_of: Callable[[str], Whole], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without regrowth, which judges in smaller parts where there is less memory."""
+    seen, recomputed = watched(monkeypatch), set()
+    for event in search(configuration({**VARIANTS["no regrowth"], "runtime.memory_share": 0.2}), tmp_path):
+        if event.kind == "epoch_finished":
+            recomputed.add(seen.net.recomputed)
+    assert min(recomputed) > 0
+    assert content(tmp_path) == content(whole_of("no regrowth").folder)
+
+
+def test_with_another_share_of_memory_a_run_ends_with_the_very_same_network_or_is_not_continued(
+    whole: tuple[Path, list[Event], int], tmp_path: Path
+) -> None:
+    assert not interrupted(tmp_path, 3)
+    try:
+        ran(tmp_path, {"runtime.memory_share": 0.2})
+    except ConfigError as refused:
+        assert "holds a search with other settings" in str(refused)
+    else:
+        assert content(tmp_path) == content(whole[0])
 
 
 # -- interrupted and continued ----------------------------------------------------------------------------------------
@@ -322,7 +503,9 @@ def test_a_damaged_checkpoint_is_refused_with_a_sentence(begun: Path) -> None:
         ran(begun)
 
 
-@pytest.mark.parametrize("lost", ["net", "strategy", "meter", "counts"])
+@pytest.mark.parametrize(
+    "lost", ["net", "strategy", "meter", "counts", "measured", "members", "randoms", "returned", "seconds"]
+)
 def test_a_checkpoint_of_another_version_is_refused_with_a_sentence(begun: Path, lost: str) -> None:
     state = torch.load(begun / "checkpoint.pt", weights_only=True)
     del state[lost]
@@ -387,16 +570,132 @@ def test_a_loss_that_is_not_a_number_ends_the_retraining_with_a_sentence(
                 monkeypatch.setattr(train, "task_loss", nothing)
 
 
-def test_exhausted_memory_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def continued(folder: Path, changes: dict | None = None) -> list[Event]:
+    """What a run says that goes on from the checkpoint: it begins right after it."""
+    saved = torch.load(folder / "checkpoint.pt", weights_only=True)["seq"]
+    said = ran(folder, changes)
+    assert said[0].seq == saved + 1 and said[-1].kind == "search_finished"
+    told(folder)
+    return said
+
+
+def test_weights_that_explode_end_the_search_with_a_sentence(
+    whole: tuple[Path, list[Event], int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A learning rate of 1e38: after one step the loss is really not a number."""
+    with monkeypatch.context() as patch:
+        seen = watched(patch)
+        with pytest.raises(
+            TrainingError,
+            match=r"^the loss became not a number in epoch 2; lower search\.lr and start again, the last checkpoint is "
+            r"intact$",
+        ):
+            for event in search(configuration(), tmp_path):
+                if event.kind == "checkpoint_saved" and event.epoch == 1:
+                    for group in seen.weights.param_groups:
+                        group["lr"] = 1e38
+    continued(tmp_path)
+    assert content(tmp_path) == content(whole[0])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        RuntimeError("could not create a primitive"),
+    ],
+)
+def test_exhausted_memory_is_a_sentence(error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As the GPU's allocator, Python, torch's on the CPU, and oneDNN say it; test_command_line makes it real."""
+
     def full(*_arguments: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(train, "search_step", full)
     with pytest.raises(
         TrainingError,
-        match=r"^the device ran out of memory; lower search\.batch_size or space\.channels and start again",
+        match=r"^the device ran out of memory; lower search\.batch_size, space\.channels or runtime\.memory_share, or "
+        r"add stage ends \(strategy\.cuts\), and start again; the last checkpoint is intact$",
     ):
         ran(tmp_path)
+
+
+def test_other_faults_of_the_arithmetic_are_not_called_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def wrong(*_arguments: Any) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(train, "search_step", wrong)
+    with pytest.raises(RuntimeError, match=r"^mat1 and mat2 shapes"):
+        ran(tmp_path)
+
+
+def test_images_that_cannot_be_read_in_the_end_are_a_sentence(
+    whole: tuple[Path, list[Event], int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    make = data.images
+
+    def without_test(*arguments: Any) -> data.Images:
+        def open_test() -> data.Split:
+            raise OSError(errno.EIO, "Input/output error", "digits.npz")
+
+        return dataclasses.replace(make(*arguments), open_test=open_test)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "images", without_test)
+        with pytest.raises(
+            TrainingError,
+            match=r"^a file could not be read or written \(.*Input/output error: 'digits\.npz'\); see that the disk is "
+            r"there and not full, then start again; the last checkpoint is intact$",
+        ):
+            ran(tmp_path)
+    assert not (tmp_path / "result").exists()
+    continued(tmp_path)
+    assert content(tmp_path) == content(whole[0])
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """A disk that is full, in effect: the system refuses to let any file of this process grow beyond `size` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+FULL = (
+    r"^a file could not be read or written \(.*[Ff]ile too large.*\); see that the disk is there and not full, then "
+    r"start again; the last checkpoint is intact$"
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "epoch", "room"),
+    [
+        pytest.param("checkpoint_saved", 1, 60_000, id="checkpoint"),
+        pytest.param("checkpoint_saved", 6, 10, id="events"),
+        pytest.param("retrain_epoch", 2, 3_000, id="result"),
+        pytest.param("retrain_epoch", 2, 60_000, id="last checkpoint"),
+    ],
+)
+def test_a_full_disk_is_a_sentence_and_the_checkpoint_goes_on(
+    whole: tuple[Path, list[Event], int], tmp_path: Path, kind: str, epoch: int, room: int
+) -> None:
+    """Whatever file is the first that does not fit; one that is there is whole."""
+    run = search(configuration(), tmp_path)
+    for event in run:
+        if event.kind == kind and event.epoch == epoch:
+            break
+    with files_of_at_most(room), pytest.raises(TrainingError, match=FULL):
+        list(run)
+    for said in told(tmp_path):
+        assert said["kind"] not in ("result_ready", "search_finished")
+    assert not (tmp_path / "result").exists() or export.verified(tmp_path)["ok"]
+    continued(tmp_path)
+    assert content(tmp_path) == content(whole[0])
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:

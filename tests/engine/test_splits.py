@@ -195,6 +195,13 @@ def test_a_batch_may_be_as_large_as_the_train_split_and_no_larger() -> None:
     assert splits.batch_problem(80, 96) == "96 is larger than the train split of 80 images; use at most 80"
 
 
+@given(st.integers(0, 10**6), st.floats(0, 0.5))
+def test_what_is_held_for_decisions_is_the_share_that_was_asked_and_never_one_image(train: int, share: float) -> None:
+    held = splits.held_for_decisions(train, share)
+    assert held == 0 or (held >= 2 and share * train - 1 < held <= share * train)
+    assert held > 0 or share * train < 2
+
+
 def test_splits_need_neither_torch_nor_numpy() -> None:
     code = "import sys, nasengine.splits; sys.exit(bool({'torch', 'numpy', 'PIL'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
