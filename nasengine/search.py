@@ -9,6 +9,7 @@ so a run that was killed and continued ends with the very same network.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import logging
@@ -28,7 +29,7 @@ from nasengine.cache import whole
 from nasengine.compact import Network
 from nasengine.config import SearchConfig
 from nasengine.control import Control
-from nasengine.errors import CheckpointError, ConfigError, Interrupted, TrainingError
+from nasengine.errors import CheckpointError, ConfigError, EngineError, Interrupted, TrainingError
 from nasengine.events import Event
 from nasengine.outlook import learning_images, outlook, plan_of, resolved
 from nasengine.report import reported, versions
@@ -69,7 +70,7 @@ def search(
         raise ConfigError.at("", f"{folder} cannot be made ({error.strerror}); give another folder") from None
     run = _Run(config, folder, control or Control())
     run.find_checkpoint(fresh=fresh)
-    with device.deterministic(config.runtime.threads), run.log() as log:
+    with _in_words(), device.deterministic(config.runtime.threads), run.log() as log:
         for event in run.play():
             run.seq += 1
             numbered = replace(event, seq=run.seq)
@@ -248,20 +249,7 @@ class _Run:
         self.restore()
         self.resumed_fraction = self._fraction()
         self.since = self.began = time.perf_counter()
-        try:
-            yield from self._phases()
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            raise TrainingError(
-                "the device ran out of memory; lower search.batch_size, space.channels or runtime.memory_share, or add "
-                "stage ends (strategy.cuts), and start again; the last checkpoint is intact"
-            ) from error
-        except OSError as error:
-            raise TrainingError(
-                f"a file could not be read or written ({error}); see that the disk is there and not full, then start "
-                "again; the last checkpoint is intact"
-            ) from error
+        yield from self._phases()
 
     def _prepare_net(self) -> None:
         self.net.compiled = self.config.runtime.compile
@@ -642,6 +630,34 @@ class _Run:
         return (time.perf_counter() - self.began) / gained * (1 - fraction) if gained > 0 else None
 
 
+@contextlib.contextmanager
+def _in_words() -> Iterator[None]:
+    """Memory and disks that give out, as sentences."""
+    try:
+        yield
+    except EngineError:
+        raise
+    except Exception as error:
+        if _is_out_of_memory(error):
+            raise TrainingError(
+                "the device ran out of memory; lower search.batch_size, space.channels or runtime.memory_share, or add "
+                "stage ends (strategy.cuts), and start again; the last checkpoint is intact"
+            ) from error
+        if fault := _file_fault(error):
+            raise TrainingError(
+                f"a file could not be read or written ({fault}); see that the disk is there and not full, then start "
+                "again; the last checkpoint is intact"
+            ) from error
+        raise
+
+
+def _file_fault(error: BaseException | None) -> BaseException | None:
+    """What a disk has to do with it: torch hides that behind an error of its own, safetensors says it in words only."""
+    while error is not None and not isinstance(error, OSError) and "I/O error" not in str(error):
+        error = error.__context__
+    return error
+
+
 def _is_out_of_memory(error: BaseException) -> bool:
     """On the CPU torch and oneDNN say so in words only."""
     words = ("can't allocate memory", "could not create a primitive", "std::bad_alloc")
@@ -651,7 +667,11 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def _decisive(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that decide the result, by part: not the name, not where it runs."""
     runtime = settings.get("runtime")
-    bits = {key: runtime.get(key) for key in ("precision", "threads", "compile")} if isinstance(runtime, dict) else None
+    bits = (
+        {key: runtime.get(key) for key in ("precision", "threads", "compile", "memory_share")}
+        if isinstance(runtime, dict)
+        else None
+    )
     return {**{part: value for part, value in settings.items() if part != "name"}, "runtime": bits}
 
 
