@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -428,7 +429,8 @@ def test_09_with_all_thresholds_above_all_scores_each_choice_keeps_its_best(whic
     strategy.on_operation.zero_()
     strategy.on_filter.zero_()
     scores = by_choice(strategy, "operation", strategy.alpha.detach())
-    cut = strategy._pruned(net, strategy._margins(net)[2], weights=True, patient=False)
+    unreached = dataclasses.replace(stage, fits=False, target=1)
+    cut = strategy.decide(net, moment_of(unreached), "cadence", ())[0].kept
     for choice in plan.choices:
         on, kept = masks[choice.name].detach() > 0, cut[choice.name]
         if choice.granularity == "operation":
@@ -894,6 +896,7 @@ def test_12e_a_returned_unit_is_safe_as_long_as_it_is_sheltered_and_not_longer(w
     (decision,) = strategy.decide(net, moment_of(stage), "regrow", judged)
     net.commit(decision.kept)
     new = {name: alive & ~before[name] for name, alive in net.kept.items()}
+    open_ = dataclasses.replace(stage, fits=False, target=10**9)  # it may close whatever is off
     for limits in strategy.thresholds.values():
         limits.data.fill_(1.0)
 
@@ -909,8 +912,8 @@ def test_12e_a_returned_unit_is_safe_as_long_as_it_is_sheltered_and_not_longer(w
 
     assert sum(int(units.sum()) for units in new.values()) > 0 and off() == 0
     for _ in range(STEPS):
-        strategy.on_operation.zero_()
-        cut = strategy._pruned(net, strategy._margins(net)[2], weights=True, patient=False)
+        asked = copy.deepcopy(strategy)
+        cut = asked.decide(net, moment_of(open_), "end", ())[0].kept
         assert all(cut[name][units].all() for name, units in new.items() if name in net.running)
         strategy.after_backward(net, moment_of(stage), strategy.draw(net, moment_of(stage)))
         for limits in strategy.thresholds.values():

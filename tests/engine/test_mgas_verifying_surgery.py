@@ -144,15 +144,13 @@ def assert_trains_alike(plan: Plan, kept: Kept, seed: int = 0) -> None:
             found = small[f"layers.{name}.weight"].grad * alive
             assert float((expected - found).abs().max()) <= STEEP * scale, name
     state = forms.small.state_dict()
-    for name in cut.statistics:
-        for part, buffer in (("mean", "running_mean"), ("var", "running_var")):
+    for name, pair in cut.statistics.items():
+        for value, part in zip(pair, ("mean", "var"), strict=True):
             expected = full.nursery[f"{name}/{part}"]
-            assert (
-                relative(cut.gather(f"{name}/{part}", full.nursery), forms.cut.statistics[name][part == "var"]) <= STEEP
-            )
+            assert relative(cut.gather(f"{name}/{part}", full.nursery), value) <= STEEP, name
             if name in forms.found.sources:
                 rows = list(forms.found.sources[name][0])
-                assert relative(expected[rows], state[f"layers.{name}.{buffer}"]) <= STEEP, name
+                assert relative(expected[rows], state[f"layers.{name}.running_{part}"]) <= STEEP, name
 
 
 @given(plans, decisions, seeds)
