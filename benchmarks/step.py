@@ -54,8 +54,6 @@ class Bench:
         self.strategy = mgas.strategy(self.plan, config, (self.full.params // 2,), generator("cpu", 0, "scores"))
         self.strategy.learning_rates = self.frozen  # type: ignore[method-assign]
         stage = self.strategy.stages(self.net)[-1]
-        closing = Moment(stage=stage, epoch=stage.warmup_epochs - 1, step=1, steps=2)
-        self.strategy.after_backward(self.net, closing, self.strategy.draw(self.net, closing))
         self.moment = Moment(stage=stage, epoch=stage.warmup_epochs, step=0, steps=2)
         self.scores = self.strategy.optimizer(self.moment)
         stream = generator("cpu", 0, "images")
@@ -63,6 +61,10 @@ class Bench:
         self.batch: Batch = (images, torch.randint(0, 10, (batch,), generator=stream))
         self.held: Batch = (images[: batch // 3], self.batch[1][: batch // 3])
         self.commit(everything(self.plan))
+        closing = Moment(stage=stage, epoch=stage.warmup_epochs - 1, step=1, steps=2)
+        train.search_step(self.net, self.strategy, closing, self.batch, None, self.weights, self.scores, "fp32")
+        for limits in self.strategy.thresholds.values():
+            limits.data.zero_()
 
     def frozen(self, _moment: Moment) -> list[dict[str, Any]]:
         return [{"params": [values], "lr": 0.0} for values in self.strategy.parameters()]

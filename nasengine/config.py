@@ -292,6 +292,10 @@ class MGASConfig(Part):
                 raise ConfigError.at(
                     "strategy.stage_shares", f"{share:g} is out of range; give shares above 0 and up to 1"
                 )
+        if self.recipe == "published" and self.regrow_every is not None:
+            raise ConfigError.at(
+                "strategy.regrow_every", "by the published recipe units return after early stages alone; leave it empty"
+            )
         if self.cuts is not None and list(self.cuts) != sorted(set(self.cuts)):
             raise ConfigError.at("strategy.cuts", "give each stage end once, in rising order")
         return self

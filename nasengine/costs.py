@@ -93,6 +93,23 @@ class Count:
         return total + (rows * channels[part["row"]] * owners[part["owner"]]).sum()
 
 
+def savings(count: Count, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Share of the size that goes with each operation and filter: the slope of its logarithm in their masks.
+
+    Args:
+        count: of a network.
+        masks: level -> flat mask of all living units.
+
+    Returns:
+        operation, filter -> [K], at least zero; for a unit that is off, what would come with it alone.
+    """
+    open_ = {level: masks[level].detach().clone().requires_grad_() for level in ("operation", "filter")}
+    with torch.enable_grad():
+        size = count({**masks, **open_})
+        slopes = torch.autograd.grad(size, list(open_.values()), materialize_grads=True)
+    return {level: slope / size.detach() for level, slope in zip(open_, slopes, strict=True)}
+
+
 def _terms(
     plan: Plan, layer: Layer, reads: tuple[str, ...], metric: str
 ) -> list[tuple[int, tuple[str, ...], tuple[str, ...]]]:

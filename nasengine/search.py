@@ -155,9 +155,16 @@ class _Run:
         return (self.folder / "events.jsonl").open("a")
 
     def save(self) -> None:
-        """Writes everything that an exact continuation needs."""
+        """Writes everything that an exact continuation needs, unless it has come apart.
+
+        Raises:
+            TrainingError: a weight is not a finite number; the last checkpoint is intact.
+        """
         self.net.store()
         if self.position.phase == "search":
+            train.check_finite(
+                [*self.net.live.values(), *self.strategy.state_dict().values()], self.position.epoch, "search.lr"
+            )
             self.net.keep_momentum(self.weights)
         state: dict[str, Any] = {
             "position": vars(self.position),
@@ -182,6 +189,7 @@ class _Run:
             "versions": versions(),
         }
         if self.position.phase == "retrain":
+            train.check_finite(self.retraining.network.parameters(), None, "retrain.lr")
             state |= {"network": self.retraining.state()}
         checkpoint.save(self.folder / "checkpoint.pt", state)
         self.last_saved = time.perf_counter()
@@ -641,7 +649,7 @@ def _in_words() -> Iterator[None]:
         if _is_out_of_memory(error):
             raise TrainingError(
                 "the device ran out of memory; lower search.batch_size, space.channels or runtime.memory_share, or add "
-                "stage ends (strategy.cuts), and start again; the last checkpoint is intact"
+                "stage ends (strategy.cuts), in a new search; the last checkpoint of this one is intact"
             ) from error
         if fault := _file_fault(error):
             raise TrainingError(

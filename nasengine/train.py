@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -291,7 +291,16 @@ def fresh(network: nn.Module, generator: torch.Generator) -> None:
                     factor.fill_(1)  # the factor of a pool or skip
 
 
+def check_finite(values: Iterable[Tensor], epoch: int | None, field_name: str) -> None:
+    """Raises TrainingError unless all are finite numbers: the loss of the next step would not be one."""
+    if not bool(torch.stack([value.detach().isfinite().all() for value in values]).all()):
+        raise TrainingError(not_finite(epoch, field_name))
+
+
 def not_finite(epoch: int | None, field_name: str) -> str:
     """The sentence for a loss that is not a number."""
     where = f"in epoch {epoch + 1}" if epoch is not None else "while retraining"
-    return f"the loss became not a number {where}; lower {field_name} and start again, the last checkpoint is intact"
+    return (
+        f"the loss became not a number {where}; lower {field_name} in a new search, the last checkpoint of this one is "
+        "intact"
+    )

@@ -92,6 +92,8 @@ class Draw:
         size: under the masks, a scalar with gradient.
         wanted: what the size should be at this moment.
         off: candidates whose mask is zero.
+        flat: granularity -> the masks in one vector, of which `masks` are the parts. After the backward pass those of
+            operations and filters hold the slopes of the task loss.
     """
 
     masks: Mapping[str, Tensor]
@@ -99,6 +101,7 @@ class Draw:
     size: Tensor
     wanted: float
     off: Off = frozenset()
+    flat: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,14 +2,16 @@
 
 Source: "MG-DARTS / MGAS" (arXiv 2310.15074): step with surrogate gradient, learned score and threshold of each level,
 front-to-back stages with exits, re-pruning of earlier cells, regrowth. Its own schedule is in ``mgas_published``.
-Differs, with reasons in DESIGN.md: scores and thresholds learn from held-out images; the size of everything stored is
-in the loss and a controller steers it to the target; thresholds are held in the range of their scores; regrowth is by
-first-order saliency at all three levels and gives units back with the values they had.
+Differs, with reasons in DESIGN.md: scores of operations and filters are what the loss would miss of them for what they
+cost, seen on held-out images, from which thresholds learn, too; the size of everything stored is in the loss and a
+controller steers it to the target; thresholds are held in the range of their scores; what returns is chosen by
+first-order saliency at all three levels and has the values that it had.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -17,8 +19,10 @@ from torch import Tensor, nn
 
 from nasengine.architecture import Plan, activations, lowered, smallest
 from nasengine.config import MGASConfig
+from nasengine.costs import savings
 from nasengine.discretise import fitted, floors
 from nasengine.flat import LEVELS
+from nasengine.importance import Importance
 from nasengine.masks import ranks, threshold
 from nasengine.objectives import size_penalty, task_loss
 from nasengine.pressure import wanted_size
@@ -26,41 +30,45 @@ from nasengine.saliency import returning, saliencies
 from nasengine.strategies.base import Batch, Decision, Draw, Moment, Point, Stage, Strategy
 from nasengine.supernet import Kept, Supernet, architecture
 
+GATED = ("operation", "filter")
+"""Levels whose units have a factor, and a mask of one number each."""
 RAMP = 0.7
 """Share of a stage's pruning steps in which the wanted size falls from its start to the target; then it is held."""
 HOLD_LR = 0.1
 """Learning rates of scores and thresholds fall to this share of themselves while the target is held."""
-SCORE_SPREAD = 0.5
-"""Standard deviation of the filters' first logits: equal scores would all meet their threshold in the same step."""
 REFERENCE_STEPS = 600
 """Pruning steps for which the rates below are meant; shorter stages move faster, so that they get as far."""
 RATES = {"operation": 0.04, "filter": 0.05, "threshold": 0.002, "weight_threshold": 0.005}
+LOW = 0.02
+"""Share of a level's units that are below their threshold when pruning starts, so that no time is lost till then."""
 INTEGRAL, PROPORTIONAL, PRESSURE_LIMIT = 0.1, 5.0, 20.0
 """Controller on log(size / wanted size): negative pressure lets units return."""
 OFF_SHARE = 0.1
 """A unit is pruned for good between stages only if it was on in less than this share of the recent steps."""
 HIGHEST = {"operation": 1.0, "filter": 1.0, "weight": 3.0}
 """Highest threshold: the range of the scores; of weights, in root mean squares of their layer."""
+LOWEST = {"operation": 1e-3, "filter": 1e-3, "weight": 0.0}
+"""Lowest threshold: above the score of what nobody misses, so that this is off however much may live."""
 LATEST_REGROWTH = 0.6
 """Share of a stage's pruning steps after which nothing returns within it: what comes late cannot earn its place."""
-RAISED = 0.05
-"""How far above its threshold an operation is put that a collapsing block is made to keep."""
+RAISED, HIGHEST_RAISED = 0.05, 0.999
+"""How far above its threshold an operation is put that a collapsing block is made to keep; its highest score then."""
 
 
 class MGAS(Strategy):
-    """Scores are sigmoids of logits (operations, filters) and |w| / rms(layer) (weights).
+    """Scores are benefit to cost (operations, filters; `Importance`) and |w| / rms(layer) (weights).
+
+    Factors of operations and filters are sigmoids of the logits `alpha` and `k`, which learn like the thresholds.
 
     Args:
         plan: the full space.
         part: its settings.
         epochs: of the whole search.
         targets: sizes in `metric` at which a network is handed out, from large to small.
-        generator: for the first logits of the filters.
     """
 
     def __init__(
-        self, plan: Plan, part: MGASConfig, *, epochs: int, targets: Sequence[int], metric: str,
-        generator: torch.Generator,
+        self, plan: Plan, part: MGASConfig, *, epochs: int, targets: Sequence[int], metric: str
     ) -> None:  # fmt: skip
         super().__init__()
         self.part, self.epochs, self.targets, self.metric = part, epochs, tuple(targets), metric
@@ -68,10 +76,11 @@ class MGAS(Strategy):
         self.choices = {level: [c for c in plan.choices if c.granularity == level] for level in LEVELS}
         self.total = {level: sum(choice.units for choice in choices) for level, choices in self.choices.items()}
         self.alpha = nn.Parameter(torch.zeros(self.total["operation"]))
-        self.k = nn.Parameter(torch.randn(self.total["filter"], generator=generator) * SCORE_SPREAD)
+        self.k = nn.Parameter(torch.zeros(self.total["filter"]))
         self.thresholds = nn.ParameterDict(
-            {level: nn.Parameter(torch.zeros(self.limits_of(level))) for level in LEVELS}
+            {level: nn.Parameter(torch.zeros(self.threshold_count(level))) for level in LEVELS}
         )
+        self.importance = Importance({level: self.total[level] for level in GATED})
         for level in LEVELS:
             self.register_buffer(
                 f"floors_{level}", torch.tensor([c.floor for c in self.choices[level]]), persistent=False
@@ -131,21 +140,19 @@ class MGAS(Strategy):
         ]
 
     def draw(self, net: Supernet, moment: Moment) -> list[Draw]:
-        scores = self._scores(net)
-        flat = self._all_on(net) if moment.warming else self._flat_masks(net, scores)
-        gains, masks = {}, {}
-        for level in ("operation", "filter"):
-            gains |= net.flat[level].split(scores[level])
+        counted = self._all_on(net) if moment.warming else self._flat_masks(net)
+        flat = counted | {level: _watched(counted[level]) for level in GATED}
+        masks: dict[str, Tensor] = {}
+        for level in (*GATED, *(["weight"] if "weight" in self.part.granularities else [])):
             masks |= net.flat[level].split(flat[level])
-        if "weight" in self.part.granularities:
-            masks |= net.flat["weight"].split(flat["weight"])
         return [
             Draw(
                 masks=masks,
-                gains=gains,
-                size=net.count(self.metric)(flat),
+                gains=self.gains(net),
+                size=net.count(self.metric)(counted),
                 wanted=self._wanted(moment),
                 off=frozenset() if moment.warming else self._off(net, flat["operation"]),
+                flat=flat,
             )
         ]
 
@@ -157,26 +164,27 @@ class MGAS(Strategy):
         logits = net(images, draw.masks, draw.gains, draw.off)
         losses = {"task": task_loss(logits, labels)}
         if not moment.warming:
-            error = self._error(draw)
-            pressure = (self.integral + PROPORTIONAL * error).clamp(-PRESSURE_LIMIT, PRESSURE_LIMIT)
-            losses["size"] = size_penalty(draw.size, pressure)
+            pressure = self.integral + PROPORTIONAL * self._error(draw)
+            losses["size"] = size_penalty(draw.size, pressure.clamp(-PRESSURE_LIMIT, PRESSURE_LIMIT))
         return losses, logits
 
     @torch.no_grad()
     def after_backward(self, net: Supernet, moment: Moment, draws: Sequence[Draw]) -> None:
-        """Moves the controller and the averages; at the end of a warm-up, puts thresholds just under the scores."""
+        """Moves the controller and the averages; at the end of a warm-up, puts thresholds under nearly all scores."""
+        (draw,) = draws
+        self._observe(net, draw)
         if moment.warming:
             if moment.closes_warmup:
                 self._rest(net)
             return
-        (draw,) = draws
         gain = INTEGRAL * self._haste(moment)
         self.integral.add_(gain * self._error(draw)).clamp_(-PRESSURE_LIMIT, PRESSURE_LIMIT)
         for level, average in (("operation", self.on_operation), ("filter", self.on_filter)):
             units = net.flat[level]
             average[units.index] = 0.9 * average[units.index] + 0.1 * units.joined(draw.masks)
-        for level, highest in HIGHEST.items():
-            self.thresholds[level].clamp_(0, highest)
+        for level, limits in self.thresholds.items():
+            open_ = net.flat[level].ordinal
+            limits[open_] = limits[open_].clamp(LOWEST[level], HIGHEST[level])
         self.shelter_steps.sub_(1).clamp_(min=0)
 
     def points(self, moment: Moment) -> list[Point]:
@@ -228,39 +236,47 @@ class MGAS(Strategy):
 
     # -- masks ---------------------------------------------------------------------------------------------------
 
-    def limits_of(self, level: str) -> int:
+    def threshold_count(self, level: str) -> int:
         """How many thresholds a level has: one a choice."""
         return len(self.choices[level])
 
-    def _scores(self, net: Supernet) -> dict[str, Tensor]:
-        """operation, filter -> [K] scores of the living units; they double as factors, as in the paper."""
-        logits = {"operation": self.alpha, "filter": self.k}
-        return {level: torch.sigmoid(values[net.flat[level].index]) for level, values in logits.items()}
+    def scores(self, level: str) -> Tensor:
+        """[units] scores of all operations or filters, dead ones included."""
+        return self.importance.scores(level)
+
+    def _observe(self, net: Supernet, draw: Draw) -> None:
+        """Follows what each unit is good for and what it costs."""
+        for level, costs in savings(net.count(self.metric), draw.flat).items():
+            slopes = draw.flat[level].grad
+            if slopes is not None:
+                self.importance.observe(level, net.flat[level].index, slopes, costs)
 
     @staticmethod
     def _all_on(net: Supernet) -> dict[str, Tensor]:
         """Flat masks with all that is alive on."""
-        ones = {level: torch.ones(len(net.flat[level].index), device=net.alive_weights.device) for level in LEVELS[:2]}
+        ones = {level: torch.ones(len(net.flat[level].index), device=net.alive_weights.device) for level in GATED}
         return ones | {"weight": net.alive_weights}
 
     def gains(self, net: Supernet) -> dict[str, Tensor]:
         """Operation or filter choice -> factors of its living units."""
         found: dict[str, Tensor] = {}
-        for level, scores in self._scores(net).items():
-            found |= net.flat[level].split(scores)
+        for level, logits in (("operation", self.alpha), ("filter", self.k)):
+            units = net.flat[level]
+            found |= units.split(torch.sigmoid(logits[units.index]))
         return found
 
-    def _flat_masks(self, net: Supernet, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _flat_masks(self, net: Supernet) -> dict[str, Tensor]:
         masks: dict[str, Tensor] = {}
-        for level in ("operation", "filter"):
+        for level in GATED:
             units = net.flat[level]
+            scores = self.scores(level)[units.index]
             if level in self.part.granularities:
-                place = ranks(scores[level].detach(), units.group, units.starts)
+                place = ranks(scores.detach(), units.group, units.starts)
                 held = place < getattr(self, f"floors_{level}")[units.ordinal][units.group]
                 held |= self._sheltered(net, level)
-                masks[level] = threshold(scores[level], self._limits_of_units(net, level), held)
+                masks[level] = threshold(scores, self._unit_thresholds(net, level), held)
             else:
-                masks[level] = torch.ones_like(scores[level])
+                masks[level] = torch.ones_like(scores)
         alive = net.alive_weights
         if "weight" not in self.part.granularities:
             return masks | {"weight": alive}
@@ -269,21 +285,21 @@ class MGAS(Strategy):
         standing = values.detach() * alive
         best = torch.segment_reduce(standing, "max", lengths=units.sizes, unsafe=True)
         held = ((standing >= units.spread(best)) & (alive > 0)) | self._sheltered(net, "weight")
-        masks["weight"] = threshold(values, self._limits_of_units(net, "weight"), held) * alive
+        masks["weight"] = threshold(values, self._unit_thresholds(net, "weight"), held) * alive
         return masks
 
-    def _limits_of_units(self, net: Supernet, level: str) -> Tensor:
+    def _unit_thresholds(self, net: Supernet, level: str) -> Tensor:
         """[K] threshold of each living unit."""
         units = net.flat[level]
-        return units.spread(self._limits(level)[units.ordinal])
+        return units.spread(self._bounded(level)[units.ordinal])
 
-    def _limits(self, level: str) -> Tensor:
+    def _bounded(self, level: str) -> Tensor:
         """The thresholds, held in their range also right after an optimizer's step.
 
         The gradient passes: a clamp's own is zero outside, and a threshold that momentum carried there would stay.
         """
         values = self.thresholds[level]
-        return values + (values.clamp(0, HIGHEST[level]) - values).detach()
+        return values + (values.clamp(LOWEST[level], HIGHEST[level]) - values).detach()
 
     def _sheltered(self, net: Supernet, level: str) -> Tensor:
         """[K] living units that cannot be switched off now."""
@@ -328,15 +344,14 @@ class MGAS(Strategy):
         return min(12.0, max(0.2, REFERENCE_STEPS / moment.pruning_steps))
 
     def _rest(self, net: Supernet) -> None:
-        """Thresholds just under the lowest score of their choice, so that no time is lost till the first unit dies."""
-        scores = self._scores(net)
-        for level in ("operation", "filter"):
+        """Thresholds under all but the lowest scores: one height for a level, so that scores decide between choices."""
+        for level in GATED:
             units = net.flat[level]
-            lowest = torch.segment_reduce(scores[level], "min", lengths=units.sizes, unsafe=True)
-            self.thresholds[level][units.ordinal] = lowest - 0.02
+            self.importance.settle(level, units.index)
+            self.thresholds[level][units.ordinal] = self.scores(level)[units.index].quantile(LOW)
         units = net.flat["weight"]
         parts = zip(_weight_scores(net).split(units.counts), net.alive_weights.split(units.counts), strict=True)
-        low = [part[alive > 0].quantile(0.02) if bool(alive.any()) else part.new_zeros(()) for part, alive in parts]
+        low = [part[alive > 0].quantile(LOW) if bool(alive.any()) else part.new_zeros(()) for part, alive in parts]
         self.thresholds["weight"][units.ordinal] = torch.stack(low)
         self.ramp_start.copy_(net.count(self.metric)(self._all_on(net)))
         need = activations(net.plan, net.program, net.units)
@@ -355,9 +370,8 @@ class MGAS(Strategy):
         margins: dict[str, Tensor] = {}
         scales = dict(zip(net.flat["weight"].choices, _weight_scales(net, _flat_weights(net)).tolist(), strict=True))
         for level, choices in self.choices.items():
-            logits = {"operation": self.alpha, "filter": self.k}.get(level)
-            parts = torch.sigmoid(logits).split([c.units for c in choices]) if logits is not None else None
-            for number, (choice, limit) in enumerate(zip(choices, self._limits_of_choices(level), strict=True)):
+            parts = self.scores(level).split(self._sizes(level)) if level in GATED else None
+            for number, (choice, limit) in enumerate(zip(choices, self._choice_thresholds(level), strict=True)):
                 if parts is not None:
                     score = parts[number]
                 else:
@@ -368,8 +382,8 @@ class MGAS(Strategy):
                 margins[choice.name] = torch.where(net.kept[choice.name], margin, margin - 2)
         return scores, thresholds, margins
 
-    def _limits_of_choices(self, level: str) -> Sequence[float | Tensor]:
-        return self._limits(level).tolist()
+    def _choice_thresholds(self, level: str) -> Sequence[float | Tensor]:
+        return self._bounded(level).tolist()
 
     def _fitted(self, net: Supernet, margins: Mapping[str, Tensor], stage: Stage) -> Kept:
         kept = fitted(
@@ -405,10 +419,9 @@ class MGAS(Strategy):
         `floors` has kept it; here it is switched on, and sheltered, so that it gets its chance.
         """
         found = []
-        logits = dict(
-            zip((c.name for c in self.choices["operation"]), self.alpha.split(self._sizes("operation")), strict=True)
-        )
-        limits = dict(zip(logits, self._limits_of_choices("operation"), strict=True))
+        limits = self._choice_thresholds("operation")
+        numbers = {choice.name: number for number, choice in enumerate(self.choices["operation"])}
+        starts = self._starts("operation")
         for names in net.plan.guarded:
             alive = [
                 (name, u)
@@ -420,15 +433,23 @@ class MGAS(Strategy):
             if not alive or any(margins[name][unit] > 0 for name, unit in alive):
                 continue
             name, unit = max(alive, key=lambda place: float(margins[place[0]][place[1]]))
-            limit = limits[name]
+            limit = limits[numbers[name]]
             wanted = float(limit[unit] if isinstance(limit, Tensor) else limit) + RAISED
-            logits[name][unit] = torch.logit(torch.tensor(min(wanted, 0.999)))
+            self._put("operation", starts[numbers[name]] + unit, self.alpha.new_tensor(min(wanted, HIGHEST_RAISED)))
             self._shelter({name: torch.arange(len(kept[name]), device=kept[name].device) == unit}, steps)
             found.append((name, unit))
         return found
 
+    def _put(self, level: str, places: Tensor | int, score: Tensor) -> None:
+        """Gives the units at these places of a level a score."""
+        self.importance.put(level, places, score)
+
     def _sizes(self, level: str) -> list[int]:
         return [choice.units for choice in self.choices[level]]
+
+    def _starts(self, level: str) -> list[int]:
+        """Place of each choice's first unit."""
+        return list(accumulate(self._sizes(level), initial=0))[:-1]
 
     def _regrown(self, net: Supernet, moment: Moment, batches: Sequence[Batch]) -> list[Decision]:
         """Brings back the dead units whose return would change the loss most, level by level."""
@@ -447,11 +468,14 @@ class MGAS(Strategy):
     @torch.no_grad()
     def _welcome(self, net: Supernet, kept: Kept, moment: Moment) -> None:
         """Gives regrown units the lowest living score of their choice, no head start, and shelters them for a while."""
-        for level, logits in (("operation", self.alpha), ("filter", self.k)):
-            for choice, part in zip(self.choices[level], logits.split(self._sizes(level)), strict=True):
+        for level in GATED:
+            for choice, start in zip(self.choices[level], self._starts(level), strict=True):
                 new = kept[choice.name] & ~net.kept[choice.name]
                 if bool(new.any()):
-                    part[new] = part[net.kept[choice.name]].min()
+                    places, old = (start + units.nonzero().flatten() for units in (new, net.kept[choice.name]))
+                    logits = self.alpha if level == "operation" else self.k
+                    logits[places] = logits[old].min()
+                    self._put(level, places, self.scores(level)[old].min())
         new = {name: alive & ~net.kept[name] for name, alive in kept.items()}
         self._shelter(new, self.part.protect_epochs * moment.steps)
 
@@ -471,6 +495,15 @@ class MGAS(Strategy):
         if number < len(plan.exits) - 1:
             return f"up to {plan.blocks[plan.exit_blocks[number] - 1]}"
         return "the whole network" if target == self.targets[0] else f"on to {target:,} {self.metric}"
+
+
+def _watched(mask: Tensor) -> Tensor:
+    """A copy that will hold the gradient of what is computed from it, and from it alone."""
+    if not torch.is_grad_enabled():
+        return mask
+    copy = mask.clone() if mask.requires_grad else mask.detach().clone().requires_grad_()
+    copy.retain_grad()
+    return copy
 
 
 def _flat_weights(net: Supernet) -> Tensor:
@@ -495,7 +528,4 @@ def _weight_scores(net: Supernet) -> Tensor:
 
 def strategy(plan: Plan, config: Any, targets: Sequence[int], generator: torch.Generator) -> MGAS:
     """The strategy that a SearchConfig asks for."""
-    return MGAS(
-        plan, config.strategy, epochs=config.search.epochs, targets=targets, metric=config.target.metric,
-        generator=generator,
-    )  # fmt: skip
+    return MGAS(plan, config.strategy, epochs=config.search.epochs, targets=targets, metric=config.target.metric)

@@ -38,14 +38,11 @@ class PublishedMGAS(MGAS):
     """MGAS with the paper's schedule; `seed` is for the draws of what regrows."""
 
     def __init__(
-        self, plan: Plan, part: MGASConfig, *, epochs: int, targets: Sequence[int], metric: str,
-        generator: torch.Generator, seed: int,
+        self, plan: Plan, part: MGASConfig, *, epochs: int, targets: Sequence[int], metric: str, seed: int
     ) -> None:  # fmt: skip
-        super().__init__(plan, part, epochs=epochs, targets=targets, metric=metric, generator=generator)
+        super().__init__(plan, part, epochs=epochs, targets=targets, metric=metric)
         self.seed = seed
         self.decision_fraction = 0.0
-        with torch.no_grad():
-            self.k.zero_()
         for name, value in vars(Lambda()).items():
             self.register_buffer(f"lambda_{name}", torch.tensor(value, dtype=torch.double))
         self.register_buffer("alpha_momentum", torch.zeros(self.total["operation"]))
@@ -54,9 +51,9 @@ class PublishedMGAS(MGAS):
         self.register_buffer("pruned_in_stage", torch.zeros(self.total["operation"], dtype=torch.bool))
         self.register_buffer("probing", torch.zeros((), dtype=torch.bool))
 
-    def limits_of(self, level: str) -> int:
+    def threshold_count(self, level: str) -> int:
         """Each candidate has a threshold of its own."""
-        return self.total[level] if level == "operation" else super().limits_of(level)
+        return self.total[level] if level == "operation" else super().threshold_count(level)
 
     def early_shares(self, ratio: float, stages: int) -> list[float]:
         """The paper's, or the target's own where that is gentler."""
@@ -143,15 +140,24 @@ class PublishedMGAS(MGAS):
         """The controller's state."""
         return Lambda(**{name: float(getattr(self, f"lambda_{name}")) for name in vars(Lambda())})
 
-    def _limits_of_units(self, net: Supernet, level: str) -> Tensor:
+    def _unit_thresholds(self, net: Supernet, level: str) -> Tensor:
         return (
-            self._limits(level)[net.flat[level].index] if level == "operation" else super()._limits_of_units(net, level)
+            self._bounded(level)[net.flat[level].index]
+            if level == "operation"
+            else super()._unit_thresholds(net, level)
         )
 
-    def _limits_of_choices(self, level: str) -> Sequence[float | Tensor]:
+    def _choice_thresholds(self, level: str) -> Sequence[float | Tensor]:
         if level != "operation":
-            return super()._limits_of_choices(level)
-        return self._limits(level).detach().split(self._sizes(level))
+            return super()._choice_thresholds(level)
+        return self._bounded(level).detach().split(self._sizes(level))
+
+    def scores(self, level: str) -> Tensor:
+        """They double as factors."""
+        return torch.sigmoid(self.alpha if level == "operation" else self.k)
+
+    def _put(self, level: str, places: Tensor | int, score: Tensor) -> None:
+        (self.alpha if level == "operation" else self.k)[places] = torch.logit(score)
 
     def _running(self, net: Supernet, level: str) -> Tensor:
         """Numbers of the thresholds of what is alive."""
@@ -240,5 +246,5 @@ def strategy(plan: Plan, config: Any, targets: Sequence[int], generator: torch.G
     """The strategy that a SearchConfig asks for."""
     return PublishedMGAS(
         plan, config.strategy, epochs=config.search.epochs, targets=targets, metric=config.target.metric,
-        generator=generator, seed=config.seed,
+        seed=config.seed,
     )  # fmt: skip

@@ -24,6 +24,7 @@ from nasengine.data import Images
 from nasengine.device import generator
 from nasengine.spaces import cells, chain
 from nasengine.strategies import mgas, mgas_published
+from nasengine.strategies.base import Batch, Moment
 from nasengine.supernet import Kept, Supernet, everything
 
 torch.set_num_threads(1)
@@ -51,6 +52,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "published": {"strategy.recipe": "published", "retrain.epochs": 1},
     "no regrowth": {"strategy.regrow_fraction": 0, "retrain.epochs": 1},
     "regrowth": {
+        "target.value": "25%",
         "strategy.regrow_every": 1,
         "strategy.regrow_levels": ["filter", "weight"],
         "search.epochs": 10,
@@ -220,7 +222,7 @@ def placed(net: Supernet, name: str) -> Tensor:
 
 
 def watched(patch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The newest `net`, `strategy` and `weights` (the optimizer) that a search makes, while it runs."""
+    """The newest `net`, `strategy`, `weights` and `retraining` (optimizers) that a search makes, while it runs."""
     seen = SimpleNamespace()
 
     def watch(owner: Any, name: str, what: str) -> None:
@@ -236,7 +238,25 @@ def watched(patch: pytest.MonkeyPatch) -> SimpleNamespace:
     watch(mgas, "strategy", "strategy")
     watch(mgas_published, "strategy", "strategy")
     watch(train, "weights_optimizer", "weights")
+    watch(train, "retrain_optimizer", "retraining")
     return seen
+
+
+def informed(net: Supernet, strategy: mgas.MGAS, moment: Moment, batch: Batch) -> None:
+    """A pass that tells a strategy what units are good for; weights and statistics stay as they are."""
+    net.tracks = False
+    draws = strategy.draw(net, moment)
+    strategy.losses(net, moment, batch, draws)[0]["task"].backward()
+    strategy.after_backward(net, moment, draws)
+    net.tracks = True
+    for module in (net, strategy):
+        module.zero_grad()
+
+
+def give(strategy: mgas.MGAS, level: str, scores: Tensor) -> None:
+    """Sets the scores of all units of a level."""
+    with torch.no_grad():
+        strategy._put(level, torch.arange(len(scores)), scores)
 
 
 def packed_digits() -> packing.Packed:

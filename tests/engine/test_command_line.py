@@ -437,7 +437,7 @@ def test_memory_that_runs_out_is_a_sentence_and_the_checkpoint_goes_on(tmp_path:
     assert found.returncode == 1, found.stderr
     sentence = (
         "the device ran out of memory; lower search.batch_size, space.channels or runtime.memory_share, or add stage "
-        "ends (strategy.cuts), and start again; the last checkpoint is intact"
+        "ends (strategy.cuts), in a new search; the last checkpoint of this one is intact"
     )
     assert found.stderr == f"error: {sentence}\n"
     last = json.loads(found.stdout.splitlines()[-1])

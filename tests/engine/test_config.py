@@ -81,6 +81,11 @@ WRONG = [
     ({"strategy.decision_fraction": 0.6}, "strategy.decision_fraction", "should be less than or equal to 0.5"),
     ({"strategy.regrow_levels": ["weight"] * 2}, "strategy.regrow_levels", "name each level once"),
     ({"strategy.regrow_levels": ["cell"]}, "strategy.regrow_levels", "input should be 'operation', 'filter' or"),
+    (
+        {"strategy.recipe": "published", "strategy.regrow_every": 2},
+        "strategy.regrow_every",
+        "by the published recipe units return after early stages alone; leave it empty",
+    ),
     ({"strategy.regrow_every": 0}, "strategy.regrow_every", "input should be greater than or equal to 1, not 0"),
     ({"strategy.regrow_fraction": 1}, "strategy.regrow_fraction", "input should be less than or equal to 0.5, not 1"),
     ({"search.epochs": 4}, "search.epochs", "4 is too few for 2 stages; use at least 8, or fewer stage ends"),

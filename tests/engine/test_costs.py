@@ -226,3 +226,23 @@ def test_an_architecture_is_plain_json_without_the_search_in_it() -> None:
     found = architecture(plan, random_kept(plan, 0)).to_json()
     assert json.loads(json.dumps(found)) == found
     assert set(found) == {"format", "space", "image_size", "layers", "output", "kept"}
+
+
+@given(st.integers(0, 10**6), st.sampled_from([*PLANS]), st.sampled_from(METRICS))
+@settings(max_examples=15, deadline=None)
+def test_savings_are_what_the_size_loses_with_each_unit(seed: int, which: str, metric: str) -> None:
+    """With all else as the masks have it; for a unit that is off, what it would add."""
+    plan = PLANS[which]
+    net = Supernet(plan, lived_in(plan).nursery, everything(plan))
+    count = net.count(metric)
+    kept = masks_of(random_kept(plan, seed, share=0.7))
+    masks = {level: units.joined(kept, torch.double) for level, units in net.flat.items()}
+    found = costs.savings(count, masks)
+    assert set(found) == {"operation", "filter"} and all((share >= 0).all() for share in found.values())
+    size = count(masks)
+    for level, shares in found.items():
+        for place in range(seed % 5, len(shares), 7):
+            on, off = masks[level].clone(), masks[level].clone()
+            on[place], off[place] = 1, 0
+            change = count({**masks, level: on}) - count({**masks, level: off})
+            assert shares[place].item() == pytest.approx((change / size).item(), rel=1e-9, abs=1e-12)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import re
 import resource
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import pytest
 import torch
 from conftest import Whole
 from safetensors.torch import load_file
-from small import VARIANTS, StopAt, configuration, digits, watched
+from small import VARIANTS, StopAt, configuration, digits, raw, watched
 
 from nasengine import data, events, export, packing, retraining, train
 from nasengine.compact import Network
@@ -201,7 +202,8 @@ def test_every_search_ends_within_its_epochs_at_its_target_with_a_sound_result(
         assert found["ok"], found["problems"]
         target = event.report["target"]["value"]
         assert 0.97 * target <= event.report["achieved"]["params"] <= target
-    assert ready[-1].report["target"]["value"] == started.target == int(0.4 * started.full_size)
+    share = float(raw(VARIANTS[name])["target"]["value"].rstrip("%")) / 100
+    assert ready[-1].report["target"]["value"] == started.target == int(share * started.full_size)
     fractions = [event.fraction for event in run.of(events.Progress, events.RetrainEpoch)]
     assert fractions == sorted(fractions) and fractions[-1] == pytest.approx(1.0)
 
@@ -550,7 +552,7 @@ def test_a_loss_that_is_not_a_number_ends_the_search_with_a_sentence(
     monkeypatch.setattr(mgas, "task_loss", nothing)
     with pytest.raises(
         TrainingError,
-        match=r"^the loss became not a number in epoch 2.*; lower search\.lr and start again, the last checkpoint is",
+        match=r"^the loss became not a number in epoch 2.*; lower search\.lr in a new search, the last checkpoint of ",
     ):
         list(run)
     monkeypatch.undo()
@@ -563,7 +565,8 @@ def test_a_loss_that_is_not_a_number_ends_the_retraining_with_a_sentence(
     run = search(configuration(), tmp_path)
     with pytest.raises(
         TrainingError,
-        match=r"^the loss became not a number .*; lower retrain\.lr and start again, the last checkpoint is intact$",
+        match=r"^the loss became not a number .*; lower retrain\.lr in a new search, the last checkpoint "
+        r"of this one is intact$",
     ):
         for event in run:
             if event.kind == "stage_finished" and event.stage == 1:
@@ -587,13 +590,33 @@ def test_weights_that_explode_end_the_search_with_a_sentence(
         seen = watched(patch)
         with pytest.raises(
             TrainingError,
-            match=r"^the loss became not a number in epoch 2; lower search\.lr and start again, the last checkpoint is "
-            r"intact$",
+            match=r"^the loss became not a number in epoch 2; lower search\.lr in a new search, the last "
+            r"checkpoint of this one is intact$",
         ):
             for event in search(configuration(), tmp_path):
                 if event.kind == "checkpoint_saved" and event.epoch == 1:
                     for group in seen.weights.param_groups:
                         group["lr"] = 1e38
+    continued(tmp_path)
+    assert content(tmp_path) == content(whole[0])
+
+
+@pytest.mark.parametrize(("kind", "field"), [("epoch_finished", "search.lr"), ("retrain_epoch", "retrain.lr")])
+def test_weights_that_exploded_in_the_last_step_of_an_epoch_are_not_saved(
+    whole: tuple[Path, list[Event], int], kind: str, field: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The loss was still a number; the next one would not be, and no checkpoint could go on from there."""
+    monkeypatch.setattr("nasengine.search.SAVE_SECONDS", 0.0)
+    with monkeypatch.context() as patch:
+        seen = watched(patch)
+        with pytest.raises(
+            TrainingError,
+            match=rf"^the loss became not a number .*; lower {re.escape(field)} in a new search, the last ",
+        ):
+            for event in search(configuration(), tmp_path):
+                if event.kind == kind and event.epoch == (1 if kind == "retrain_epoch" else 2):
+                    optimizer = seen.weights if kind == "epoch_finished" else seen.retraining
+                    optimizer.param_groups[0]["params"][0].data.view(-1)[0] = torch.inf
     continued(tmp_path)
     assert content(tmp_path) == content(whole[0])
 
@@ -617,7 +640,7 @@ def test_exhausted_memory_is_a_sentence(error: Exception, monkeypatch: pytest.Mo
     with pytest.raises(
         TrainingError,
         match=r"^the device ran out of memory; lower search\.batch_size, space\.channels or runtime\.memory_share, or "
-        r"add stage ends \(strategy\.cuts\), and start again; the last checkpoint is intact$",
+        r"add stage ends \(strategy\.cuts\), in a new search; the last checkpoint of this one is intact$",
     ):
         ran(tmp_path)
 
