@@ -360,6 +360,10 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _comparison(report: Mapping[str, Any]) -> str:
+    return f"{report['baseline']['sentence']}\n\n" if report["baseline"] else ""
+
+
 def _model_card(report: Mapping[str, Any]) -> str:
     achieved, accuracy, target = report["achieved"], report["accuracy"], report["target"]
     return f"""# {report["name"] or "A network found by Coppice"}
@@ -378,7 +382,8 @@ Found by {report["method"]} in the {report["space"]} space on `{report["data"]["
 | latency, one image on {achieved["latency_device"]} | {achieved["latency_ms"]:.2f} ms |
 | limit | {target["value"]:,} {target["metric"]} |
 
-Zeros among the weights save space once the file is compressed, not time: ordinary hardware multiplies them too.
+{_comparison(report)}Zeros among the weights save space once the file is compressed, not time: ordinary hardware
+multiplies them too.
 
 ```python
 from model import load

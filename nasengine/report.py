@@ -14,6 +14,7 @@ from nasengine.compact import Network
 from nasengine.config import SearchConfig
 from nasengine.data import Images
 from nasengine.outlook import Outlook
+from nasengine.verdict import verdict
 
 
 def reported(
@@ -55,7 +56,7 @@ def reported(
             "latency_device": device.label(torch.device("cpu")),
         },
         "accuracy": {"validation": measured["validation"], "test": measured["test"]},
-        "baseline": {"random": list(random)} if random else None,
+        "baseline": _baseline(measured["test"], random, images, config) if random else None,
         "family": [_member(other) for other in family],
         "parity": dict(parity),
         "pruned": dict(counts["pruned"]),
@@ -75,6 +76,14 @@ def reported(
             },
         },
     }
+
+
+def _baseline(
+    found: float, random: Sequence[Mapping[str, Any]], images: Images, config: SearchConfig
+) -> dict[str, Any]:
+    accuracies = [network["test"] for network in random]
+    inherited = config.retrain.start == "inherit"
+    return {"random": list(random), **verdict(found, accuracies, len(images.open_test()), inherited=inherited)}
 
 
 def _member(report: Mapping[str, Any]) -> dict[str, Any]:

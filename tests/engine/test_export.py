@@ -79,6 +79,9 @@ def test_the_random_network_has_the_size_of_the_found_one(tiny_run: Finished) ->
     assert 0 <= other["test"] <= 1 and 0 <= other["validation"] <= 1
     networks = {event["network"] for event in tiny_run.events if event["kind"] == "retrain_epoch"}
     assert networks == {"found", "random 1"}
+    baseline = tiny_run.report["baseline"]
+    assert baseline["mean"] == baseline["best"] == other["test"] and baseline["spread"] is None
+    assert baseline["sentence"] in (tiny_run.result / "README.md").read_text()
 
 
 def test_the_card_tells_the_figures_of_the_report(run: Finished) -> None:

@@ -381,6 +381,10 @@ def test_random_networks_beside_the_found_one_survive_interruptions(tmp_path: Pa
     ran(tmp_path / "whole", changes, control)
     reported = json.loads((tmp_path / "whole" / "result" / "report.json").read_text())
     assert len(reported["baseline"]["random"]) == 2
+    tests = [network["test"] for network in reported["baseline"]["random"]]
+    assert reported["baseline"]["mean"] == sum(tests) / 2 and reported["baseline"]["best"] == max(tests)
+    assert f"{100 * reported['accuracy']['test']:.1f} % on the test images" in reported["baseline"]["sentence"]
+    assert "favours" not in reported["baseline"]["sentence"], "all of them from scratch"
     for stop, network in ((control.looks - 13, 1), (7, 2)):
         assert not interrupted(tmp_path / "stopped", stop, changes)
         position = torch.load(tmp_path / "stopped" / "checkpoint.pt", weights_only=True)["position"]

@@ -1,0 +1,61 @@
+"""Whether a search paid: the found network against random ones of its size, in numbers and in one sentence."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+
+def verdict(
+    found: float, random: Sequence[float], images: int, *, inherited: bool = False
+) -> dict[str, float | str | None]:
+    """Found against random, by accuracy on the same images.
+
+    A difference counts if it is more than the random networks differ among themselves, and more than the choice of the
+    images makes likely (one standard error each).
+
+    Args:
+        found: accuracy of the found network, 0 to 1.
+        random: accuracies of at least one random network of its size, trained by the same recipe.
+        images: number of images that they were measured on.
+        inherited: whether all of them started from weights of the search, which suit the found one best.
+
+    Returns:
+        `mean`, `best` and `spread` of the random ones (standard deviation, None for a single one), `error` (standard
+        error by the choice of images), and the `sentence`.
+
+    >>> verdict(0.9, [0.80, 0.82, 0.84], 1000)["sentence"]
+    'The search paid: 90.0 % on the test images, against 82.0 % ± 2.0 % on average and 84.0 % at best of 3 random \
+networks of this size (one search).'
+    """
+    mean, best = statistics.fmean(random), max(random)
+    spread = statistics.stdev(random) if len(random) > 1 else None
+    error = math.sqrt(mean * (1 - mean) / images)
+    numbers = {"mean": mean, "best": best, "spread": spread, "error": error}
+    if spread is None:
+        sentence = (
+            f"One random network is no evidence whether the search paid: the found one has {_percent(found)} on the "
+            f"test images, it has {_percent(best)}; compare with five."
+        )
+        return {**numbers, "sentence": sentence}
+    favour = "; all started from its weights, which favours the found one" if inherited else ""
+    against = (
+        f"{_percent(found)} on the test images, against {_percent(mean)} ± {_percent(spread)} on average and "
+        f"{_percent(best)} at best of {len(random)} random networks of this size (one search{favour})."
+    )
+    return {**numbers, "sentence": f"{_opening(found - mean, found - best, max(spread, error))}: {against}"}
+
+
+def _opening(above_mean: float, above_best: float, margin: float) -> str:
+    if above_mean < -margin:
+        return "The search did not pay"
+    if above_mean <= margin:
+        return "Whether the search paid cannot be told from chance"
+    if above_best <= 0:
+        return "The search paid on average, but one of the random networks is as good"
+    return "The search paid"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

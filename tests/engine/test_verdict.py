@@ -1,0 +1,69 @@
+"""Whether a search paid, in a sentence that is true to its numbers."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nasengine.verdict import verdict
+
+accuracies = st.floats(0.02, 0.98)
+
+
+@pytest.mark.parametrize(
+    ("found", "random", "opening"),
+    [
+        (0.90, [0.80, 0.82, 0.84], "The search paid: 90.0 % on the test images, against 82.0 % ± 2.0 % on average"),
+        (0.82, [0.70, 0.72, 0.86], "Whether the search paid cannot be told from chance: 85.0 %"),
+        (
+            0.86,
+            [0.80, 0.81, 0.80, 0.81, 0.80, 0.87],
+            "The search paid on average, but one of the random networks is as",
+        ),
+        (0.70, [0.80, 0.82, 0.84], "The search did not pay: 70.0 %"),
+        (0.83, [0.82, 0.82, 0.82], "Whether the search paid cannot be told from chance"),
+    ],
+)
+def test_each_outcome_has_its_words(found: float, random: list[float], opening: str) -> None:
+    assert verdict(found, random, 1000)["sentence"].startswith(opening)
+
+
+def test_few_images_are_no_evidence_however_alike_the_random_networks_are() -> None:
+    found, random = 0.85, [0.80, 0.80, 0.81]
+    assert verdict(found, random, 50)["sentence"].startswith("Whether the search paid cannot be told")
+    assert verdict(found, random, 5000)["sentence"].startswith("The search paid: ")
+
+
+def test_one_random_network_is_said_to_be_no_evidence() -> None:
+    found = verdict(0.9, [0.5], 1000)
+    assert found["sentence"] == (
+        "One random network is no evidence whether the search paid: the found one has 90.0 % on the test images, it "
+        "has 50.0 %; compare with five."
+    )
+    assert found["spread"] is None and found["mean"] == found["best"] == 0.5
+
+
+def test_inherited_weights_are_said_to_favour_the_found_network() -> None:
+    said = [verdict(0.9, [0.8, 0.7], 1000, inherited=inherited)["sentence"] for inherited in (False, True)]
+    assert ["favours the found one" in sentence for sentence in said] == [False, True]
+
+
+@given(accuracies, st.lists(accuracies, min_size=2, max_size=8), st.integers(20, 10_000))
+def test_the_words_agree_with_the_numbers(found: float, random: list[float], images: int) -> None:
+    told = verdict(found, random, images)
+    mean, spread = statistics.fmean(random), statistics.stdev(random)
+    assert (told["mean"], told["best"], told["spread"]) == (mean, max(random), spread)
+    assert told["error"] == pytest.approx(math.sqrt(mean * (1 - mean) / images))
+    apart = abs(found - mean) > max(spread, told["error"])
+    opening = told["sentence"].split(":")[0]
+    assert apart == (opening != "Whether the search paid cannot be told from chance")
+    if apart:
+        assert (found > mean) == opening.startswith("The search paid")
+        assert (found > max(random)) == (opening == "The search paid")
+    for value in (found, mean, spread, max(random)):
+        assert f"{100 * value:.1f} %" in told["sentence"]
+    assert f" of {len(random)} random networks of this size (one search)." in told["sentence"]
