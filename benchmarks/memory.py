@@ -73,7 +73,7 @@ def by_target(net: Supernet, stage: Stage) -> Kept:
         for name, alive in net.kept.items()
     }
     levels = ("operation", "filter", "weight")
-    return fitted(net.plan, margins, metric="params", target=stage.target, granularities=levels, exit_=stage.exit)
+    return fitted(net.plan, margins, bounds={"params": stage.target}, granularities=levels, exit_=stage.exit)
 
 
 def measured(size: str) -> Iterator[dict[str, Any]]:
@@ -134,7 +134,7 @@ def kept_bytes(net: Supernet, strategy: mgas.MGAS, stage: Stage, batch: int) -> 
 def _built(plan: Plan, config: SearchConfig) -> tuple[Supernet, mgas.MGAS, list[Stage]]:
     net = Supernet.born(plan, generator("cpu", 0, "weights"))
     target = config.target.resolved(lowered(plan, {}).params)
-    strategy = mgas.strategy(plan, config, (target,), generator("cpu", 0, "scores"))
+    strategy = mgas.strategy(plan, config, (target,), {}, generator("cpu", 0, "scores"))
     return net, strategy, strategy.stages(net)
 
 

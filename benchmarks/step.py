@@ -51,7 +51,7 @@ class Bench:
         self.plan: Plan = cells.plan(config.space, image_size=image, channels=3, classes=10, cuts=())
         self.net = Supernet.born(self.plan, generator("cpu", 0, "weights"))
         self.full = architecture(self.plan, self.net.kept)
-        self.strategy = mgas.strategy(self.plan, config, (self.full.params // 2,), generator("cpu", 0, "scores"))
+        self.strategy = mgas.strategy(self.plan, config, (self.full.params // 2,), {}, generator("cpu", 0, "scores"))
         self.strategy.learning_rates = self.frozen  # type: ignore[method-assign]
         stage = self.strategy.stages(self.net)[-1]
         self.moment = Moment(stage=stage, epoch=stage.warmup_epochs, step=0, steps=2)
@@ -96,7 +96,7 @@ class Bench:
         stream = generator("cpu", "step", number)
         margins = {name: torch.rand(alive.shape, generator=stream) for name, alive in everything(self.plan).items()}
         target = int(share * self.full.macs)
-        return fitted(self.plan, margins, metric="macs", target=target, granularities=levels)
+        return fitted(self.plan, margins, bounds={"macs": target}, granularities=levels)
 
 
 def measured(size: str, batch: int, image: int, repeats: int) -> Iterator[dict[str, Any]]:

@@ -160,6 +160,7 @@ def _describe(parsed: argparse.Namespace) -> Iterator[dict[str, Any]]:
         "full_size": look.full_size,
         "smallest_size": look.smallest_size,
         "target": look.target,
+        "limits": look.limits,
         "feasible": look.feasible,
         "problems": [list(problem) for problem in look.problems],
         "choices": look.choices,

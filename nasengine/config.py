@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -301,6 +301,19 @@ class MGASConfig(Part):
         return self
 
 
+class LimitsConfig(Part):
+    """Limits beside the target."""
+
+    params: float | str | None = option(
+        None, "At most so many parameters as well, where the target is on multiply-adds; a number or a percentage of "
+        "the full space. Empty: no such limit.", title="Limit on parameters",
+    )  # fmt: skip
+    macs: float | str | None = option(
+        None, "At most so many multiply-adds as well, where the target is on parameters: equal parameters is not equal "
+        "time. A number or a percentage of the full space. Empty: no such limit.", title="Limit on multiply-adds",
+    )  # fmt: skip
+
+
 class TargetConfig(Part):
     """How large the found network may be."""
 
@@ -318,12 +331,21 @@ class TargetConfig(Part):
         (), "Further targets of the same search, each with a trained network of its own.", title="Further targets",
         max_length=8, strict=False,
     )  # fmt: skip
+    limits: LimitsConfig = Field(default_factory=LimitsConfig)
 
     @model_validator(mode="after")
     def values_are_amounts(self) -> Self:
         _check_amount("target.value", self.value)
         for value in self.also:
             _check_amount("target.also", value)
+        for metric, value in self.limits:
+            if value is None:
+                continue
+            _check_amount(f"target.limits.{metric}", value)
+            if metric == self.metric:
+                raise ConfigError.at(
+                    f"target.limits.{metric}", f"the target is on {metric} already; leave it empty, or limit another"
+                )
         return self
 
     def resolved(self, full: int) -> int:
@@ -342,6 +364,18 @@ class TargetConfig(Part):
         """
         further = (_resolved("target.also", value, full) for value in self.also)
         return tuple(sorted({self.resolved(full), *further}, reverse=True))
+
+    def further_limits(self, full: Callable[[str], int]) -> dict[str, int]:
+        """Metric -> what is not to be exceeded beside the target; `full` gives the size of the full space.
+
+        >>> TargetConfig(value="40%", limits=LimitsConfig(macs="30%")).further_limits(lambda metric: 2000)
+        {'macs': 600}
+        """
+        return {
+            metric: _resolved(f"target.limits.{metric}", value, full(metric))
+            for metric, value in self.limits
+            if value is not None
+        }
 
 
 class SearchPlan(Part):

@@ -20,24 +20,23 @@ TOLERANCE = 0.03
 
 
 def fitted(
-    plan: Plan, margins: Mapping[str, Tensor], *, metric: str, target: int, granularities: Collection[str],
+    plan: Plan, margins: Mapping[str, Tensor], *, bounds: Mapping[str, int], granularities: Collection[str],
     exit_: str | None = None,
 ) -> Kept:  # fmt: skip
-    """The decision with the highest margins whose exported size is within [0.97 target, target].
+    """The decision with the highest margins whose exported sizes are within all bounds, and within 3 % of one at least.
 
     Args:
         plan: the full space.
         margins: choice -> margin of each unit, full size, finite; higher stays longer.
-        metric: params or macs.
-        target: never exceeded.
+        bounds: metric (params, macs) -> size that is never exceeded; at least one.
         granularities: levels that may be cut; choices of others keep everything.
         exit_: of the network that shall fit, the plan's own if not given; choices behind it keep everything.
 
     Raises:
-        EngineError: if even the floors are above the target (refused before a search starts).
+        EngineError: if even the floors are above a bound (refused before a search starts).
     """
-    problem = _Fit(plan, margins, metric, target, granularities, exit_ or plan.exits[-1])
-    with_weights = "weight" in granularities and metric == "params"
+    problem = _Fit(plan, margins, bounds, granularities, exit_ or plan.exits[-1])
+    with_weights = "weight" in granularities and "params" in bounds
     kept = problem.kept_above(problem.offset())
     if with_weights:
         kept = problem.balanced(kept)
@@ -92,23 +91,27 @@ def _held(plan: Plan, held: Kept, group: str) -> Tensor:
 
 class _Fit:
     def __init__(
-        self, plan: Plan, margins: Mapping[str, Tensor], metric: str, target: int, granularities: Collection[str],
+        self, plan: Plan, margins: Mapping[str, Tensor], bounds: Mapping[str, int], granularities: Collection[str],
         exit_: str,
     ) -> None:  # fmt: skip
-        self.plan, self.metric, self.target, self.exit = plan, metric, target, exit_
+        self.plan, self.bounds, self.exit = plan, bounds, exit_
         blocks = plan.exit_blocks[plan.exits.index(exit_)]
         self.margins = {name: margin.detach().double().cpu() for name, margin in margins.items()}
         self.held = floors(plan, self.margins)
         self.open = [c.name for c in plan.choices if c.granularity in granularities and c.block < blocks]
-        self.free = (
-            set(plan.weighs) if metric == "macs" else set()
-        )  # zeros are multiplied too: nothing to win by an offset
+        # Zeros are multiplied, too: where weights are not counted there is nothing to win by an offset.
+        self.free = set() if "params" in bounds else set(plan.weighs)
         for choice in plan.choices:
             if choice.name not in self.open:
                 self.held[choice.name] = torch.ones_like(self.held[choice.name])
 
-    def size(self, kept: Kept) -> int:
-        return architecture(self.plan, kept, self.exit).size(self.metric)
+    def share(self, kept: Kept) -> float:
+        """Size against its bound, of the tightest; above one it does not fit."""
+        found = architecture(self.plan, kept, self.exit)
+        return max(found.size(metric) / bound for metric, bound in self.bounds.items())
+
+    def fits(self, kept: Kept) -> bool:
+        return self.share(kept) <= 1
 
     def kept_above(self, offset: float) -> Kept:
         limits = {name: min(0.0, offset) if name in self.free else offset for name in self.margins}
@@ -118,13 +121,14 @@ class _Fit:
         """The lowest offset (to a hair) at which the network fits."""
         values = torch.cat([self.margins[name].flatten() for name in self.open])
         low, high = float(values.min()) - 1e-6, float(values.max())
-        if self.size(self.kept_above(low)) <= self.target:
+        if self.fits(self.kept_above(low)):
             return low
-        if self.size(self.kept_above(high)) > self.target:
-            raise EngineError(f"no network of the space has {self.target} {self.metric} or less; raise the target")
+        if not self.fits(self.kept_above(high)):
+            asked = " and ".join(f"{bound} {metric}" for metric, bound in self.bounds.items())
+            raise EngineError(f"no network of the space has {asked} or less; raise the target")
         for _ in range(48):
             middle = (low + high) / 2
-            if self.size(self.kept_above(middle)) <= self.target:
+            if self.fits(self.kept_above(middle)):
                 high = middle
             else:
                 low = middle
@@ -133,12 +137,12 @@ class _Fit:
         return high
 
     def is_wasteful(self, kept: Kept) -> bool:
-        """Whether more of the target is left than a fit should leave."""
-        return self.size(kept) < (1 - TOLERANCE) * self.target
+        """Whether more is left of every bound than a fit should leave."""
+        return self.share(kept) < 1 - TOLERANCE
 
     def balanced(self, kept: Kept) -> Kept:
-        """Adds the best pruned weights, or takes the worst kept ones, in living rows and columns, until it fits."""
-        missing = self.target - self.size(kept)
+        """Adds the best pruned weights, or takes the worst kept ones, in living rows and columns, until they fit."""
+        missing = self.bounds["params"] - architecture(self.plan, kept, self.exit).params
         spots = self._spots(kept, alive=missing < 0)
         margins = torch.cat([self.margins[name].flatten()[spot] for name, spot in spots.items()])
         best_first = torch.sort(margins, descending=missing > 0, stable=True).indices
@@ -155,9 +159,9 @@ class _Fit:
         """Adds operations and filters one by one, best margin first, wherever they still fit."""
         for name, unit in self._waiting(kept):
             trial = _with(kept, name, unit)
-            if self.size(trial) <= self.target:
+            if self.fits(trial):
                 kept = trial
-                if self.size(kept) >= (1 - TOLERANCE / 3) * self.target:
+                if self.share(kept) >= 1 - TOLERANCE / 3:
                     break
         return kept
 
@@ -165,7 +169,7 @@ class _Fit:
         """Adds the best operation or filter that fits once the network's worst weights make room for it."""
         for name, unit in self._waiting(kept):
             trial = self.balanced(_with(kept, name, unit))
-            if self.size(trial) <= self.target and not self.is_wasteful(trial):
+            if self.fits(trial) and not self.is_wasteful(trial):
                 return trial
         return kept
 

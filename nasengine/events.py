@@ -68,6 +68,8 @@ class SearchStarted(Event):
     target: int
     also: list[int]
     """Further targets of the same search."""
+    limits: dict[str, int]
+    """Further metric -> what no network of the search exceeds."""
     full_size: int
     smallest_size: int
     blocks: list[dict[str, object]]

@@ -210,11 +210,12 @@ def verified(run: Path) -> dict[str, Any]:
     report = json.loads((folder / "report.json").read_text())
     network = loaded(folder)
     params = nonzero(network)
-    size = params if report["target"]["metric"] == "params" else _macs(network)
-    if size > report["target"]["value"]:
-        problems.append(
-            f"the network has {size:,} {report['target']['metric']}, above its target of {report['target']['value']:,}"
-        )
+    sizes = {"params": params, "macs": _macs(network)}
+    bounds = {report["target"]["metric"]: report["target"]["value"], **report.get("limits", {})}
+    for metric, bound in bounds.items():
+        if sizes[metric] > bound:
+            name = "target" if metric == report["target"]["metric"] else "limit"
+            problems.append(f"the network has {sizes[metric]:,} {metric}, above its {name} of {bound:,}")
     if params != report["achieved"]["params"]:
         problems.append(f"the file holds {params:,} non-zero weights, the report says {report['achieved']['params']:,}")
     for precision, limit in TOLERANCE.items():
@@ -227,7 +228,7 @@ def verified(run: Path) -> dict[str, Any]:
         problems.append(f"model.onnx differs from the network by {difference:.1e}")
     checks = [
         "all checksums agree",
-        f"{size:,} {report['target']['metric']}, at most {report['target']['value']:,}",
+        *(f"{sizes[metric]:,} {metric}, at most {bound:,}" for metric, bound in bounds.items()),
         f"certificate: masked and compact network differ by {report['parity']['fp32']:.1e} (fp32), "
         f"{report['parity']['fp64']:.1e} (fp64)",
         f"ONNX file differs by {difference:.1e}",
@@ -365,7 +366,8 @@ def _comparison(report: Mapping[str, Any]) -> str:
 
 
 def _model_card(report: Mapping[str, Any]) -> str:
-    achieved, accuracy, target = report["achieved"], report["accuracy"], report["target"]
+    achieved, accuracy = report["achieved"], report["accuracy"]
+    bounds = {report["target"]["metric"]: report["target"]["value"], **report["limits"]}
     return f"""# {report["name"] or "A network found by Coppice"}
 
 Found by {report["method"]} in the {report["space"]} space on `{report["data"]["name"]}`, seed {report["seed"]}.
@@ -380,7 +382,7 @@ Found by {report["method"]} in the {report["space"]} space on `{report["data"]["
 | size of the weights file | {achieved["bytes"]:,} bytes |
 | with zeros left out (`export --format sparse`) | {achieved["bytes_sparse"]:,} bytes |
 | latency, one image on {achieved["latency_device"]} | {achieved["latency_ms"]:.2f} ms |
-| limit | {target["value"]:,} {target["metric"]} |
+| limit | {" and ".join(f"{bound:,} {metric}" for metric, bound in bounds.items())} |
 
 {_comparison(report)}Zeros among the weights save space once the file is compressed, not time: ordinary hardware
 multiplies them too.

@@ -33,6 +33,7 @@ def search_started(
         metric=look.metric,
         target=look.target,
         also=[size for size in look.family if size != look.target],
+        limits=dict(look.limits),
         full_size=look.full_size,
         smallest_size=look.smallest_size,
         blocks=[

@@ -36,6 +36,7 @@ class Outlook:
     Attributes:
         smallest_size: what every search can reach, whatever it finds.
         family: all targets from large to small, `target` among them.
+        limits: further metric -> what none of them exceeds.
         problems: (field, sentence); empty if it can run.
         estimate: memory_mib of the engine's process at its peak; seconds_cpu of the whole run on one CPU core.
         choices: granularity -> units that can be pruned.
@@ -46,6 +47,7 @@ class Outlook:
     smallest_size: int
     target: int
     family: tuple[int, ...]
+    limits: dict[str, int]
     problems: tuple[tuple[str, str], ...]
     estimate: dict[str, float]
     choices: dict[str, int]
@@ -92,6 +94,7 @@ def outlook(config: SearchConfig, facts: DataFacts) -> Outlook:
         smallest_size=least,
         target=target,
         family=family,
+        limits=config.target.further_limits(lowered(plan, {}).size),
         problems=tuple(_problems(config, plan, target, family, full, least, counts)),
         estimate=_estimate(config, plan, counts["train"]),
         choices=choices,
@@ -128,6 +131,7 @@ def _problems(
         if size < least:
             mend = f"give at least {least:,}, or a smaller space (fewer blocks or channels)"
             found.append((field, f"{size:,} {metric} is below what this space can surely reach; {mend}"))
+    found += _limit_problems(config, plan)
     found += _stage_problems(config, plan)
     learning = learning_images(config, counts["train"])
     if problem := splits.batch_problem(learning, config.search.batch(learning)):
@@ -140,6 +144,17 @@ def _problems(
             found.append(
                 (f"data.{split}_fraction", f"no image is left for the {split} split; add images, or raise this share")
             )
+    return found
+
+
+def _limit_problems(config: SearchConfig, plan: Plan) -> list[tuple[str, str]]:
+    found = []
+    for metric, limit in config.target.further_limits(lowered(plan, {}).size).items():
+        least = smallest(plan, config.strategy.granularities, metric)
+        if limit < least:
+            mend = f"give at least {least:,}, or a smaller space (fewer blocks or channels)"
+            sentence = f"{limit:,} {metric} is below what this space can surely reach; {mend}"
+            found.append((f"target.limits.{metric}", sentence))
     return found
 
 

@@ -45,6 +45,7 @@ def reported(
         "method": config.strategy.kind,
         "space": config.space.kind,
         "target": {"metric": look.metric, "value": target},
+        "limits": dict(look.limits),
         "full_size": look.full_size,
         "achieved": {
             "params": export.nonzero(network),

@@ -91,14 +91,14 @@ class Retraining:
 
 
 def random_decision(
-    plan: Plan, stream: torch.Generator, *, metric: str, target: int, granularities: Collection[str]
+    plan: Plan, stream: torch.Generator, *, bounds: Mapping[str, int], granularities: Collection[str]
 ) -> Kept | None:
-    """A decision of the asked size in which every unit is as likely as any other of its level.
+    """A decision within these sizes (metric -> at most) in which every unit is as likely as any other of its level.
 
     None if there is none in many draws: a size below `architecture.smallest` may take luck.
     """
     for _ in range(DRAWS):
         margins = {name: torch.rand(alive.shape, generator=stream) for name, alive in everything(plan).items()}
         with contextlib.suppress(EngineError):
-            return fitted(plan, margins, metric=metric, target=target, granularities=granularities)
+            return fitted(plan, margins, bounds=bounds, granularities=granularities)
     return None

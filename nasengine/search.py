@@ -244,9 +244,9 @@ class _Run:
         self._prepare_net()
         part = self.config.strategy
         make = resolved(catalogue.STRATEGIES[part.kind].paths[part.recipe])
-        self.strategy = make(self.plan, self.config, self.look.family, device.generator("cpu", seed, "scores")).to(
-            self.device
-        )
+        self.strategy = make(
+            self.plan, self.config, self.look.family, self.look.limits, device.generator("cpu", seed, "scores")
+        ).to(self.device)
         learning = learning_images(self.config, len(self.images.train))
         self.feeds = train.Feeds.of(
             self.images, self.config.search.batch(learning), seed, self.strategy.decision_fraction
@@ -409,20 +409,19 @@ class _Run:
             }
         )
         if stage.target == self.look.target:
-            self._keep_random(found.size(self.config.target.metric))
+            self._keep_random({metric: found.size(metric) for metric in stage.bounds})
 
-    def _keep_random(self, size: int) -> None:
-        """Random networks of the found one's size, with the weights that the search has at this moment."""
+    def _keep_random(self, bounds: dict[str, int]) -> None:
+        """Random networks of the found one's sizes, with the weights that the search has at this moment."""
         for number in range(self.config.baseline.random):
             kept = random_decision(
                 self.plan,
                 device.generator("cpu", self.config.seed, "random network", number + 1),
-                metric=self.config.target.metric,
-                target=size,
+                bounds=bounds,
                 granularities=self.config.strategy.granularities,
             )
             if kept is None:
-                logger.warning("no random network of %s %s was found; the comparison ends here", size, self.look.metric)
+                logger.warning("no random network of the found one's size was found; the comparison ends here")
                 return
             alive = {name: units.to(self.device) for name, units in kept.items()}
             self.randoms.append(self._compact(Supernet(self.plan, self.net.nursery, alive)))

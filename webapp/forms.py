@@ -37,6 +37,7 @@ GROUPS = {
     "space": "Space",
     "strategy": "Method",
     "target": "Target",
+    "target.limits": "Limits beside the target",
     "search": "Search",
     "retrain": "Retraining",
     "baseline": "Comparison",

@@ -308,13 +308,15 @@ METRICS = {"params": "parameters", "macs": "multiply-adds"}
 
 
 def target_text(target: dict[str, Any]) -> str:
-    """A target as people say it.
+    """A target and the limits beside it as people say them.
 
     >>> target_text({"metric": "params", "value": 20000}), target_text({"metric": "macs", "value": "40%"})
     ('20,000 parameters', '40% of the multiply-adds')
+    >>> target_text({"metric": "params", "value": 20000, "limits": {"params": None, "macs": "30%"}})
+    '20,000 parameters and 30% of the multiply-adds'
     """
-    metric, text = METRICS.get(target["metric"], target["metric"]), _amount_text(target["value"])
-    return f"{text} of the {metric}" if text.endswith("%") else f"{text} {metric}"
+    limits = [(metric, value) for metric, value in target.get("limits", {}).items() if value is not None]
+    return " and ".join(_limit_text(metric, value) for metric, value in [(target["metric"], target["value"]), *limits])
 
 
 def also_text(target: dict[str, Any]) -> str:
@@ -325,6 +327,11 @@ def also_text(target: dict[str, Any]) -> str:
     """
     *others, last = map(_amount_text, target.get("also") or [""])
     return f"{', '.join(others)} and {last}" if others else last
+
+
+def _limit_text(metric: str, value: float | str) -> str:
+    name, text = METRICS.get(metric, metric), _amount_text(value)
+    return f"{text} of the {name}" if text.endswith("%") else f"{text} {name}"
 
 
 def _amount_text(value: float | str) -> str:

@@ -28,6 +28,7 @@ class Stage:
         warmup_epochs: of `epochs`, the first ones train weights only.
         start_size: size when everything of these blocks is alive.
         target: size at which the stage shall close.
+        bounds: metric -> size that it shall not exceed then, the target among them.
         fits: whether it ends with a network for the user, fitted exactly to its target.
         last: whether the search ends with it.
     """
@@ -40,6 +41,7 @@ class Stage:
     warmup_epochs: int
     start_size: int
     target: int
+    bounds: Mapping[str, int]
     opens: tuple[str, ...]
     fits: bool
     last: bool
@@ -91,6 +93,7 @@ class Draw:
     Attributes:
         size: under the masks, a scalar with gradient.
         wanted: what the size should be at this moment.
+        share: size against what is wanted, of the metric that is most above it, a scalar with gradient.
         off: candidates whose mask is zero.
         flat: granularity -> the masks in one vector, of which `masks` are the parts. After the backward pass those of
             operations and filters hold the slopes of the task loss.
@@ -100,6 +103,7 @@ class Draw:
     gains: Mapping[str, Tensor]
     size: Tensor
     wanted: float
+    share: Tensor
     off: Off = frozenset()
     flat: Mapping[str, Tensor] = field(default_factory=dict)
 

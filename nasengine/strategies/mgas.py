@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nasengine.architecture import Plan, activations, lowered, smallest
+from nasengine.architecture import Architecture, Plan, activations, lowered, smallest
 from nasengine.config import MGASConfig
 from nasengine.costs import savings
 from nasengine.discretise import fitted, floors
@@ -65,12 +65,15 @@ class MGAS(Strategy):
         part: its settings.
         epochs: of the whole search.
         targets: sizes in `metric` at which a network is handed out, from large to small.
+        limits: further metric -> size that none of them exceeds.
     """
 
     def __init__(
-        self, plan: Plan, part: MGASConfig, *, epochs: int, targets: Sequence[int], metric: str
+        self, plan: Plan, part: MGASConfig, *, epochs: int, targets: Sequence[int], metric: str,
+        limits: Mapping[str, int],
     ) -> None:  # fmt: skip
         super().__init__()
+        self.further = dict(limits)
         self.part, self.epochs, self.targets, self.metric = part, epochs, tuple(targets), metric
         self.decision_fraction = part.decision_fraction
         self.choices = {level: [c for c in plan.choices if c.granularity == level] for level in LEVELS}
@@ -88,7 +91,7 @@ class MGAS(Strategy):
             self.register_buffer(f"sheltered_{level}", torch.zeros(self.total[level], dtype=torch.bool))
         self.register_buffer("shelter_steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("integral", torch.zeros(()))
-        self.register_buffer("ramp_start", torch.zeros(()))
+        self.register_buffer("ramp_start", torch.ones(1 + len(limits)))
         self.register_buffer("budget", torch.zeros((), dtype=torch.long))
         self.register_buffer("on_operation", torch.ones(self.total["operation"]))
         self.register_buffer("on_filter", torch.ones(self.total["filter"]))
@@ -98,16 +101,17 @@ class MGAS(Strategy):
     def stages(self, net: Supernet) -> list[Stage]:
         """One stage an exit, then one for each smaller target; epochs evenly, twice as many for the first whole one."""
         plan, exits = net.plan, net.plan.exits
-        full = [lowered(plan, {}, exit_=exit_).size(self.metric) for exit_ in exits]
+        full = [lowered(plan, {}, exit_=exit_) for exit_ in exits]
         shares = [1] * (len(exits) - 1) + [2] + [1] * (len(self.targets) - 1)
         epochs = [self.epochs * share // sum(shares) for share in shares]
         epochs[len(exits) - 1] += self.epochs - sum(epochs)
-        early = self._early_targets(plan, full)
+        early = self._early_bounds(plan, full)
         stages = []
         for index, duration in enumerate(epochs):
             number = min(index, len(exits) - 1)
             fits = index >= len(exits) - 1
-            target = self.targets[index - len(exits) + 1] if fits else early[index]
+            bounds = {self.metric: self.targets[index - len(exits) + 1], **self.further} if fits else early[index]
+            target = bounds[self.metric]
             stages.append(
                 Stage(
                     index=index,
@@ -116,8 +120,9 @@ class MGAS(Strategy):
                     blocks=plan.exit_blocks[number],
                     epochs=duration,
                     warmup_epochs=min(duration - 1, max(1, round(self.part.warmup_fraction * duration))),
-                    start_size=full[number],
+                    start_size=full[number].size(self.metric),
                     target=target,
+                    bounds=bounds,
                     opens=self.part.granularities,
                     fits=fits,
                     last=index == len(epochs) - 1,
@@ -132,12 +137,16 @@ class MGAS(Strategy):
         """
         return [ratio ** ((index + 1) / stages) for index in range(stages - 1)]
 
-    def _early_targets(self, plan: Plan, full: Sequence[int]) -> list[int]:
-        shares = self.part.stage_shares or self.early_shares(min(1.0, self.targets[0] / full[-1]), len(full))
-        return [
-            max(int(share * size), smallest(plan, self.part.granularities, self.metric, exit_))
-            for share, size, exit_ in zip(shares, full, plan.exits, strict=False)
-        ]
+    def _early_bounds(self, plan: Plan, full: Sequence[Architecture]) -> list[dict[str, int]]:
+        """For each early stage, metric -> size; never what it cannot reach."""
+        found: list[dict[str, int]] = [{} for _ in full[:-1]]
+        for metric, last in {self.metric: self.targets[0], **self.further}.items():
+            ratio = min(1.0, last / full[-1].size(metric))
+            shares = self.part.stage_shares or self.early_shares(ratio, len(full))
+            for bounds, share, whole, exit_ in zip(found, shares, full, plan.exits, strict=False):
+                least = smallest(plan, self.part.granularities, metric, exit_)
+                bounds[metric] = max(int(share * whole.size(metric)), least)
+        return found
 
     def draw(self, net: Supernet, moment: Moment) -> list[Draw]:
         counted = self._all_on(net) if moment.warming else self._flat_masks(net)
@@ -145,12 +154,15 @@ class MGAS(Strategy):
         masks: dict[str, Tensor] = {}
         for level in (*GATED, *(["weight"] if "weight" in self.part.granularities else [])):
             masks |= net.flat[level].split(flat[level])
+        sizes = [net.count(metric)(counted) for metric in moment.stage.bounds]
+        wanted = self._wanted(moment)
         return [
             Draw(
                 masks=masks,
                 gains=self.gains(net),
-                size=net.count(self.metric)(counted),
-                wanted=self._wanted(moment),
+                size=sizes[0],
+                wanted=wanted[0],
+                share=torch.stack([size / aim for size, aim in zip(sizes, wanted, strict=True)]).max(),
                 off=frozenset() if moment.warming else self._off(net, flat["operation"]),
                 flat=flat,
             )
@@ -165,7 +177,7 @@ class MGAS(Strategy):
         losses = {"task": task_loss(logits, labels)}
         if not moment.warming:
             pressure = self.integral + PROPORTIONAL * self._error(draw)
-            losses["size"] = size_penalty(draw.size, pressure.clamp(-PRESSURE_LIMIT, PRESSURE_LIMIT))
+            losses["size"] = size_penalty(draw.share, pressure.clamp(-PRESSURE_LIMIT, PRESSURE_LIMIT))
         return losses, logits
 
     @torch.no_grad()
@@ -211,7 +223,7 @@ class MGAS(Strategy):
         else:
             kept = self._pruned(net, margins, weights=point == "end", patient=point == "cadence")
             averted = self._averted(net, kept, margins, self.part.protect_epochs * moment.steps)
-            if point == "end" and architecture(net.plan, kept, net.exit).size(self.metric) > moment.stage.target:
+            if point == "end" and not within(net, kept, moment.stage):
                 kept = self._fitted(net, margins, moment.stage)
         return [Decision(kept=kept, scores=scores, thresholds=thresholds, averted=averted)]
 
@@ -246,9 +258,11 @@ class MGAS(Strategy):
 
     def _observe(self, net: Supernet, draw: Draw) -> None:
         """Follows what each unit is good for and what it costs."""
-        for level, costs in savings(net.count(self.metric), draw.flat).items():
+        by_metric = [savings(net.count(metric), draw.flat) for metric in (self.metric, *self.further)]
+        for level in GATED:
             slopes = draw.flat[level].grad
             if slopes is not None:
+                costs = torch.stack([costs[level] for costs in by_metric]).mean(dim=0)
                 self.importance.observe(level, net.flat[level].index, slopes, costs)
 
     @staticmethod
@@ -329,15 +343,17 @@ class MGAS(Strategy):
 
     # -- control -------------------------------------------------------------------------------------------------
 
-    def _wanted(self, moment: Moment) -> float:
-        """From what lives after the warm-up it goes geometrically to the target, and stays there."""
+    def _wanted(self, moment: Moment) -> list[float]:
+        """By metric: from what lives after the warm-up it goes geometrically to the bound, and stays there."""
+        stage = moment.stage
         if moment.warming:
-            return float(moment.stage.start_size)
-        return wanted_size(float(self.ramp_start), moment.stage.target, moment.progress / RAMP)
+            return [float(stage.start_size)] * len(stage.bounds)  # nothing is pressed yet
+        aims = zip(self.ramp_start.tolist(), stage.bounds.values(), strict=True)
+        return [wanted_size(start, bound, moment.progress / RAMP) for start, bound in aims]
 
     @staticmethod
     def _error(draw: Draw) -> Tensor:
-        return torch.log(draw.size.detach() / draw.wanted)
+        return torch.log(draw.share.detach())
 
     @staticmethod
     def _haste(moment: Moment) -> float:
@@ -353,7 +369,9 @@ class MGAS(Strategy):
         parts = zip(_weight_scores(net).split(units.counts), net.alive_weights.split(units.counts), strict=True)
         low = [part[alive > 0].quantile(LOW) if bool(alive.any()) else part.new_zeros(()) for part, alive in parts]
         self.thresholds["weight"][units.ordinal] = torch.stack(low)
-        self.ramp_start.copy_(net.count(self.metric)(self._all_on(net)))
+        on = self._all_on(net)
+        sizes = [net.count(metric)(on) for metric in (self.metric, *self.further)]
+        self.ramp_start.copy_(torch.stack(sizes))
         need = activations(net.plan, net.program, net.units)
         self.budget.fill_(need if net.memory is None else min(need, net.memory))
         self.integral.zero_()
@@ -386,10 +404,7 @@ class MGAS(Strategy):
         return self._bounded(level).tolist()
 
     def _fitted(self, net: Supernet, margins: Mapping[str, Tensor], stage: Stage) -> Kept:
-        kept = fitted(
-            net.plan, margins, metric=self.metric, target=stage.target, granularities=self.part.granularities,
-            exit_=stage.exit,
-        )  # fmt: skip
+        kept = fitted(net.plan, margins, bounds=stage.bounds, granularities=self.part.granularities, exit_=stage.exit)
         return {name: units.to(net.kept[name].device) for name, units in kept.items()}
 
     def _pruned(self, net: Supernet, margins: Mapping[str, Tensor], *, weights: bool, patient: bool) -> Kept:
@@ -497,6 +512,12 @@ class MGAS(Strategy):
         return "the whole network" if target == self.targets[0] else f"on to {target:,} {self.metric}"
 
 
+def within(net: Supernet, kept: Kept, stage: Stage) -> bool:
+    """Whether a decision keeps to all bounds of a stage."""
+    found = architecture(net.plan, kept, net.exit)
+    return all(found.size(metric) <= bound for metric, bound in stage.bounds.items())
+
+
 def _watched(mask: Tensor) -> Tensor:
     """A copy that will hold the gradient of what is computed from it, and from it alone."""
     if not torch.is_grad_enabled():
@@ -526,6 +547,11 @@ def _weight_scores(net: Supernet) -> Tensor:
     return flat.abs() / net.flat["weight"].spread(_weight_scales(net, flat))
 
 
-def strategy(plan: Plan, config: Any, targets: Sequence[int], generator: torch.Generator) -> MGAS:
+def strategy(
+    plan: Plan, config: Any, targets: Sequence[int], limits: Mapping[str, int], generator: torch.Generator
+) -> MGAS:
     """The strategy that a SearchConfig asks for."""
-    return MGAS(plan, config.strategy, epochs=config.search.epochs, targets=targets, metric=config.target.metric)
+    return MGAS(
+        plan, config.strategy, epochs=config.search.epochs, targets=targets, metric=config.target.metric,
+        limits=limits,
+    )  # fmt: skip

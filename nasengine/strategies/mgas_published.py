@@ -10,7 +10,7 @@ is fitted), regrown operations have the values they had when they were pruned.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,8 +23,8 @@ from nasengine.config import MGASConfig
 from nasengine.objectives import operation_spread, task_loss, threshold_push
 from nasengine.pressure import Lambda, after_commit
 from nasengine.strategies.base import Batch, Decision, Draw, Moment, Point, Stage
-from nasengine.strategies.mgas import MGAS
-from nasengine.supernet import Kept, Supernet, architecture
+from nasengine.strategies.mgas import MGAS, within
+from nasengine.supernet import Kept, Supernet
 
 SHARES = (0.5, 0.4, 0.3)
 """What stages one, two and three may keep, unless the target is gentler."""
@@ -38,9 +38,10 @@ class PublishedMGAS(MGAS):
     """MGAS with the paper's schedule; `seed` is for the draws of what regrows."""
 
     def __init__(
-        self, plan: Plan, part: MGASConfig, *, epochs: int, targets: Sequence[int], metric: str, seed: int
+        self, plan: Plan, part: MGASConfig, *, epochs: int, targets: Sequence[int], metric: str,
+        limits: Mapping[str, int], seed: int,
     ) -> None:  # fmt: skip
-        super().__init__(plan, part, epochs=epochs, targets=targets, metric=metric)
+        super().__init__(plan, part, epochs=epochs, targets=targets, metric=metric, limits=limits)
         self.seed = seed
         self.decision_fraction = 0.0
         for name, value in vars(Lambda()).items():
@@ -89,7 +90,7 @@ class PublishedMGAS(MGAS):
                     buffer.zero_()
                 self.probing.zero_()
             if moment.closes_warmup:
-                self.ramp_start.copy_(net.count(self.metric)(self._all_on(net)))
+                self.ramp_start[0] = net.count(self.metric)(self._all_on(net))
             return
         if self.alpha.grad is not None:
             self.alpha_momentum.mul_(MOMENTUM).add_(self.alpha.grad)
@@ -112,7 +113,7 @@ class PublishedMGAS(MGAS):
         kept = self._pruned(net, margins, weights=True, patient=False)
         averted = self._averted(net, kept, margins, self.part.protect_epochs * moment.steps)
         stage = moment.stage
-        reached = architecture(net.plan, kept, net.exit).size(self.metric) <= stage.target
+        reached = within(net, kept, stage)
         if (stage.fits and reached) or (point == "end" and (stage.fits or not reached)):
             kept = self._fitted(net, margins, stage)
         if reached and point == "cadence" and self._regrows(stage):
@@ -242,9 +243,11 @@ def _shares(values: Tensor) -> Tensor:
     return values / total if total > 0 else torch.full_like(values, 1 / len(values))
 
 
-def strategy(plan: Plan, config: Any, targets: Sequence[int], generator: torch.Generator) -> PublishedMGAS:
+def strategy(
+    plan: Plan, config: Any, targets: Sequence[int], limits: Mapping[str, int], generator: torch.Generator
+) -> PublishedMGAS:
     """The strategy that a SearchConfig asks for."""
     return PublishedMGAS(
         plan, config.strategy, epochs=config.search.epochs, targets=targets, metric=config.target.metric,
-        seed=config.seed,
+        limits=limits, seed=config.seed,
     )  # fmt: skip

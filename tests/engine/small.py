@@ -50,6 +50,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "retrain.epochs": 1,
     },
     "published": {"strategy.recipe": "published", "retrain.epochs": 1},
+    "limits": {"target.value": "60%", "target.limits.macs": "35%", "baseline.random": 1, "retrain.epochs": 1},
     "no regrowth": {"strategy.regrow_fraction": 0, "retrain.epochs": 1},
     "regrowth": {
         "target.value": "25%",

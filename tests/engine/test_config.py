@@ -91,6 +91,21 @@ WRONG = [
     ({"search.epochs": 4}, "search.epochs", "4 is too few for 2 stages; use at least 8, or fewer stage ends"),
     ({"space.nodes": 9}, "space.nodes", "input should be less than or equal to 4, not 9"),
     ({"space.cells": 3, "space.reductions": [0, 1, 2]}, "data.image_size", FEW_PIXELS),
+    (
+        {"target.limits.params": 9000},
+        "target.limits.params",
+        "the target is on params already; leave it empty, or limit another",
+    ),
+    (
+        {"target.limits.macs": "lots"},
+        "target.limits.macs",
+        "'lots' is neither a number nor a percentage; write for example 20000 or 40%",
+    ),
+    (
+        {"target.limits.macs": 0},
+        "target.limits.macs",
+        "0 is out of range; give a number of at least 1, or a percentage such as 40%",
+    ),
     ({"target.metric": "latency"}, "target.metric", "input should be 'params' or 'macs', not 'latency'"),
     ({"target.value": "much"}, "target.value", f"'much' {NEITHER}"),
     ({"target.value": "%"}, "target.value", f"'%' {NEITHER}"),

@@ -187,10 +187,7 @@ def test_the_smallest_size_can_be_reached_whatever_the_margins(metric: str, seed
     least = smallest(plan, levels, metric)
     stream = torch.Generator().manual_seed(seed)
     margins = {name: torch.randn(alive.shape, generator=stream) for name, alive in everything(plan).items()}
-    assert (
-        architecture(plan, fitted(plan, margins, metric=metric, target=least, granularities=levels)).size(metric)
-        <= least
-    )
+    assert architecture(plan, fitted(plan, margins, bounds={metric: least}, granularities=levels)).size(metric) <= least
 
 
 def test_without_levels_the_smallest_is_the_full_size() -> None:

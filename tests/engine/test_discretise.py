@@ -73,7 +73,7 @@ def test_the_fit_is_below_the_target_and_within_three_percent(
     full, least = lowered(plan, {}).size(metric), smallest(plan, levels, metric)
     target = least + int(share * (full - least))
     margins = margins_of(plan, seed)
-    kept = fitted(plan, margins, metric=metric, target=target, granularities=levels)
+    kept = fitted(plan, margins, bounds={metric: target}, granularities=levels)
     size = architecture(plan, kept).size(metric)
     assert size <= target
     assert_sound(plan, kept, margins, levels)
@@ -91,7 +91,7 @@ def test_with_weights_open_the_target_is_met_exactly_unless_every_living_weight_
     plan = PLANS[1]
     full, least = lowered(plan, {}).params, smallest(plan, levels, "params")
     target = least + int(share * (full - least))
-    kept = fitted(plan, margins_of(plan, seed), metric="params", target=target, granularities=levels)
+    kept = fitted(plan, margins_of(plan, seed), bounds={"params": target}, granularities=levels)
     found = architecture(plan, kept)
     assert found.params == target or (found.params == found.params_dense and found.params >= 0.97 * target)
 
@@ -101,16 +101,14 @@ def test_a_space_of_ordinary_size_is_fitted_within_three_percent(metric: str) ->
     plan = small_plan(cells_=4, channels=8, nodes=2, reductions=(1, 3), image_size=16)
     full = lowered(plan, {}).size(metric)
     for seed, share in enumerate((0.1, 0.3, 0.6, 0.9)):
-        kept = fitted(plan, margins_of(plan, seed), metric=metric, target=int(share * full), granularities=LEVELS)
+        kept = fitted(plan, margins_of(plan, seed), bounds={metric: int(share * full)}, granularities=LEVELS)
         assert 0.97 * int(share * full) <= architecture(plan, kept).size(metric) <= int(share * full)
 
 
 def test_at_the_full_size_everything_stays() -> None:
     plan = PLANS[0]
     for metric in ("params", "macs"):
-        kept = fitted(
-            plan, margins_of(plan, 0), metric=metric, target=lowered(plan, {}).size(metric), granularities=LEVELS
-        )
+        kept = fitted(plan, margins_of(plan, 0), bounds={metric: lowered(plan, {}).size(metric)}, granularities=LEVELS)
         assert all(alive.all() for alive in kept.values())
 
 
@@ -120,7 +118,7 @@ def test_where_zeros_are_multiplied_too_no_weight_above_its_threshold_is_cut(sha
     plan = PLANS[1]
     margins = margins_of(plan, 2)
     target = int(share * lowered(plan, {}).macs)
-    kept = fitted(plan, margins, metric="macs", target=target, granularities=LEVELS)
+    kept = fitted(plan, margins, bounds={"macs": target}, granularities=LEVELS)
     assert all(bool(kept[name][margins[name] > 0].all()) for name in plan.weighs)
     assert not all(bool(kept[choice.name][margins[choice.name] > 0].all()) for choice in plan.choices)
 
@@ -130,7 +128,7 @@ def test_higher_margins_stay_longer() -> None:
     plan = PLANS[1]
     margins = margins_of(plan, 7)
     full = lowered(plan, {}).params
-    kept = fitted(plan, margins, metric="params", target=full // 2, granularities=("filter", "weight"))
+    kept = fitted(plan, margins, bounds={"params": full // 2}, granularities=("filter", "weight"))
     for choice in plan.choices:
         if choice.granularity == "filter":
             on, off = margins[choice.name][kept[choice.name]], margins[choice.name][~kept[choice.name]]
@@ -143,29 +141,27 @@ def test_equal_margins_are_fitted_too(spread: float) -> None:
     plan = PLANS[0]
     target = lowered(plan, {}).params // 2
     margins = margins_of(plan, 1, spread)
-    kept = fitted(plan, margins, metric="params", target=target, granularities=LEVELS)
+    kept = fitted(plan, margins, bounds={"params": target}, granularities=LEVELS)
     assert 0.97 * target <= architecture(plan, kept).params <= target
     assert_sound(plan, kept, margins, LEVELS)
 
 
 def test_the_same_margins_give_the_same_fit() -> None:
     plan = PLANS[0]
-    one, other = (
-        fitted(plan, margins_of(plan, 5), metric="params", target=1500, granularities=LEVELS) for _ in range(2)
-    )
+    one, other = (fitted(plan, margins_of(plan, 5), bounds={"params": 1500}, granularities=LEVELS) for _ in range(2))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_target_below_the_floors_is_refused() -> None:
     plan = PLANS[0]
     with pytest.raises(EngineError, match=r"^no network of the space has 20 params or less; raise the target$"):
-        fitted(plan, margins_of(plan, 0), metric="params", target=20, granularities=LEVELS)
+        fitted(plan, margins_of(plan, 0), bounds={"params": 20}, granularities=LEVELS)
 
 
 def test_a_stage_s_own_network_is_fitted_and_nothing_behind_its_exit_is_touched() -> None:
     plan = small_plan(cells_=3, reductions=(1,), cuts=(2,))
     full = lowered(plan, {}, exit_="exit1").params
-    kept = fitted(plan, margins_of(plan, 3), metric="params", target=full // 2, granularities=LEVELS, exit_="exit1")
+    kept = fitted(plan, margins_of(plan, 3), bounds={"params": full // 2}, granularities=LEVELS, exit_="exit1")
     assert 0.97 * (full // 2) <= architecture(plan, kept, "exit1").params <= full // 2
     blocks = plan.exit_blocks[0]
     assert any(not kept[choice.name].all() for choice in plan.choices if choice.block < blocks)
@@ -178,7 +174,7 @@ def test_a_chain_is_fitted_too(metric: str) -> None:
     full = lowered(plan, {}).size(metric)
     for seed, share in enumerate((0.1, 0.4, 0.8)):
         margins = margins_of(plan, seed)
-        kept = fitted(plan, margins, metric=metric, target=int(share * full), granularities=LEVELS)
+        kept = fitted(plan, margins, bounds={metric: int(share * full)}, granularities=LEVELS)
         assert 0.97 * int(share * full) <= architecture(plan, kept).size(metric) <= int(share * full)
         assert_sound(plan, kept, margins, LEVELS)
 
@@ -231,3 +227,21 @@ def test_where_there_are_only_skips_and_pools_or_a_layer_may_go_nothing_is_guard
     plan = chain_plan(reductions=(), layers=3)
     margins = {name: torch.zeros(alive.shape) for name, alive in everything(plan).items()}
     assert [operations(plan, floors(plan, margins), block) for block in (2, 3)] == [["skip"], ["skip"]]
+
+
+@given(st.integers(0, 10**6), st.floats(0.15, 0.95), st.floats(0.15, 0.95), st.sampled_from(["cells", "chain"]))
+@settings(max_examples=25, deadline=None)
+def test_of_two_bounds_neither_is_exceeded_and_one_at_least_is_nearly_reached(
+    seed: int, params: float, macs: float, which: str
+) -> None:
+    plan = small_plan(channels=8, cells_=3) if which == "cells" else chain_plan(channels=8)
+    full = lowered(plan, {})
+    bounds = {
+        metric: max(int(share * full.size(metric)), smallest(plan, LEVELS, metric))
+        for metric, share in (("params", params), ("macs", macs))
+    }
+    for order in (bounds, dict(reversed(bounds.items()))):
+        found = architecture(plan, fitted(plan, margins_of(plan, seed), bounds=order, granularities=LEVELS))
+        shares = [found.size(metric) / bound for metric, bound in bounds.items()]
+        assert max(shares) <= 1
+        assert max(shares) >= 0.97

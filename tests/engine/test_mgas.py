@@ -33,7 +33,7 @@ def strategy_of(plan: Plan, *shares: float, **changes: Any) -> mgas.MGAS:
     wanted = configuration({key.replace("__", "."): value for key, value in changes.items()})
     full = lowered(plan, {}).size(wanted.target.metric)
     make = resolved(catalogue.STRATEGIES["mgas"].paths[wanted.strategy.recipe])
-    return make(plan, wanted, tuple(int(share * full) for share in shares or (0.4,)), generator("cpu", 1, "scores"))
+    return make(plan, wanted, tuple(int(share * full) for share in shares or (0.4,)), {}, generator("cpu", 1, "scores"))
 
 
 def born(plan: Plan) -> Supernet:
@@ -249,7 +249,7 @@ def test_too_large_means_pressure_and_too_small_means_its_opposite() -> None:
     for _ in range(200):
         strategy.after_backward(net, late, draws)
     assert strategy.integral == mgas.PRESSURE_LIMIT
-    small = [dataclasses.replace(draws[0], size=torch.tensor(10.0))]
+    small = [dataclasses.replace(draws[0], share=torch.tensor(0.01))]
     for _ in range(200):
         strategy.after_backward(net, late, small)
     assert strategy.integral == -mgas.PRESSURE_LIMIT

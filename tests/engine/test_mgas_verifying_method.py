@@ -72,7 +72,7 @@ def strategy_of(plan: Plan, recipe: str = "coppice", *, share: float = 0.4, **ch
         {"strategy.recipe": recipe, **{place.replace("__", "."): value for place, value in changes.items()}}
     )
     target = int(share * lowered(plan, {}).size(wanted.target.metric))
-    return RECIPES[recipe].strategy(plan, wanted, (target,), generator("cpu", 1, "scores"))
+    return RECIPES[recipe].strategy(plan, wanted, (target,), {}, generator("cpu", 1, "scores"))
 
 
 def born(plan: Plan, seed: int = 1) -> Supernet:
@@ -482,7 +482,7 @@ def test_09_with_all_thresholds_above_all_scores_each_choice_keeps_its_best(whic
     strategy.on_operation.zero_()
     strategy.on_filter.zero_()
     scores = scores_of(strategy, "operation")
-    unreached = dataclasses.replace(stage, fits=False, target=1)
+    unreached = dataclasses.replace(stage, fits=False, target=1, bounds={"params": 1})
     cut = strategy.decide(net, moment_of(unreached), "cadence", ())[0].kept
     for choice in plan.choices:
         on, kept = masks[choice.name].detach() > 0, cut[choice.name]
@@ -953,7 +953,9 @@ def test_12e_a_returned_unit_is_safe_as_long_as_it_is_sheltered_and_not_longer(w
     (decision,) = strategy.decide(net, moment_of(stage), "regrow", judged)
     net.commit(decision.kept)
     new = {name: alive & ~before[name] for name, alive in net.kept.items()}
-    open_ = dataclasses.replace(stage, fits=False, target=10**9)  # it may close whatever is off
+    open_ = dataclasses.replace(
+        stage, fits=False, target=10**9, bounds={"params": 10**9}
+    )  # it may close whatever is off
     for limits in strategy.thresholds.values():
         limits.data.fill_(1.0)
 
@@ -1422,7 +1424,7 @@ def collapsing(recipe: str) -> tuple[Supernet, mgas.MGAS, Stage, int]:
 @by_both_recipes
 def test_a_collapse_is_averted_said_and_undone(recipe: str) -> None:
     net, strategy, stage, best = collapsing(recipe)
-    stage = dataclasses.replace(stage, fits=False, target=1)
+    stage = dataclasses.replace(stage, fits=False, target=1, bounds={"params": 1})
     moment = moment_of(stage, stage.epochs - 2)
     (decision,) = strategy.decide(net, moment, "cadence", ())
     assert decision.averted == [("c1_n1_ops", best)]

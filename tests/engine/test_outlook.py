@@ -120,7 +120,7 @@ def test_the_range_of_a_chain_is_what_its_searches_reach(metric: str) -> None:
         stream = torch.Generator().manual_seed(seed)
         margins = {name: torch.randn(alive.shape, generator=stream) for name, alive in everything(plan).items()}
         kept = fitted(
-            plan, margins, metric=metric, target=look.smallest_size, granularities=("operation", "filter", "weight")
+            plan, margins, bounds={metric: look.smallest_size}, granularities=("operation", "filter", "weight")
         )
         assert architecture(plan, kept).size(metric) <= look.smallest_size
     assert [field for field, _ in sentences({**changes, "target.value": look.smallest_size - 1})] == ["target.value"]
@@ -201,3 +201,21 @@ def test_looking_ahead_is_fast_enough_for_every_keystroke(space: str) -> None:
     started = time.process_time()
     outlook(wanted, builtin_facts("cifar10"))
     assert time.process_time() - started < 1
+
+
+def test_a_limit_beside_the_target_is_resolved_and_refused_where_it_is_out_of_reach() -> None:
+    plain = outlook(configuration(), DIGITS)
+    by_macs = outlook(configuration({"target.metric": "macs"}), DIGITS)
+    assert plain.limits == {}
+    found = outlook(configuration({"target.limits.macs": "50%"}), DIGITS)
+    assert found.limits == {"macs": by_macs.full_size // 2} and found.feasible and found.target == plain.target
+    low = by_macs.smallest_size - 1
+    assert outlook(configuration({"target.limits.macs": low + 1}), DIGITS).feasible
+    assert sentences({"target.limits.macs": low}) == (
+        (
+            "target.limits.macs",
+            f"{low:,} macs is below what this space can surely reach; give at least {low + 1:,}, or a smaller space "
+            "(fewer blocks or channels)",
+        ),
+    )
+    assert sentences({"target.limits.macs": 10**12}) == (), "a device may be larger than the space"

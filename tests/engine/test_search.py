@@ -201,7 +201,9 @@ def test_every_search_ends_within_its_epochs_at_its_target_with_a_sound_result(
         found = export.verified(run.folder / event.folder)
         assert found["ok"], found["problems"]
         target = event.report["target"]["value"]
-        assert 0.97 * target <= event.report["achieved"]["params"] <= target
+        bounds = {event.report["target"]["metric"]: target, **event.report["limits"]}
+        shares = [event.report["achieved"][metric] / bound for metric, bound in bounds.items()]
+        assert 0.97 <= max(shares) <= 1
     share = float(raw(VARIANTS[name])["target"]["value"].rstrip("%")) / 100
     assert ready[-1].report["target"]["value"] == started.target == int(share * started.full_size)
     fractions = [event.fraction for event in run.of(events.Progress, events.RetrainEpoch)]
@@ -293,6 +295,22 @@ def test_nothing_returns_if_nothing_may(whole_of: Callable[[str], Whole]) -> Non
     run = whole_of("no regrowth")
     assert {event.reason for event in run.of(events.Committed)} == {"cadence", "stage_end", "fit"}
     assert not any(run.of(events.ResultReady)[0].report["survived"].values())
+
+
+def test_a_limit_beside_the_target_is_kept_by_the_found_network_and_by_random_ones(
+    whole_of: Callable[[str], Whole],
+) -> None:
+    run = whole_of("limits")
+    ((started,), (ready,)) = run.of(events.SearchStarted), run.of(events.ResultReady)
+    report, limit = ready.report, started.limits["macs"]
+    assert report["limits"] == started.limits == {"macs": limit}
+    assert 0.97 * limit <= report["achieved"]["macs"] <= limit, "of the two it is the tighter one here"
+    assert report["achieved"]["params"] < 0.97 * started.target
+    checks = export.verified(run.folder / "result")["checks"]
+    assert f"{report['achieved']['macs']:,} macs, at most {limit:,}" in checks
+    assert f"| limit | {started.target:,} params and {limit:,} macs |" in (run.folder / "result/README.md").read_text()
+    (other,) = report["baseline"]["random"]
+    assert other["params"] <= report["achieved"]["params"]
 
 
 def test_a_chain_tells_of_its_layers(whole_of: Callable[[str], Whole]) -> None:

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path.cwd()))
 from nasengine import events
 
 STARTED = events.SearchStarted(
-    seq=1, name="fake", method="mgas", space="cells", metric="params", target=20_000, also=[],
+    seq=1, name="fake", method="mgas", space="cells", metric="params", target=20_000, also=[], limits={},
     full_size=50_000, smallest_size=900, blocks=[], choices=[], stages=[], epochs=4, retrain_epochs=1, device="cpu",
 )  # fmt: skip
 REPORT = {"accuracy": {"validation": 0.97, "test": 0.96}, "achieved": {"params": 19_900}, "family": []}

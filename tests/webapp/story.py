@@ -85,6 +85,7 @@ class _Run:
             metric=config.target.metric,
             target=self.target,
             also=self.also,
+            limits={},
             full_size=self.full,
             smallest_size=2_911,
             blocks=[{"name": n, "size": s, "share": s / sum(shares)} for n, s in zip(plan.blocks, shares, strict=True)],
@@ -278,6 +279,7 @@ class _Run:
                 "method": "mgas",
                 "space": self.config.space.kind,
                 "target": {"metric": "params", "value": target},
+                "limits": {},
                 "achieved": {
                     "params": size,
                     "params_dense": int(size * 1.62),
