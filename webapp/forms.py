@@ -187,8 +187,11 @@ class NewSearchForm(forms.Form):
             value = self.cleaned_data.get(setting.name)
             if value is None:
                 continue
-            part, _, name = setting.dotted.rpartition(".")
-            (result.setdefault(part, {}) if part else result)[name] = value
+            *parts, name = setting.dotted.split(".")
+            inner = result
+            for part in parts:
+                inner = inner.setdefault(part, {})
+            inner[name] = value
         return result
 
     def read(self) -> Asked | None:
@@ -287,11 +290,11 @@ class UploadForm(forms.Form):
 def form_name(dotted: str, only: str = "") -> str:
     """The form's name of a setting, or of that which one kind of its part has.
 
-    >>> form_name("target.value"), form_name("space.channels", "chain")
-    ('target__value', 'space__chain__channels')
+    >>> form_name("target.value"), form_name("space.channels", "chain"), form_name("target.limits.macs")
+    ('target__value', 'space__chain__channels', 'target__limits__macs')
     """
     part, _, name = dotted.rpartition(".")
-    return "__".join(filter(None, (part, only, name)))
+    return "__".join(filter(None, (*part.split("."), only, name)))
 
 
 def _place(dotted: str) -> int:

@@ -175,7 +175,7 @@ def test_each_kind_of_value_arrives_as_json_would_have_it(alice: User) -> None:
         space__cells__reductions="1, 3",
         space__cells__candidates=["skip_connect", "avg_pool_3x3"], search__lr="0.02", target__value="9000",
         target__also="30%, 8000", search__epochs="20", strategy__regrow_levels=["filter"], runtime__compile="true",
-        strategy__stage_shares="0.5", strategy__recipe="published",
+        strategy__stage_shares="0.5", strategy__recipe="published", target__limits__macs="90%",
     )  # fmt: skip
     assert filled.is_valid(), filled.errors
     config = filled.asked.config
@@ -183,6 +183,7 @@ def test_each_kind_of_value_arrives_as_json_would_have_it(alice: User) -> None:
     assert isinstance(config.space, CellsSpace)
     assert (config.space.reductions, config.space.candidates) == ((1, 3), ("skip_connect", "avg_pool_3x3"))
     assert (config.search.lr, config.target.value, config.target.also) == (0.02, 9000, ("30%", 8000))
+    assert (config.target.limits.macs, config.target.limits.params) == ("90%", None)
     method = config.strategy
     assert (method.regrow_levels, method.stage_shares, method.recipe) == (("filter",), (0.5,), "published")
     assert config.runtime.compile is True
@@ -203,6 +204,8 @@ def test_each_kind_of_value_arrives_as_json_would_have_it(alice: User) -> None:
         ({"search__batch_size": "4000"}, raw(search={"batch_size": 4000}), "search__batch_size"),
         ({"target__also": "60%, tiny"}, raw(target={"value": "40%", "also": ["60%", "tiny"]}), "target__also"),
         ({"target__also": "1e9"}, raw(target={"value": "40%", "also": [1e9]}), "target__also"),
+        ({"target__limits__macs": "10"}, raw(target={"value": "40%", "limits": {"macs": 10}}), "target__limits__macs"),
+        ({"target__limits__macs": "x"}, raw(target={"value": "40%", "limits": {"macs": "x"}}), "target__limits__macs"),
         ({"space__kind": "tree"}, raw(space={"kind": "tree"}), "space__kind"),
         (
             {"space__cells__reductions": "1, x"},
