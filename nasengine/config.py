@@ -69,11 +69,22 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def option(default: Any, help_: str, *, title: str, unit: str = "", advanced: bool = True, **bounds: Any) -> Any:
-    """A field with its label, help and unit beside its bounds; `advanced` ones are folded away in the form."""
-    return Field(
-        default, title=title, description=help_, json_schema_extra={"unit": unit, "advanced": advanced}, **bounds
-    )
+def option(
+    default: Any,
+    help_: str,
+    *,
+    title: str,
+    unit: str = "",
+    advanced: bool = True,
+    empty: str = "automatic",
+    **bounds: Any,
+) -> Any:
+    """A field with its label, help and unit beside its bounds.
+
+    `advanced` ones are folded away in the form; `empty` says in a word what it means to leave it out.
+    """
+    extra: dict[str, Any] = {"unit": unit, "advanced": advanced, "empty": empty}
+    return Field(default, title=title, description=help_, json_schema_extra=extra, **bounds)
 
 
 class DataConfig(Part):
@@ -94,7 +105,7 @@ class DataConfig(Part):
     )
     limit: int | None = option(
         None, "Use at most this many training images (validation included), for a quick trial.",
-        title="Limit", unit="images", ge=20,
+        title="Limit", unit="images", empty="all", ge=20,
     )  # fmt: skip
     validation_fraction: float = option(
         0.15, "Share of the training images held out to watch progress.", title="Validation share", gt=0, le=0.5
@@ -306,11 +317,12 @@ class LimitsConfig(Part):
 
     params: float | str | None = option(
         None, "At most so many parameters as well, where the target is on multiply-adds; a number or a percentage of "
-        "the full space. Empty: no such limit.", title="Limit on parameters",
+        "the full space. Empty: no such limit.", title="Limit on parameters", empty="none",
     )  # fmt: skip
     macs: float | str | None = option(
         None, "At most so many multiply-adds as well, where the target is on parameters: equal parameters is not equal "
-        "time. A number or a percentage of the full space. Empty: no such limit.", title="Limit on multiply-adds",
+        "time. A number or a percentage of the full space. Empty: no such limit.",
+        title="Limit on multiply-adds", empty="none",
     )  # fmt: skip
 
 

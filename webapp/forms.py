@@ -269,7 +269,7 @@ class NewSearchForm(forms.Form):
 
     def _preset_texts(self, setting: Setting) -> dict[str, str]:
         kind = setting.only or next(iter(SPACES))
-        return {preset: _text(_value(self.presets[kind, preset], setting.dotted)) for preset in PRESETS}
+        return {preset: _text(_value(self.presets[kind, preset], setting.dotted), setting) for preset in PRESETS}
 
 
 class UploadForm(forms.Form):
@@ -371,9 +371,9 @@ def _value(config: SearchConfig, dotted: str) -> Any:
     return value
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, setting: Setting) -> str:
     if value is None or value is PydanticUndefined:
-        return "automatic"
+        return str(_extra(setting.info)["empty"])
     if isinstance(value, bool):
         return YES_NO[str(value).lower()]
     if isinstance(value, list | tuple):

@@ -308,13 +308,14 @@ def test_targets_are_numbers_or_percentages_rounded_down(value: Any, full: int, 
 
 def test_every_field_has_a_title_and_a_sentence() -> None:
     kinds = [*(field.annotation for name, field in SearchConfig.model_fields.items() if name != "space")]
+    kinds += [field.annotation for field in TargetConfig.model_fields.values()]
     parts = [SearchConfig, *SPACES.values(), *(kind for kind in kinds if hasattr(kind, "model_fields"))]
-    assert len(parts) == 10 and list(SPACES) == list(catalogue.SPACES)
+    assert len(parts) == 11 and list(SPACES) == list(catalogue.SPACES)
     for part in parts:
         for name, field in part.model_fields.items():
             if name != "space" and not hasattr(field.annotation, "model_fields"):
                 assert field.title and field.description and field.description.endswith("."), name
-                assert set(field.json_schema_extra) == {"unit", "advanced"}, name
+                assert set(field.json_schema_extra) == {"unit", "advanced", "empty"}, name
 
 
 def test_values_given_are_not_changed() -> None:

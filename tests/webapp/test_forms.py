@@ -93,6 +93,8 @@ def test_the_grey_text_is_what_each_preset_would_fill_in(alice: User) -> None:
         ("space__chain__layers", ["6", "12", "18"]),
         ("space__chain__squeeze_excite", ["No", "No", "Yes"]),
         ("strategy__regrow_every", ["automatic"] * 3),
+        ("target__limits__macs", ["none"] * 3),
+        ("data__limit", ["all"] * 3),
     ],
 )
 def test_each_kind_of_space_has_its_own_grey_texts(alice: User, field: str, texts: list[str]) -> None:
