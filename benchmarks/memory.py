@@ -134,7 +134,7 @@ def kept_bytes(net: Supernet, strategy: mgas.MGAS, stage: Stage, batch: int) -> 
 def _built(plan: Plan, config: SearchConfig) -> tuple[Supernet, mgas.MGAS, list[Stage]]:
     net = Supernet.born(plan, generator("cpu", 0, "weights"))
     target = config.target.resolved(lowered(plan, {}).params)
-    strategy = mgas.strategy(plan, config, (target,), {}, generator("cpu", 0, "scores"))
+    strategy = mgas.strategy(plan, config, (target,), {})
     return net, strategy, strategy.stages(net)
 
 

@@ -51,7 +51,7 @@ class Bench:
         self.plan: Plan = cells.plan(config.space, image_size=image, channels=3, classes=10, cuts=())
         self.net = Supernet.born(self.plan, generator("cpu", 0, "weights"))
         self.full = architecture(self.plan, self.net.kept)
-        self.strategy = mgas.strategy(self.plan, config, (self.full.params // 2,), {}, generator("cpu", 0, "scores"))
+        self.strategy = mgas.strategy(self.plan, config, (self.full.params // 2,), {})
         self.strategy.learning_rates = self.frozen  # type: ignore[method-assign]
         stage = self.strategy.stages(self.net)[-1]
         self.moment = Moment(stage=stage, epoch=stage.warmup_epochs, step=0, steps=2)

@@ -265,8 +265,8 @@ class MGASConfig(Part):
     )
     decision_fraction: float = option(
         0.25,
-        "Share of the training images held out for decisions: scores and thresholds learn from them alone, and what "
-        "returns is judged by them. 0: no such split.",
+        "Share of the training images held out for decisions: once pruning begins, scores and thresholds learn from "
+        "them alone, and what returns is judged by them. 0: no such split.",
         title="Decision share",
         ge=0,
         le=0.5,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nasengine.architecture import Layer, Plan
-from nasengine.flat import Units, flat_units
+from nasengine.flat import GATED, Units, flat_units
 
 
 def size(
@@ -103,7 +103,7 @@ def savings(count: Count, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Returns:
         operation, filter -> [K], at least zero; for a unit that is off, what would come with it alone.
     """
-    open_ = {level: masks[level].detach().clone().requires_grad_() for level in ("operation", "filter")}
+    open_ = {level: masks[level].detach().clone().requires_grad_() for level in GATED}
     with torch.enable_grad():
         size = count({**masks, **open_})
         slopes = torch.autograd.grad(size, list(open_.values()), materialize_grads=True)

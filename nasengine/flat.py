@@ -12,6 +12,8 @@ from torch import Tensor
 from nasengine.architecture import Layer, Plan
 
 LEVELS = ("operation", "filter", "weight")
+GATED = LEVELS[:2]
+"""Levels whose units have a factor, and a mask of one number each."""
 
 
 @dataclass(frozen=True, kw_only=True)

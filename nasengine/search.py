@@ -162,9 +162,7 @@ class _Run:
         """
         self.net.store()
         if self.position.phase == "search":
-            train.check_finite(
-                [*self.net.live.values(), *self.strategy.state_dict().values()], self.position.epoch, "search.lr"
-            )
+            train.check_finite([*self.net.live.values(), *self.strategy.state_dict().values()], "search.lr")
             self.net.keep_momentum(self.weights)
         state: dict[str, Any] = {
             "position": vars(self.position),
@@ -189,7 +187,7 @@ class _Run:
             "versions": versions(),
         }
         if self.position.phase == "retrain":
-            train.check_finite(self.retraining.network.parameters(), None, "retrain.lr")
+            train.check_finite(self.retraining.network.parameters(), "retrain.lr")
             state |= {"network": self.retraining.state()}
         checkpoint.save(self.folder / "checkpoint.pt", state)
         self.last_saved = time.perf_counter()
@@ -244,9 +242,7 @@ class _Run:
         self._prepare_net()
         part = self.config.strategy
         make = resolved(catalogue.STRATEGIES[part.kind].paths[part.recipe])
-        self.strategy = make(
-            self.plan, self.config, self.look.family, self.look.limits, device.generator("cpu", seed, "scores")
-        ).to(self.device)
+        self.strategy = make(self.plan, self.config, self.look.family, self.look.limits).to(self.device)
         learning = learning_images(self.config, len(self.images.train))
         self.feeds = train.Feeds.of(
             self.images, self.config.search.batch(learning), seed, self.strategy.decision_fraction

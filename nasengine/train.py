@@ -188,7 +188,7 @@ def _pass(
     correct = (logits.detach().argmax(1) == labels).float().mean()
     numbers = torch.stack([*(loss.detach().float() for loss in losses.values()), correct]).tolist()
     if not all(math.isfinite(number) for number in numbers):
-        raise TrainingError(not_finite(moment.epoch, "search.lr"))
+        raise TrainingError(not_a_number("the loss", "search.lr", f" in epoch {moment.epoch + 1}"))
     return dict(zip((*losses, "accuracy"), numbers, strict=True)), draws
 
 
@@ -209,7 +209,7 @@ def retrain_step(
         loss = task_loss(logits, labels)
     value = float(loss.detach())
     if not math.isfinite(value):
-        raise TrainingError(not_finite(None, "retrain.lr"))
+        raise TrainingError(not_a_number("the loss", "retrain.lr", " while retraining"))
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(network.parameters(), CLIP, foreach=True)
@@ -291,16 +291,15 @@ def fresh(network: nn.Module, generator: torch.Generator) -> None:
                     factor.fill_(1)  # the factor of a pool or skip
 
 
-def check_finite(values: Iterable[Tensor], epoch: int | None, field_name: str) -> None:
+def check_finite(values: Iterable[Tensor], field_name: str) -> None:
     """Raises TrainingError unless all are finite numbers: the loss of the next step would not be one."""
     if not bool(torch.stack([value.detach().isfinite().all() for value in values]).all()):
-        raise TrainingError(not_finite(epoch, field_name))
+        raise TrainingError(not_a_number("a weight", field_name))
 
 
-def not_finite(epoch: int | None, field_name: str) -> str:
-    """The sentence for a loss that is not a number."""
-    where = f"in epoch {epoch + 1}" if epoch is not None else "while retraining"
+def not_a_number(what: str, field_name: str, where: str = "") -> str:
+    """The sentence for what came apart."""
     return (
-        f"the loss became not a number {where}; lower {field_name} in a new search, the last checkpoint of this one is "
+        f"{what} became not a number{where}; lower {field_name} in a new search, the last checkpoint of this one is "
         "intact"
     )

@@ -3,15 +3,16 @@
 Source: "MG-DARTS / MGAS" (arXiv 2310.15074): step with surrogate gradient, learned score and threshold of each level,
 front-to-back stages with exits, re-pruning of earlier cells, regrowth. Its own schedule is in ``mgas_published``.
 Differs, with reasons in DESIGN.md: scores of operations and filters are what the loss would miss of them for what they
-cost, seen on held-out images, from which thresholds learn, too; the size of everything stored is in the loss and a
-controller steers it to the target; thresholds are held in the range of their scores; what returns is chosen by
-first-order saliency at all three levels and has the values that it had.
+cost; once pruning begins they are seen on held-out images, from which thresholds learn, too; the size of everything
+stored is in the loss and a controller steers it to the target; thresholds are held in the range of their scores; what
+returns is chosen by first-order saliency at all three levels and has the values that it had.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from nasengine.architecture import Architecture, Plan, activations, lowered, sma
 from nasengine.config import MGASConfig
 from nasengine.costs import savings
 from nasengine.discretise import fitted, floors
-from nasengine.flat import LEVELS
+from nasengine.flat import GATED, LEVELS
 from nasengine.importance import Importance
 from nasengine.masks import ranks, threshold
 from nasengine.objectives import size_penalty, task_loss
@@ -30,15 +31,14 @@ from nasengine.saliency import returning, saliencies
 from nasengine.strategies.base import Batch, Decision, Draw, Moment, Point, Stage, Strategy
 from nasengine.supernet import Kept, Supernet, architecture
 
-GATED = ("operation", "filter")
-"""Levels whose units have a factor, and a mask of one number each."""
 RAMP = 0.7
 """Share of a stage's pruning steps in which the wanted size falls from its start to the target; then it is held."""
 HOLD_LR = 0.1
-"""Learning rates of scores and thresholds fall to this share of themselves while the target is held."""
+"""Learning rates of factors and thresholds fall to this share of themselves while the target is held."""
 REFERENCE_STEPS = 600
 """Pruning steps for which the rates below are meant; shorter stages move faster, so that they get as far."""
-RATES = {"operation": 0.04, "filter": 0.05, "threshold": 0.002, "weight_threshold": 0.005}
+RATES = {"operation": 0.004, "filter": 0.005, "threshold": 0.002, "weight_threshold": 0.005}
+"""Of factors (operations, filters) and thresholds. Factors that jump would change what their units seem to be worth."""
 LOW = 0.02
 """Share of a level's units that are below their threshold when pruning starts, so that no time is lost till then."""
 INTEGRAL, PROPORTIONAL, PRESSURE_LIMIT = 0.1, 5.0, 20.0
@@ -47,8 +47,6 @@ OFF_SHARE = 0.1
 """A unit is pruned for good between stages only if it was on in less than this share of the recent steps."""
 HIGHEST = {"operation": 1.0, "filter": 1.0, "weight": 3.0}
 """Highest threshold: the range of the scores; of weights, in root mean squares of their layer."""
-LOWEST = {"operation": 1e-3, "filter": 1e-3, "weight": 0.0}
-"""Lowest threshold: above the score of what nobody misses, so that this is off however much may live."""
 LATEST_REGROWTH = 0.6
 """Share of a stage's pruning steps after which nothing returns within it: what comes late cannot earn its place."""
 RAISED, HIGHEST_RAISED = 0.05, 0.999
@@ -67,6 +65,9 @@ class MGAS(Strategy):
         targets: sizes in `metric` at which a network is handed out, from large to small.
         limits: further metric -> size that none of them exceeds.
     """
+
+    lowest: Mapping[str, float] = MappingProxyType({"operation": 1e-3, "filter": 1e-3, "weight": 0.0})
+    """Lowest threshold: above the score of what nobody misses, so that this is off however much may live."""
 
     def __init__(
         self, plan: Plan, part: MGASConfig, *, epochs: int, targets: Sequence[int], metric: str,
@@ -196,7 +197,7 @@ class MGAS(Strategy):
             average[units.index] = 0.9 * average[units.index] + 0.1 * units.joined(draw.masks)
         for level, limits in self.thresholds.items():
             open_ = net.flat[level].ordinal
-            limits[open_] = limits[open_].clamp(LOWEST[level], HIGHEST[level])
+            limits[open_] = limits[open_].clamp(self.lowest[level], HIGHEST[level])
         self.shelter_steps.sub_(1).clamp_(min=0)
 
     def points(self, moment: Moment) -> list[Point]:
@@ -257,13 +258,19 @@ class MGAS(Strategy):
         return self.importance.scores(level)
 
     def _observe(self, net: Supernet, draw: Draw) -> None:
-        """Follows what each unit is good for and what it costs."""
+        """Follows what each unit is good for and what it costs, where that shows.
+
+        A filter that is off lies at the edge of a rectifier, where no slope passes, and one of a candidate that is off
+        has neither slope nor cost: they keep what was seen of them.
+        """
         by_metric = [savings(net.count(metric), draw.flat) for metric in (self.metric, *self.further)]
         for level in GATED:
-            slopes = draw.flat[level].grad
-            if slopes is not None:
-                costs = torch.stack([costs[level] for costs in by_metric]).mean(dim=0)
-                self.importance.observe(level, net.flat[level].index, slopes, costs)
+            masks = draw.flat[level]
+            if masks.grad is None:
+                continue
+            costs = torch.stack([costs[level] for costs in by_metric]).mean(dim=0)
+            seen = (masks.detach() > 0) & (costs > 0) if level == "filter" else torch.ones_like(masks, dtype=torch.bool)
+            self.importance.observe(level, net.flat[level].index, masks.grad, costs, seen)
 
     @staticmethod
     def _all_on(net: Supernet) -> dict[str, Tensor]:
@@ -313,7 +320,7 @@ class MGAS(Strategy):
         The gradient passes: a clamp's own is zero outside, and a threshold that momentum carried there would stay.
         """
         values = self.thresholds[level]
-        return values + (values.clamp(LOWEST[level], HIGHEST[level]) - values).detach()
+        return values + (values.clamp(self.lowest[level], HIGHEST[level]) - values).detach()
 
     def _sheltered(self, net: Supernet, level: str) -> Tensor:
         """[K] living units that cannot be switched off now."""
@@ -433,6 +440,8 @@ class MGAS(Strategy):
 
         `floors` has kept it; here it is switched on, and sheltered, so that it gets its chance.
         """
+        if "operation" not in self.part.granularities:
+            return []
         found = []
         limits = self._choice_thresholds("operation")
         numbers = {choice.name: number for number, choice in enumerate(self.choices["operation"])}
@@ -490,9 +499,13 @@ class MGAS(Strategy):
                     places, old = (start + units.nonzero().flatten() for units in (new, net.kept[choice.name]))
                     logits = self.alpha if level == "operation" else self.k
                     logits[places] = logits[old].min()
-                    self._put(level, places, self.scores(level)[old].min())
+                    self._rank_last(level, places, old)
         new = {name: alive & ~net.kept[name] for name, alive in kept.items()}
         self._shelter(new, self.part.protect_epochs * moment.steps)
+
+    def _rank_last(self, level: str, places: Tensor, old: Tensor) -> None:
+        """Gives the units at `places` the lowest score of those at `old`."""
+        self._put(level, places, self.scores(level)[old].min())
 
     def _shelter(self, new: Kept, steps: int) -> None:
         """For so many pruning steps these units cannot be switched off, nor those that are sheltered already."""
@@ -547,9 +560,7 @@ def _weight_scores(net: Supernet) -> Tensor:
     return flat.abs() / net.flat["weight"].spread(_weight_scales(net, flat))
 
 
-def strategy(
-    plan: Plan, config: Any, targets: Sequence[int], limits: Mapping[str, int], generator: torch.Generator
-) -> MGAS:
+def strategy(plan: Plan, config: Any, targets: Sequence[int], limits: Mapping[str, int]) -> MGAS:
     """The strategy that a SearchConfig asks for."""
     return MGAS(
         plan, config.strategy, epochs=config.search.epochs, targets=targets, metric=config.target.metric,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 from nasengine import device
 from nasengine.architecture import Plan
 from nasengine.config import MGASConfig
+from nasengine.flat import LEVELS
 from nasengine.objectives import operation_spread, task_loss, threshold_push
 from nasengine.pressure import Lambda, after_commit
 from nasengine.strategies.base import Batch, Decision, Draw, Moment, Point, Stage
@@ -36,6 +38,8 @@ LAST_DOMINANCE = 0.5
 
 class PublishedMGAS(MGAS):
     """MGAS with the paper's schedule; `seed` is for the draws of what regrows."""
+
+    lowest = MappingProxyType(dict.fromkeys(LEVELS, 0.0))
 
     def __init__(
         self, plan: Plan, part: MGASConfig, *, epochs: int, targets: Sequence[int], metric: str,
@@ -157,6 +161,9 @@ class PublishedMGAS(MGAS):
         """They double as factors."""
         return torch.sigmoid(self.alpha if level == "operation" else self.k)
 
+    def _rank_last(self, level: str, places: Tensor, old: Tensor) -> None:
+        """Nothing is left to do: they have the lowest factor."""
+
     def _put(self, level: str, places: Tensor | int, score: Tensor) -> None:
         (self.alpha if level == "operation" else self.k)[places] = torch.logit(score)
 
@@ -243,9 +250,7 @@ def _shares(values: Tensor) -> Tensor:
     return values / total if total > 0 else torch.full_like(values, 1 / len(values))
 
 
-def strategy(
-    plan: Plan, config: Any, targets: Sequence[int], limits: Mapping[str, int], generator: torch.Generator
-) -> PublishedMGAS:
+def strategy(plan: Plan, config: Any, targets: Sequence[int], limits: Mapping[str, int]) -> PublishedMGAS:
     """The strategy that a SearchConfig asks for."""
     return PublishedMGAS(
         plan, config.strategy, epochs=config.search.epochs, targets=targets, metric=config.target.metric,

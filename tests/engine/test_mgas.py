@@ -33,7 +33,7 @@ def strategy_of(plan: Plan, *shares: float, **changes: Any) -> mgas.MGAS:
     wanted = configuration({key.replace("__", "."): value for key, value in changes.items()})
     full = lowered(plan, {}).size(wanted.target.metric)
     make = resolved(catalogue.STRATEGIES["mgas"].paths[wanted.strategy.recipe])
-    return make(plan, wanted, tuple(int(share * full) for share in shares or (0.4,)), {}, generator("cpu", 1, "scores"))
+    return make(plan, wanted, tuple(int(share * full) for share in shares or (0.4,)), {})
 
 
 def born(plan: Plan) -> Supernet:
@@ -142,6 +142,37 @@ def test_next_to_nothing_is_off_when_pruning_begins_and_soon_more_is() -> None:
         with torch.no_grad():
             strategy.thresholds[level] += 0.1
         assert off(level) > 1 + mgas.LOW * strategy.total[level]
+
+
+def test_what_is_usual_is_settled_anew_in_each_stage() -> None:
+    """New blocks are judged beside the old ones, whatever these were like when they were alone."""
+    plan = plan_of(cells_=3, nodes=2, cuts=(1, 2))
+    net = born(plan)
+    strategy = strategy_of(plan, space__cells=3, strategy__cuts=[1, 2], search__epochs=20)
+    for stage in strategy.stages(net):
+        net.enter(stage.exit)
+        warmed(net, strategy, stage)
+        for level in LEVELS[:2]:
+            assert strategy.scores(level)[net.flat[level].index].median() == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_filter_that_is_off_keeps_what_was_seen_of_it() -> None:
+    """No slope passes the rectifier behind it; also of those within a candidate that is off."""
+    net, strategy, stage = rested(plan_of(nodes=2))
+    scores = {level: strategy.scores(level) for level in LEVELS[:2]}
+    for level in LEVELS[:2]:
+        strategy.thresholds[level].data.fill_(float(scores[level].median()))
+    off = torch.ones(len(net.flat["filter"].index), dtype=torch.bool)
+    for batch in batches(net.plan, 6):
+        off &= strategy.draw(net, moment_of(stage))[0].flat["filter"] == 0
+        informed(net, strategy, moment_of(stage), batch)
+    assert 3 < int(off.sum()) < len(off) - 3
+    now = strategy.importance.benefits("filter")[net.flat["filter"].index]
+    net2, fresh, _ = rested(plan_of(nodes=2))
+    before = fresh.importance.benefits("filter")[net2.flat["filter"].index]
+    assert torch.equal(now[off], before[off]) and (now[~off] != before[~off]).float().mean() > 0.5
+    operations = strategy.importance.benefits("operation") != fresh.importance.benefits("operation")
+    assert operations.float().mean() > 0.9, "candidates are seen also where they are off"
 
 
 # -- what learns from what --------------------------------------------------------------------------------------------
