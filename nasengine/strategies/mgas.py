@@ -196,8 +196,7 @@ class MGAS(Strategy):
             units = net.flat[level]
             average[units.index] = 0.9 * average[units.index] + 0.1 * units.joined(draw.masks)
         for level, limits in self.thresholds.items():
-            open_ = net.flat[level].ordinal
-            limits[open_] = limits[open_].clamp(self.lowest[level], HIGHEST[level])
+            limits.clamp_(self.lowest[level], HIGHEST[level])
         self.shelter_steps.sub_(1).clamp_(min=0)
 
     def points(self, moment: Moment) -> list[Point]:
@@ -250,8 +249,11 @@ class MGAS(Strategy):
     # -- masks ---------------------------------------------------------------------------------------------------
 
     def threshold_count(self, level: str) -> int:
-        """How many thresholds a level has: one a choice."""
-        return len(self.choices[level])
+        """How many thresholds a level has: one for all operations, one for all filters, one for each convolution.
+
+        Scores of operations and filters are measured by what is usual in their level, so that one height serves all.
+        """
+        return 1 if level in GATED else len(self.choices[level])
 
     def scores(self, level: str) -> Tensor:
         """[units] scores of all operations or filters, dead ones included."""
@@ -312,7 +314,7 @@ class MGAS(Strategy):
     def _unit_thresholds(self, net: Supernet, level: str) -> Tensor:
         """[K] threshold of each living unit."""
         units = net.flat[level]
-        return units.spread(self._bounded(level)[units.ordinal])
+        return units.spread(self._bounded(level).expand(len(self.choices[level]))[units.ordinal])
 
     def _bounded(self, level: str) -> Tensor:
         """The thresholds, held in their range also right after an optimizer's step.
@@ -369,9 +371,9 @@ class MGAS(Strategy):
     def _rest(self, net: Supernet) -> None:
         """Thresholds under all but the lowest scores: one height for a level, so that scores decide between choices."""
         for level in GATED:
-            units = net.flat[level]
-            self.importance.settle(level, units.index)
-            self.thresholds[level][units.ordinal] = self.scores(level)[units.index].quantile(LOW)
+            index = net.flat[level].index
+            self.importance.settle(level, index)
+            self.thresholds[level].fill_(self.scores(level)[index].quantile(LOW))
         units = net.flat["weight"]
         parts = zip(_weight_scores(net).split(units.counts), net.alive_weights.split(units.counts), strict=True)
         low = [part[alive > 0].quantile(LOW) if bool(alive.any()) else part.new_zeros(()) for part, alive in parts]
@@ -408,7 +410,7 @@ class MGAS(Strategy):
         return scores, thresholds, margins
 
     def _choice_thresholds(self, level: str) -> Sequence[float | Tensor]:
-        return self._bounded(level).tolist()
+        return self._bounded(level).expand(len(self.choices[level])).tolist()
 
     def _fitted(self, net: Supernet, margins: Mapping[str, Tensor], stage: Stage) -> Kept:
         kept = fitted(net.plan, margins, bounds=stage.bounds, granularities=self.part.granularities, exit_=stage.exit)

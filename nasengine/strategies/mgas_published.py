@@ -57,8 +57,8 @@ class PublishedMGAS(MGAS):
         self.register_buffer("probing", torch.zeros((), dtype=torch.bool))
 
     def threshold_count(self, level: str) -> int:
-        """Each candidate has a threshold of its own."""
-        return self.total[level] if level == "operation" else super().threshold_count(level)
+        """Each candidate has a threshold of its own, and each choice of filters or weights."""
+        return self.total[level] if level == "operation" else len(self.choices[level])
 
     def early_shares(self, ratio: float, stages: int) -> list[float]:
         """The paper's, or the target's own where that is gentler."""

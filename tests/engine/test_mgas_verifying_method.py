@@ -122,8 +122,10 @@ def unsettled(strategy: mgas.MGAS, seed: int) -> None:
 
 
 def by_choice(strategy: mgas.MGAS, level: str, values: Tensor) -> dict[str, Tensor]:
-    """A flat vector of units, or of thresholds (one a choice, or one a unit), by choice."""
+    """A flat vector of units, or of thresholds (one for all, one a choice, or one a unit), by choice."""
     choices = strategy.choices[level]
+    if len(values) == 1 < len(choices):
+        return {choice.name: values for choice in choices}
     sizes = [c.units for c in choices] if len(values) == sum(c.units for c in choices) else [1] * len(choices)
     return dict(zip((c.name for c in choices), values.split(sizes), strict=True))
 
@@ -239,8 +241,8 @@ TURNED_DOWN = {"cells": 1.0, "chain": 0.1, "chain, squeeze-excite": 0.1}
 @everywhere
 @by_both_recipes
 def test_03a_a_candidate_that_is_missed_is_held_on(which: str, recipe: str) -> None:
-    """What thresholds feel of it pushes them down: its own by the published recipe; ours, which a node shares, by the
-    sum over its candidates, each as much as it is near (03b)."""
+    """What thresholds feel of it pushes them down: its own by the published recipe; ours, which all share, by the sum
+    over all candidates, each as much as it is near (03b)."""
     agree = []
     for seed in (0,) if which == "cells" else (0, 1, 2):
         plan = PLANS[which]()
@@ -276,7 +278,7 @@ def test_03b_gradients_are_the_published_ones(which: str, recipe: str) -> None:
     task_loss(net(batch[0], leaves, gains), batch[1]).backward()
     for level in LEVELS:
         limits = by_choice(strategy, level, strategy.thresholds[level].detach())
-        slopes = by_choice(strategy, level, strategy.thresholds[level].grad)
+        slopes, pushes = by_choice(strategy, level, strategy.thresholds[level].grad), []
         for name in net.flat[level].choices:
             gradient = leaves[name].grad
             if level == "weight":
@@ -292,9 +294,12 @@ def test_03b_gradients_are_the_published_ones(which: str, recipe: str) -> None:
                 through_mask = h * gradient if recipe == "published" else 0
                 expected = gain * (1 - gain) * (gains[name].grad + through_mask)
             assert torch.allclose(own, expected, rtol=1e-8, atol=1e-12), name
-            pushed = -(h * gradient)
-            pushed = pushed if slopes[name].numel() > 1 else pushed.sum().view(1)
-            assert torch.allclose(slopes[name], pushed, rtol=1e-8, atol=1e-12), name
+            pushes.append(-(h * gradient).flatten())
+            if len(strategy.thresholds[level]) > 1:
+                pushed = pushes[-1] if slopes[name].numel() > 1 else pushes[-1].sum().view(1)
+                assert torch.allclose(slopes[name], pushed, rtol=1e-8, atol=1e-12), name
+        if len(strategy.thresholds[level]) == 1:
+            assert strategy.thresholds[level].grad.item() == pytest.approx(float(torch.cat(pushes).sum()), rel=1e-8)
 
 
 LEARNED: dict[str, Callable[[], Plan]] = {
@@ -498,7 +503,8 @@ SHARES = (0.1, 0.3, 0.6)
 @pytest.mark.parametrize("metric", ["params", "macs"])
 @everywhere
 def test_07a_the_export_is_close_to_its_target_and_never_above(which: str, metric: str, share: float) -> None:
-    """Counted by summing what the network stores: within two percent; and what it multiplies: within three."""
+    """Counted by summing what the network stores: within two percent; and what it multiplies: within three, or as near as
+    no single further unit fits."""
     plan = small_plan(cells_=3, channels=8, nodes=2) if which == "cells" else PLANS[which]()
     net, strategy, stage = rested(plan, net=lived_in(plan, 7, torch.float32), share=share, target__metric=metric)
     unsettled(strategy, 7)
@@ -510,7 +516,15 @@ def test_07a_the_export_is_close_to_its_target_and_never_above(which: str, metri
     found = architecture(plan, net.kept)
     network = compact_network(net, found, strategy.gains(net), {"mean": [0.0], "std": [1.0]})
     size = nonzero(network) if metric == "params" else multiply_adds(network, images_for(plan, dtype=torch.float32)[:1])
-    assert (0.98 if metric == "params" else 0.97) * stage.target <= size <= stage.target
+    assert size <= stage.target
+    if size < (0.98 if metric == "params" else 0.97) * stage.target:
+        assert metric == "macs" and size > 0.9 * stage.target
+        for choice in plan.choices:  # so coarse is this space that no single further unit fits
+            for unit in (~net.kept[choice.name]).nonzero().flatten().tolist() if choice.granularity != "weight" else ():
+                more = net.kept[choice.name].clone()
+                more[unit] = True
+                grown = architecture(plan, {**net.kept, choice.name: more}).macs
+                assert grown == size or grown > stage.target, (choice.name, unit)
 
 
 def multiply_adds(network: Callable[[Tensor], Tensor], x: Tensor) -> int:
@@ -706,7 +720,7 @@ def test_08b_useless_weights_die_and_others_live(which: str) -> None:
             shares.setdefault(owner[1], []).append(draw.masks[name].detach().flatten())
     kept = {unit: float(torch.cat(parts).mean()) for unit, parts in shares.items()}
     useless_kept = kept.pop(useless)
-    assert useless_kept < 0.1 and min(kept.values()) > max(0.15, 3 * useless_kept)
+    assert useless_kept < 0.1 and min(kept.values()) > max(0.1, 5 * useless_kept)
 
 
 def test_08c_two_targets_give_different_mixes(searches: dict[float, tuple[Path, list[Event]]]) -> None:
@@ -802,7 +816,7 @@ def test_11_a_stage_moves_its_own_blocks_and_earlier_ones_and_no_later_one(which
         net.store()
         found = {(plan.layer[name.split("/")[0]].block, name): value.clone() for name, value in net.nursery.items()}
         for level in LEVELS:
-            flat = {"limit": strategy.thresholds[level]}
+            flat = {"limit": strategy.thresholds[level]} if len(strategy.thresholds[level]) > 1 else {}
             if level != "weight":
                 flat |= {"logit": logits_of(strategy, level), "benefit": strategy.importance.benefits(level)}
             for what, values in flat.items():
