@@ -503,8 +503,8 @@ SHARES = (0.1, 0.3, 0.6)
 @pytest.mark.parametrize("metric", ["params", "macs"])
 @everywhere
 def test_07a_the_export_is_close_to_its_target_and_never_above(which: str, metric: str, share: float) -> None:
-    """Counted by summing what the network stores: within two percent; and what it multiplies: within three, or as near as
-    no single further unit fits."""
+    """Counted by summing what the network stores: within two percent; and what it multiplies: within three, or as near
+    as no single further unit fits."""
     plan = small_plan(cells_=3, channels=8, nodes=2) if which == "cells" else PLANS[which]()
     net, strategy, stage = rested(plan, net=lived_in(plan, 7, torch.float32), share=share, target__metric=metric)
     unsettled(strategy, 7)
