@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasengine.architecture import Plan, activations, lowered
+from nasengine.architecture import Plan, lowered
 from nasengine.config import SearchConfig, parse
 from nasengine.device import generator
 from nasengine.discretise import fitted
@@ -93,7 +93,7 @@ def measured(size: str) -> Iterator[dict[str, Any]]:
     yield {"size": size, "way": "one shot", "stage": "", "mib": one_shot / 2**20, "ratio": 1.0, "promised": False}
     for way in ways():
         net, strategy, stages = _built(plan, config)
-        net.bound(int(way.memory_share * activations(plan, plan.layers, {})) if way.memory_share < 1 else None)
+        net.bound(way.memory_share)
         for stage in stages:
             net.enter(stage.exit)
             found = per_image(net, strategy, stage)

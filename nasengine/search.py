@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 
 from nasengine import catalogue, checkpoint, data, device, events, export, narration, packing, train
-from nasengine.architecture import activations
 from nasengine.cache import whole
 from nasengine.compact import Network
 from nasengine.config import SearchConfig
@@ -257,8 +256,7 @@ class _Run:
 
     def _prepare_net(self) -> None:
         self.net.compiled = self.config.runtime.compile
-        share = self.config.runtime.memory_share
-        self.net.bound(int(share * activations(self.plan, self.plan.layers, {})) if share < 1 else None)
+        self.net.bound(self.config.runtime.memory_share)
 
     def _phases(self) -> Iterator[Event]:
         if self.position.phase == "search":

@@ -29,6 +29,9 @@ from nasengine.flat import flat_units, weight_shape
 Off = Collection[tuple[str, int]]
 """Candidates, each as (operation choice, unit)."""
 
+MISCOUNT = 0.02
+"""How far `architecture.activations` may be from what autograd really keeps."""
+
 Kept = dict[str, Tensor]
 """Choice -> which of its units are alive, bool [units], for weight choices bool of the full weight's shape."""
 
@@ -194,9 +197,13 @@ class Supernet(nn.Module):
             return x
         return selected_channels(x, index, pad=self._pads[layer.name])
 
-    def bound(self, memory: int | None) -> None:
-        """Lets training keep so many numbers for one image; what is more is computed twice, from the front on."""
-        self.memory = memory
+    def bound(self, share: float) -> None:
+        """Lets training keep this share of what the full space keeps for backward; with 1 all that there is.
+
+        What is more is computed twice, from the front on.
+        """
+        full = activations(self.plan, self.plan.layers, {})
+        self.memory = int(share * (1 - MISCOUNT) * full) if share < 1 else None
         self.recomputed = self._recomputed()
 
     def _recomputed(self) -> int:

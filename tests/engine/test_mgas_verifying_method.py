@@ -34,7 +34,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from nasengine import data, narration, splits, train
-from nasengine.architecture import Plan, activations, lowered, smallest
+from nasengine.architecture import Plan, lowered, smallest
 from nasengine.config import CellsSpace, DataConfig
 from nasengine.device import generator
 from nasengine.errors import ConfigError, Interrupted
@@ -1094,7 +1094,7 @@ def test_14c_bounded_memory_is_kept(which: str) -> None:
     free = step_bytes(net, strategy, stage)
     peaks = []
     for share in (0.8, 0.6, 0.4):
-        net.bound(int(share * activations(plan, plan.layers, {})))
+        net.bound(share)
         peaks.append(step_bytes(net, strategy, stage) / free)
     assert peaks == sorted(peaks, reverse=True)
     assert peaks[0] < 0.9 and peaks[-1] < 0.6, peaks
