@@ -570,7 +570,7 @@ def _problems(error: ValidationError) -> list[tuple[str, str]]:
             continue
         location = [part for part in item["loc"] if not isinstance(part, int)]
         if location[:1] == ["target"]:
-            location = location[:2]  # without the kind of value that was tried
+            location = location[: 3 if location[1:2] == ["limits"] else 2]  # without the kind of value that was tried
         if item["type"].startswith("union_tag"):
             found.append(("space.kind", f"{item['ctx'].get('tag', 'nothing')!r} is not a known space{_spaces(item)}"))
             continue

@@ -23,19 +23,28 @@ def fitted(
     plan: Plan, margins: Mapping[str, Tensor], *, bounds: Mapping[str, int], granularities: Collection[str],
     exit_: str | None = None,
 ) -> Kept:  # fmt: skip
-    """The decision with the highest margins whose exported sizes are within all bounds, and within 3 % of one at least.
+    """The decision with the highest margins whose exported sizes are within all bounds.
+
+    Within 3 % of one at least, unless the space is so coarse that no single further unit fits.
 
     Args:
         plan: the full space.
         margins: choice -> margin of each unit, full size, finite; higher stays longer.
-        bounds: metric (params, macs) -> size that is never exceeded; at least one.
+        bounds: metric (params, macs) -> size that is never exceeded; the first is the target, the others are limits
+            beside it, which change nothing where they do not bind.
         granularities: levels that may be cut; choices of others keep everything.
         exit_: of the network that shall fit, the plan's own if not given; choices behind it keep everything.
 
     Raises:
         EngineError: if even the floors are above a bound (refused before a search starts).
     """
-    problem = _Fit(plan, margins, bounds, granularities, exit_ or plan.exits[-1])
+    exit_ = exit_ or plan.exits[-1]
+    if "params" in list(bounds)[1:]:
+        others = {metric: bound for metric, bound in bounds.items() if metric != "params"}
+        kept = fitted(plan, margins, bounds=others, granularities=granularities, exit_=exit_)
+        if architecture(plan, kept, exit_).params <= bounds["params"]:
+            return kept
+    problem = _Fit(plan, margins, bounds, granularities, exit_)
     with_weights = "weight" in granularities and "params" in bounds
     kept = problem.kept_above(problem.offset())
     if with_weights:

@@ -210,7 +210,7 @@ def verified(run: Path) -> dict[str, Any]:
     report = json.loads((folder / "report.json").read_text())
     network = loaded(folder)
     params = nonzero(network)
-    sizes = {"params": params, "macs": _macs(network)}
+    sizes = {"params": params, "macs": macs(network)}
     bounds = {report["target"]["metric"]: report["target"]["value"], **report.get("limits", {})}
     for metric, bound in bounds.items():
         if sizes[metric] > bound:
@@ -324,7 +324,8 @@ def _checksum_problems(folder: Path) -> list[str]:
     return problems
 
 
-def _macs(network: Network) -> int:
+def macs(network: Network) -> int:
+    """Multiply-adds for one image."""
     stored = network.architecture
     return Architecture(
         space=stored["space"],

@@ -24,10 +24,11 @@ class Importance(nn.Module):
 
     The benefit is the mean of the squared slope of the loss in the unit's mask. Where training has come to rest this is
     proportional to what the loss rises by when the unit goes; the slope itself has mean zero there and tells nothing.
+    In a young network, full of candidates, no removal means much for long; but the square repeats, the slope does not.
     Source: Molchanov et al. (CVPR 2019, arXiv 1906.10771), eq. 8.
 
-    What is usual is settled once a stage and follows what all units that are seen have in common, so that no score
-    jumps when others are pruned. What cannot be seen keeps its score.
+    What is usual is settled once a stage and moves with the mean of the units that are seen, so that no score jumps
+    when others are pruned. What cannot be seen keeps its score.
 
     Args:
         totals: level -> number of its units, dead ones included.

@@ -78,6 +78,7 @@ class Retraining:
             "validation": self.validated()["accuracy"],
             "test": train.evaluated(self.network, images.open_test(), images)["accuracy"],
             "params": export.nonzero(self.network),
+            "macs": export.macs(self.network),
         }
 
     def state(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from torch import Tensor
 from nasengine import catalogue, checkpoint, data, device, events, export, narration, packing, train
 from nasengine.cache import whole
 from nasengine.compact import Network
-from nasengine.config import SearchConfig
+from nasengine.config import SearchConfig, parse
 from nasengine.control import Control
 from nasengine.errors import CheckpointError, ConfigError, EngineError, Interrupted, TrainingError
 from nasengine.events import Event
@@ -682,4 +682,6 @@ def _settings(path: Path) -> dict[str, Any]:
         known = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
+    with contextlib.suppress(ConfigError):
+        return parse(known).model_dump(mode="json")  # settings that are new since then have the value that they had
     return known if isinstance(known, dict) else {}

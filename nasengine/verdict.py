@@ -6,14 +6,17 @@ import math
 import statistics
 from collections.abc import Sequence
 
+T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
+"""Student's t, two-sided, 95 %, for 2 to 10 values."""
+
 
 def verdict(
     found: float, random: Sequence[float], images: int, *, inherited: bool = False
 ) -> dict[str, float | str | None]:
     """Found against random, by accuracy on the same images.
 
-    A difference counts if it is more than the random networks differ among themselves, and more than the choice of the
-    images makes likely (one standard error each).
+    A difference counts if one more random network would have it in less than one case of twenty (Student's t, by how
+    much the random ones differ), and if it is more than two standard errors by the choice of the images.
 
     Args:
         found: accuracy of the found network, 0 to 1.
@@ -25,8 +28,8 @@ def verdict(
         `mean`, `best` and `spread` of the random ones (standard deviation, None for a single one), `error` (standard
         error by the choice of images), and the `sentence`.
 
-    >>> verdict(0.9, [0.80, 0.82, 0.84], 1000)["sentence"]
-    'The search paid: 90.0 % on the test images, against 82.0 % ± 2.0 % on average and 84.0 % at best of 3 random \
+    >>> verdict(0.9, [0.82, 0.82, 0.83, 0.81, 0.82], 1000)["sentence"]
+    'The search paid: 90.0 % on the test images, against 82.0 % ± 0.7 % on average and 83.0 % at best of 5 random \
 networks of this size (one search).'
     """
     mean, best = statistics.fmean(random), max(random)
@@ -39,12 +42,14 @@ networks of this size (one search).'
             f"test images, it has {_percent(best)}; compare with five."
         )
         return {**numbers, "sentence": sentence}
+    n = len(random)
+    margin = max(T95[min(n, len(T95) + 1) - 2] * spread * math.sqrt(1 + 1 / n), 2 * error)
     favour = "; all started from its weights, which favours the found one" if inherited else ""
     against = (
         f"{_percent(found)} on the test images, against {_percent(mean)} ± {_percent(spread)} on average and "
         f"{_percent(best)} at best of {len(random)} random networks of this size (one search{favour})."
     )
-    return {**numbers, "sentence": f"{_opening(found - mean, found - best, max(spread, error))}: {against}"}
+    return {**numbers, "sentence": f"{_opening(found - mean, found - best, margin)}: {against}"}
 
 
 def _opening(above_mean: float, above_best: float, margin: float) -> str:
@@ -53,7 +58,7 @@ def _opening(above_mean: float, above_best: float, margin: float) -> str:
     if above_mean <= margin:
         return "Whether the search paid cannot be told from chance"
     if above_best <= 0:
-        return "The search paid on average, but one of the random networks is as good"
+        return "The search paid on average, but the best random network is at least as good"
     return "The search paid"
 
 

@@ -143,7 +143,8 @@ class MGAS(Strategy):
         found: list[dict[str, int]] = [{} for _ in full[:-1]]
         for metric, last in {self.metric: self.targets[0], **self.further}.items():
             ratio = min(1.0, last / full[-1].size(metric))
-            shares = self.part.stage_shares or self.early_shares(ratio, len(full))
+            by_hand = self.part.stage_shares if metric == self.metric else None
+            shares = by_hand or self.early_shares(ratio, len(full))
             for bounds, share, whole, exit_ in zip(found, shares, full, plan.exits, strict=False):
                 least = smallest(plan, self.part.granularities, metric, exit_)
                 bounds[metric] = max(int(share * whole.size(metric)), least)

@@ -93,8 +93,6 @@ class PublishedMGAS(MGAS):
                 for buffer in (self.alpha_momentum, self.task_sum, self.spread_sum, self.pruned_in_stage):
                     buffer.zero_()
                 self.probing.zero_()
-            if moment.closes_warmup:
-                self.ramp_start[0] = net.count(self.metric)(self._all_on(net))
             return
         if self.alpha.grad is not None:
             self.alpha_momentum.mul_(MOMENTUM).add_(self.alpha.grad)

@@ -28,7 +28,8 @@ const say = {
       (event.left_out_total ? ` ${plural(event.left_out_total, "file")} could not be read and stayed out.` : ""),
   ),
   search_started: (event) => plain(
-    `The full space holds ${count(event.full_size)} ${metricUnit(event.metric)}; the target is ${whole(event.target)}${event.also?.length ? `, also ${listed(event.also)}` : ""}. ` +
+    `The full space holds ${count(event.full_size)} ${metricUnit(event.metric)}; the target is ${whole(event.target)}${event.also?.length ? `, also ${listed(event.also)}` : ""}` +
+      `${Object.entries(event.limits ?? {}).map(([metric, limit]) => `, with at most ${whole(limit)} ${metricUnit(metric)}`).join("")}. ` +
       `${plural(event.stages.length, "stage")}, ${plural(event.epochs, "epoch")}, on ${event.device}.`,
   ),
   stage_started: (event, model) => plain(

@@ -101,6 +101,8 @@ WRONG = [
         "target.limits.macs",
         "'lots' is neither a number nor a percentage; write for example 20000 or 40%",
     ),
+    ({"target.limits.macs": True}, "target.limits.macs", "input should be a valid number, not True"),
+    ({"target.limits.latency": 5}, "target.limits.latency", "there is no such setting"),
     (
         {"target.limits.macs": 0},
         "target.limits.macs",

@@ -245,3 +245,15 @@ def test_of_two_bounds_neither_is_exceeded_and_one_at_least_is_nearly_reached(
         shares = [found.size(metric) / bound for metric, bound in bounds.items()]
         assert max(shares) <= 1
         assert max(shares) >= 0.97
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["cells", "chain"]))
+@settings(max_examples=8, deadline=None)
+def test_a_limit_that_does_not_bind_changes_nothing(seed: int, which: str) -> None:
+    plan = small_plan(channels=8, cells_=3) if which == "cells" else chain_plan(channels=8)
+    full, margins = lowered(plan, {}), margins_of(plan, seed)
+    for metric, other in (("params", "macs"), ("macs", "params")):
+        target = {metric: max(full.size(metric) // 2, smallest(plan, LEVELS, metric))}
+        alone = fitted(plan, margins, bounds=target, granularities=LEVELS)
+        beside = fitted(plan, margins, bounds={**target, other: full.size(other)}, granularities=LEVELS)
+        assert all(torch.equal(alone[name], units) for name, units in beside.items()), metric

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nasengine import catalogue, narration, train
 from nasengine.architecture import Plan, lowered, smallest
+from nasengine.costs import savings
 from nasengine.data import Images
 from nasengine.device import generator
 from nasengine.objectives import size_penalty, task_loss
@@ -173,6 +174,47 @@ def test_a_filter_that_is_off_keeps_what_was_seen_of_it() -> None:
     assert torch.equal(now[off], before[off]) and (now[~off] != before[~off]).float().mean() > 0.5
     operations = strategy.importance.benefits("operation") != fresh.importance.benefits("operation")
     assert operations.float().mean() > 0.9, "candidates are seen also where they are off"
+
+
+def limited(**changes: Any) -> tuple[Plan, Supernet, mgas.MGAS]:
+    """With a target of 40 % of the parameters and a limit of 20 % of the multiply-adds."""
+    plan = plan_of(nodes=2)
+    limit = lowered(plan, {}).macs // 5
+    wanted = configuration({key.replace("__", "."): value for key, value in changes.items()})
+    return plan, born(plan), mgas.strategy(plan, wanted, (int(0.4 * lowered(plan, {}).params),), {"macs": limit})
+
+
+def test_early_stages_leave_room_for_each_limit_by_itself() -> None:
+    plan, net, strategy = limited()
+    early, last = strategy.stages(net)
+    assert last.bounds == {"params": last.target, "macs": lowered(plan, {}).macs // 5}
+    front = lowered(plan, {}, exit_="exit1")
+    assert early.bounds["macs"] == max(int(0.2**0.5 * front.macs), smallest(plan, LEVELS, "macs", "exit1"))
+    assert early.bounds["params"] == max(int(0.4**0.5 * front.params), smallest(plan, LEVELS, "params", "exit1"))
+    by_hand = limited(strategy__stage_shares=[0.9])[2].stages(net)[0]
+    assert by_hand.bounds == {"params": int(0.9 * front.params), "macs": early.bounds["macs"]}
+
+
+def test_the_limit_that_is_most_exceeded_steers() -> None:
+    """Its slope is what the thresholds feel, and units cost by both metrics."""
+    _, net, strategy = limited()
+    stage = strategy.stages(net)[-1]
+    warmed(net, strategy, stage)
+    late = moment_of(stage, stage.epochs - 1, STEPS - 1)
+    draw = strategy.draw(net, late)[0]
+    flat = {level: masks.detach() for level, masks in draw.flat.items()}
+    shares = {metric: net.count(metric)(flat).item() / bound for metric, bound in stage.bounds.items()}
+    assert shares["macs"] > shares["params"] > 1, "a fifth is less than two fifths"
+    assert draw.share.item() == pytest.approx(shares["macs"], rel=1e-5) and draw.wanted == stage.target
+    draw.share.backward()
+    felt = strategy.thresholds["filter"].grad.clone()
+    strategy.zero_grad()
+    net.count("macs")(strategy.draw(net, late)[0].flat).backward()
+    assert torch.allclose(felt * stage.bounds["macs"], strategy.thresholds["filter"].grad, rtol=1e-4)
+    index = net.flat["operation"].index
+    both = [savings(net.count(metric), flat)["operation"] for metric in stage.bounds]
+    informed(net, strategy, late, batches(net.plan)[0])
+    assert torch.allclose(strategy.importance.cost_operation[index], sum(both) / 2, rtol=1e-4)
 
 
 # -- what learns from what --------------------------------------------------------------------------------------------

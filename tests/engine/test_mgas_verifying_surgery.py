@@ -315,7 +315,7 @@ def assert_momentum(net: Supernet, optimizer: torch.optim.Optimizer, before: dic
 def strategy_of(plan: Plan, **changes: Any) -> mgas.MGAS:
     wanted = configuration({"strategy.cuts": [], **changes})
     target = int(0.4 * lowered(plan, {}).params)
-    return mgas.strategy(plan, wanted, (target,), generator("cpu", 1, "scores"))
+    return mgas.strategy(plan, wanted, (target,), {})
 
 
 @pytest.mark.parametrize("which", ["cells, odd sides", "chain, squeeze-excite"])

@@ -286,9 +286,9 @@ def test_units_return_within_a_later_stage_and_only_at_the_levels_that_may(whole
     assert [event.epoch for event in back if event.stage == 0] == [ends[0]]
     for event in back:
         assert set(event.asked) == {"filter", "weight"} and event.regrown["operation"] == 0
-        assert 0 < event.regrown["filter"] <= event.asked["filter"]
-        assert 0 < event.regrown["weight"] <= event.asked["weight"]
+        assert event.regrown["filter"] <= event.asked["filter"] and event.regrown["weight"] <= event.asked["weight"]
         assert not any(event.pruned.values())
+    assert all(sum(event.regrown[level] for event in back) for level in ("filter", "weight"))
 
 
 def test_nothing_returns_if_nothing_may(whole_of: Callable[[str], Whole]) -> None:
@@ -310,7 +310,7 @@ def test_a_limit_beside_the_target_is_kept_by_the_found_network_and_by_random_on
     assert f"{report['achieved']['macs']:,} macs, at most {limit:,}" in checks
     assert f"| limit | {started.target:,} params and {limit:,} macs |" in (run.folder / "result/README.md").read_text()
     (other,) = report["baseline"]["random"]
-    assert other["params"] <= report["achieved"]["params"]
+    assert other["params"] <= report["achieved"]["params"] and other["macs"] <= report["achieved"]["macs"] <= limit
 
 
 def test_a_chain_tells_of_its_layers(whole_of: Callable[[str], Whole]) -> None:
@@ -391,6 +391,17 @@ def test_a_stop_at_the_very_first_and_the_very_last_step_changes_nothing(
     ran(tmp_path)
     assert content(tmp_path) == content(folder)
     told(tmp_path)
+
+
+def test_a_run_from_before_a_setting_was_there_is_still_the_same_run(
+    whole: tuple[Path, list[Event], int], tmp_path: Path
+) -> None:
+    folder = tmp_path / "old"
+    shutil.copytree(whole[0], folder)
+    settings = json.loads((folder / "config.json").read_text())
+    del settings["target"]["limits"]
+    (folder / "config.json").write_text(json.dumps(settings))
+    assert [event.kind for event in ran(folder)] == ["result_ready", "search_finished"]
 
 
 def test_random_networks_beside_the_found_one_survive_interruptions(tmp_path: Path) -> None:
