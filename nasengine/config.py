@@ -569,8 +569,8 @@ def _problems(error: ValidationError) -> list[tuple[str, str]]:
             found += cause.problems
             continue
         location = [part for part in item["loc"] if not isinstance(part, int)]
-        if location[:1] == ["target"]:
-            location = location[: 3 if location[1:2] == ["limits"] else 2]  # without the kind of value that was tried
+        if location[:1] != ["space"]:
+            location = _to_field(location)
         if item["type"].startswith("union_tag"):
             found.append(("space.kind", f"{item['ctx'].get('tag', 'nothing')!r} is not a known space{_spaces(item)}"))
             continue
@@ -582,6 +582,17 @@ def _problems(error: ValidationError) -> list[tuple[str, str]]:
     for field, sentence in found:
         first.setdefault(field, sentence)
     return list(first.items())
+
+
+def _to_field(location: list[Any]) -> list[Any]:
+    """A location without what follows its field: the kind of value that was tried."""
+    owner: Any = SearchConfig
+    for depth, part in enumerate(location, start=1):
+        field = owner.model_fields.get(part)
+        owner = getattr(field, "annotation", None)
+        if not hasattr(owner, "model_fields"):
+            return location[:depth]
+    return location
 
 
 def _spaces(item: Any) -> str:

@@ -211,7 +211,7 @@ def verified(run: Path) -> dict[str, Any]:
     network = loaded(folder)
     params = nonzero(network)
     sizes = {"params": params, "macs": macs(network)}
-    bounds = {report["target"]["metric"]: report["target"]["value"], **report.get("limits", {})}
+    bounds = _bounds(report)
     for metric, bound in bounds.items():
         if sizes[metric] > bound:
             name = "target" if metric == report["target"]["metric"] else "limit"
@@ -362,13 +362,18 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _bounds(report: Mapping[str, Any]) -> dict[str, int]:
+    """Metric -> what the network does not exceed, the target first; old reports have no limits beside it."""
+    return {report["target"]["metric"]: report["target"]["value"], **report.get("limits", {})}
+
+
 def _comparison(report: Mapping[str, Any]) -> str:
     return f"{report['baseline']['sentence']}\n\n" if report["baseline"] else ""
 
 
 def _model_card(report: Mapping[str, Any]) -> str:
     achieved, accuracy = report["achieved"], report["accuracy"]
-    bounds = {report["target"]["metric"]: report["target"]["value"], **report["limits"]}
+    bounds = _bounds(report)
     return f"""# {report["name"] or "A network found by Coppice"}
 
 Found by {report["method"]} in the {report["space"]} space on `{report["data"]["name"]}`, seed {report["seed"]}.

@@ -79,7 +79,8 @@ def outlook(config: SearchConfig, facts: DataFacts) -> Outlook:
     """Looks ahead in milliseconds; nothing is built."""
     plan = plan_of(config, facts)
     metric = config.target.metric
-    full = lowered(plan, {}).size(metric)
+    whole = lowered(plan, {})
+    full, limits = whole.size(metric), config.target.further_limits(whole.size)
     least = smallest(plan, config.strategy.granularities, metric)
     target = config.target.resolved(full)
     family = config.target.family(full)
@@ -94,8 +95,8 @@ def outlook(config: SearchConfig, facts: DataFacts) -> Outlook:
         smallest_size=least,
         target=target,
         family=family,
-        limits=config.target.further_limits(lowered(plan, {}).size),
-        problems=tuple(_problems(config, plan, target, family, full, least, counts)),
+        limits=limits,
+        problems=tuple(_problems(config, plan, target, family, limits, full, least, counts)),
         estimate=_estimate(config, plan, counts["train"]),
         choices=choices,
     )
@@ -119,6 +120,7 @@ def _problems(
     plan: Plan,
     target: int,
     family: tuple[int, ...],
+    limits: dict[str, int],
     full: int,
     least: int,
     counts: dict[str, int],
@@ -131,7 +133,7 @@ def _problems(
         if size < least:
             mend = f"give at least {least:,}, or a smaller space (fewer blocks or channels)"
             found.append((field, f"{size:,} {metric} is below what this space can surely reach; {mend}"))
-    found += _limit_problems(config, plan)
+    found += _limit_problems(config, plan, limits)
     found += _stage_problems(config, plan)
     learning = learning_images(config, counts["train"])
     if problem := splits.batch_problem(learning, config.search.batch(learning)):
@@ -147,9 +149,9 @@ def _problems(
     return found
 
 
-def _limit_problems(config: SearchConfig, plan: Plan) -> list[tuple[str, str]]:
+def _limit_problems(config: SearchConfig, plan: Plan, limits: dict[str, int]) -> list[tuple[str, str]]:
     found = []
-    for metric, limit in config.target.further_limits(lowered(plan, {}).size).items():
+    for metric, limit in limits.items():
         least = smallest(plan, config.strategy.granularities, metric)
         if limit < least:
             mend = f"give at least {least:,}, or a smaller space (fewer blocks or channels)"

@@ -74,7 +74,7 @@ class MGAS(Strategy):
         limits: Mapping[str, int],
     ) -> None:  # fmt: skip
         super().__init__()
-        self.further = dict(limits)
+        self.further, self.metrics = dict(limits), (metric, *limits)
         self.part, self.epochs, self.targets, self.metric = part, epochs, tuple(targets), metric
         self.decision_fraction = part.decision_fraction
         self.choices = {level: [c for c in plan.choices if c.granularity == level] for level in LEVELS}
@@ -156,7 +156,7 @@ class MGAS(Strategy):
         masks: dict[str, Tensor] = {}
         for level in (*GATED, *(["weight"] if "weight" in self.part.granularities else [])):
             masks |= net.flat[level].split(flat[level])
-        sizes = [net.count(metric)(counted) for metric in moment.stage.bounds]
+        sizes = [net.count(metric)(counted) for metric in self.metrics]
         wanted = self._wanted(moment)
         return [
             Draw(
@@ -256,6 +256,10 @@ class MGAS(Strategy):
         """
         return 1 if level in GATED else len(self.choices[level])
 
+    def logits(self, level: str) -> Tensor:
+        """[units] of the factors of all operations or filters, dead ones included."""
+        return self.alpha if level == "operation" else self.k
+
     def scores(self, level: str) -> Tensor:
         """[units] scores of all operations or filters, dead ones included."""
         return self.importance.scores(level)
@@ -266,7 +270,7 @@ class MGAS(Strategy):
         A filter that is off lies at the edge of a rectifier, where no slope passes, and one of a candidate that is off
         has neither slope nor cost: they keep what was seen of them.
         """
-        by_metric = [savings(net.count(metric), draw.flat) for metric in (self.metric, *self.further)]
+        by_metric = [savings(net.count(metric), draw.flat) for metric in self.metrics]
         for level in GATED:
             masks = draw.flat[level]
             if masks.grad is None:
@@ -284,9 +288,9 @@ class MGAS(Strategy):
     def gains(self, net: Supernet) -> dict[str, Tensor]:
         """Operation or filter choice -> factors of its living units."""
         found: dict[str, Tensor] = {}
-        for level, logits in (("operation", self.alpha), ("filter", self.k)):
+        for level in GATED:
             units = net.flat[level]
-            found |= units.split(torch.sigmoid(logits[units.index]))
+            found |= units.split(torch.sigmoid(self.logits(level)[units.index]))
         return found
 
     def _flat_masks(self, net: Supernet) -> dict[str, Tensor]:
@@ -357,7 +361,7 @@ class MGAS(Strategy):
         """By metric: from what lives after the warm-up it goes geometrically to the bound, and stays there."""
         stage = moment.stage
         if moment.warming:
-            return [float(stage.start_size)] * len(stage.bounds)  # nothing is pressed yet
+            return [float(stage.start_size)] * len(self.metrics)  # nothing is pressed yet
         aims = zip(self.ramp_start.tolist(), stage.bounds.values(), strict=True)
         return [wanted_size(start, bound, moment.progress / RAMP) for start, bound in aims]
 
@@ -380,8 +384,7 @@ class MGAS(Strategy):
         low = [part[alive > 0].quantile(LOW) if bool(alive.any()) else part.new_zeros(()) for part, alive in parts]
         self.thresholds["weight"][units.ordinal] = torch.stack(low)
         on = self._all_on(net)
-        sizes = [net.count(metric)(on) for metric in (self.metric, *self.further)]
-        self.ramp_start.copy_(torch.stack(sizes))
+        self.ramp_start.copy_(torch.stack([net.count(metric)(on) for metric in self.metrics]))
         need = activations(net.plan, net.program, net.units)
         self.budget.fill_(need if net.memory is None else min(need, net.memory))
         self.integral.zero_()
@@ -446,9 +449,8 @@ class MGAS(Strategy):
         if "operation" not in self.part.granularities:
             return []
         found = []
-        limits = self._choice_thresholds("operation")
-        numbers = {choice.name: number for number, choice in enumerate(self.choices["operation"])}
         starts = self._starts("operation")
+        limits = dict(zip(starts, self._choice_thresholds("operation"), strict=True))
         for names in net.plan.guarded:
             alive = [
                 (name, u)
@@ -460,9 +462,9 @@ class MGAS(Strategy):
             if not alive or any(margins[name][unit] > 0 for name, unit in alive):
                 continue
             name, unit = max(alive, key=lambda place: float(margins[place[0]][place[1]]))
-            limit = limits[numbers[name]]
+            limit = limits[name]
             wanted = float(limit[unit] if isinstance(limit, Tensor) else limit) + RAISED
-            self._put("operation", starts[numbers[name]] + unit, self.alpha.new_tensor(min(wanted, HIGHEST_RAISED)))
+            self._put("operation", starts[name] + unit, self.alpha.new_tensor(min(wanted, HIGHEST_RAISED)))
             self._shelter({name: torch.arange(len(kept[name]), device=kept[name].device) == unit}, steps)
             found.append((name, unit))
         return found
@@ -474,9 +476,10 @@ class MGAS(Strategy):
     def _sizes(self, level: str) -> list[int]:
         return [choice.units for choice in self.choices[level]]
 
-    def _starts(self, level: str) -> list[int]:
-        """Place of each choice's first unit."""
-        return list(accumulate(self._sizes(level), initial=0))[:-1]
+    def _starts(self, level: str) -> dict[str, int]:
+        """Choice -> place of its first unit among all of its level."""
+        ends = accumulate(self._sizes(level))
+        return {c.name: end - c.units for c, end in zip(self.choices[level], ends, strict=True)}
 
     def _regrown(self, net: Supernet, moment: Moment, batches: Sequence[Batch]) -> list[Decision]:
         """Brings back the dead units whose return would change the loss most, level by level."""
@@ -496,11 +499,11 @@ class MGAS(Strategy):
     def _welcome(self, net: Supernet, kept: Kept, moment: Moment) -> None:
         """Gives regrown units the lowest living score of their choice, no head start, and shelters them for a while."""
         for level in GATED:
-            for choice, start in zip(self.choices[level], self._starts(level), strict=True):
-                new = kept[choice.name] & ~net.kept[choice.name]
+            logits = self.logits(level)
+            for name, start in self._starts(level).items():
+                new = kept[name] & ~net.kept[name]
                 if bool(new.any()):
-                    places, old = (start + units.nonzero().flatten() for units in (new, net.kept[choice.name]))
-                    logits = self.alpha if level == "operation" else self.k
+                    places, old = (start + units.nonzero().flatten() for units in (new, net.kept[name]))
                     logits[places] = logits[old].min()
                     self._rank_last(level, places, old)
         new = {name: alive & ~net.kept[name] for name, alive in kept.items()}

@@ -157,13 +157,13 @@ class PublishedMGAS(MGAS):
 
     def scores(self, level: str) -> Tensor:
         """They double as factors."""
-        return torch.sigmoid(self.alpha if level == "operation" else self.k)
+        return torch.sigmoid(self.logits(level))
 
     def _rank_last(self, level: str, places: Tensor, old: Tensor) -> None:
         """Nothing is left to do: they have the lowest factor."""
 
     def _put(self, level: str, places: Tensor | int, score: Tensor) -> None:
-        (self.alpha if level == "operation" else self.k)[places] = torch.logit(score)
+        self.logits(level)[places] = torch.logit(score)
 
     def _running(self, net: Supernet, level: str) -> Tensor:
         """Numbers of the thresholds of what is alive."""

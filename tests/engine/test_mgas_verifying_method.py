@@ -130,10 +130,6 @@ def by_choice(strategy: mgas.MGAS, level: str, values: Tensor) -> dict[str, Tens
     return dict(zip((c.name for c in choices), values.split(sizes), strict=True))
 
 
-def logits_of(strategy: mgas.MGAS, level: str) -> Tensor:
-    return strategy.alpha if level == "operation" else strategy.k
-
-
 def scores_of(strategy: mgas.MGAS, level: str) -> dict[str, Tensor]:
     """By choice, as the strategy has them; what they are made of has its own tests."""
     return by_choice(strategy, level, strategy.scores(level).detach())
@@ -288,8 +284,8 @@ def test_03b_gradients_are_the_published_ones(which: str, recipe: str) -> None:
                 own, h = found[parameter], step_slope(score - limits[name])
                 expected = gradient / weight * (leaves[name].detach() + h * score)
             else:
-                gain = torch.sigmoid(by_choice(strategy, level, logits_of(strategy, level).detach())[name])
-                own = by_choice(strategy, level, logits_of(strategy, level).grad)[name]
+                gain = torch.sigmoid(by_choice(strategy, level, strategy.logits(level).detach())[name])
+                own = by_choice(strategy, level, strategy.logits(level).grad)[name]
                 h = step_slope(scores_of(strategy, level)[name] - limits[name])
                 through_mask = h * gradient if recipe == "published" else 0
                 expected = gain * (1 - gain) * (gains[name].grad + through_mask)
@@ -343,7 +339,7 @@ def test_04_what_is_pruned_for_good_has_no_gradient_and_no_influence(which: str,
     for level in ("operation", "filter"):
         strategy.thresholds[level].data.mul_(0.3)  # enough stays on for signals to pass
     moment, batch = moment_of(stage), batch_of(plan, seed)
-    alive = {level: torch.zeros(len(logits_of(strategy, level)), dtype=torch.bool) for level in ("operation", "filter")}
+    alive = {level: torch.zeros(len(strategy.logits(level)), dtype=torch.bool) for level in ("operation", "filter")}
     for level, flags in alive.items():
         flags[net.flat[level].index] = True
 
@@ -357,7 +353,7 @@ def test_04_what_is_pruned_for_good_has_no_gradient_and_no_influence(which: str,
     before = outcome()
     answers = bool(before.std(dim=0).any())
     for level, flags in alive.items():
-        slope = logits_of(strategy, level).grad
+        slope = strategy.logits(level).grad
         assert not slope[~flags].any() and (slope[flags].any() or not answers), level
     for choice, weights in net.pruned_weights.items():
         slope = net.live[f"{plan.weighs[choice]}/weight"].grad
@@ -365,7 +361,7 @@ def test_04_what_is_pruned_for_good_has_no_gradient_and_no_influence(which: str,
     net.store()
     with torch.no_grad():
         for level, flags in alive.items():
-            logits_of(strategy, level)[~flags] += 7
+            strategy.logits(level)[~flags] += 7
         for name, value in net.nursery.items():
             layer, part = name.split("/")
             alive_there = torch.zeros_like(value, dtype=torch.bool)
@@ -818,7 +814,7 @@ def test_11_a_stage_moves_its_own_blocks_and_earlier_ones_and_no_later_one(which
         for level in LEVELS:
             flat = {"limit": strategy.thresholds[level]} if len(strategy.thresholds[level]) > 1 else {}
             if level != "weight":
-                flat |= {"logit": logits_of(strategy, level), "benefit": strategy.importance.benefits(level)}
+                flat |= {"logit": strategy.logits(level), "benefit": strategy.importance.benefits(level)}
             for what, values in flat.items():
                 for name, part in by_choice(strategy, level, values.detach()).items():
                     found[block_of[name], f"{what} {name}"] = part.clone()
