@@ -22,6 +22,7 @@ from nasengine.errors import ConfigError, EngineError, Interrupted
 from nasengine.events import Event, SearchFailed
 
 DONE, FAILED, BAD_INPUT, STOPPED = range(4)
+MOST_SEEDS = 20
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -74,6 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of this run")
     search.add_argument("--fresh", action="store_true", help="start over even if DIR holds a checkpoint")
     search.add_argument(
+        "--seeds", metavar="N", type=_some, default=1,
+        help="search with N seeds, each in a folder of its own, and report how far they agree (DIR/report.json)",
+    )  # fmt: skip
+    search.add_argument(
         "--supervised", action="store_true", help="take commands (cancel) on stdin; its end means save and exit"
     )
     search.set_defaults(run=_search)
@@ -100,16 +105,27 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _search(parsed: argparse.Namespace) -> Iterator[Event]:
+def _some(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_SEEDS:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seeds; give 1 to {MOST_SEEDS}")
+    return int(text)
+
+
+def _search(parsed: argparse.Namespace) -> Iterator[Event | dict[str, Any]]:
     wanted = _read(parsed.config)
     control = Control()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _frame: _request(control, signal.Signals(number).name))
     if parsed.supervised:
         threading.Thread(target=_listen, args=(control,), daemon=True).start()
-    from nasengine.search import search  # brings torch, which takes seconds: bad input and requests do not wait for it
+    # These bring torch, which takes seconds: bad input and requests do not wait for it.
+    from nasengine.repeated import repeated
+    from nasengine.search import search
 
-    run = search(wanted, parsed.out, fresh=parsed.fresh, control=control)
+    if parsed.seeds > 1:
+        run = repeated(wanted, parsed.out, parsed.seeds, fresh=parsed.fresh, control=control)
+    else:
+        run = search(wanted, parsed.out, fresh=parsed.fresh, control=control)
     return _with_bar(run) if sys.stderr.isatty() else run
 
 
@@ -127,7 +143,7 @@ def _listen(control: Control) -> None:
     control.requested = "the supervisor is gone"
 
 
-def _with_bar(run: Iterator[Event]) -> Iterator[Event]:
+def _with_bar(run: Iterator[Event | dict[str, Any]]) -> Iterator[Event | dict[str, Any]]:
     from tqdm import tqdm
 
     with tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{postfix}", file=sys.stderr) as bar:
@@ -137,7 +153,8 @@ def _with_bar(run: Iterator[Event]) -> Iterator[Event]:
                 bar.n = round(100 * fraction, 1)
             if eta is not None:
                 bar.set_postfix_str(tqdm.format_interval(int(eta)) + " left")
-            bar.set_description(event.kind.replace("_", " "))
+            if isinstance(event, Event):
+                bar.set_description(event.kind.replace("_", " "))
             yield event
         bar.n = 100
 

@@ -29,6 +29,14 @@ class Space:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Preset:
+    """How much effort; what it fills in is in ``config.PRESETS``."""
+
+    label: str
+    sentence: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class BuiltinDataset:
     """A data set that has a name. Counts are images; a ``test`` of 0 means it is held out from ``train``."""
 
@@ -66,6 +74,22 @@ SPACES = {
         label="Chain",
         sentence="MobileNet-like layers in a row: each picks kernels, inner widths and whether it is there at all.",
         path="nasengine.spaces.chain:plan",
+    ),
+}
+
+PRESETS = {
+    "quick": Preset(
+        label="Quick",
+        sentence="A small space, images of at most 16 pixels, few epochs: minutes on two CPU cores. Shows the method "
+        "on your data. It cannot promise the best network that they allow, nor tell by one run whether searching pays.",
+    ),
+    "standard": Preset(
+        label="Standard",
+        sentence="The same recipe on a deeper space, with 32 pixels and many epochs: hours on a GPU.",
+    ),
+    "thorough": Preset(
+        label="Thorough",
+        sentence="The same on the deepest space, with long training: a day or more on a GPU.",
     ),
 }
 

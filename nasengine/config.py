@@ -27,9 +27,12 @@ CANDIDATES: tuple[Candidate, ...] = (
     "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5", "avg_pool_3x3", "max_pool_3x3",
 )  # fmt: skip
 
-USUAL_BATCH = 64
+USUAL_BATCH, SMALL_BATCH, FEW_IMAGES = 64, 32, 8000
+"""Images a step; the small batch where there are so few that the number of steps is what limits training."""
 FEWEST_EPOCHS = 4
 """Of a stage, on average."""
+SHORT_SEARCH = 24
+"""Epochs below which a search has one early stage only, whatever the space: more would leave each too little."""
 PRESET_PARTS = {"data": "", "space": "cells", "strategy": "mgas", "search": "", "retrain": "", "runtime": ""}
 """Parts that a preset fills in, with the kind that is meant if none is given."""
 
@@ -40,7 +43,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "chain": {"layers": 6, "channels": 8, "reductions": (2, 4)},
         "mgas": {},
         "search": {"epochs": 12},
-        "retrain": {"epochs": 20, "start": "inherit", "lr": 0.05},
+        "retrain": {"epochs": 20},
         "runtime": {"memory_share": 1.0},
     },
     "standard": {
@@ -49,18 +52,19 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "chain": {"layers": 12, "channels": 16},
         "mgas": {},
         "search": {"epochs": 50},
-        "retrain": {"epochs": 150, "start": "scratch"},
+        "retrain": {"epochs": 150},
     },
     "thorough": {
         "data": {"image_size": 32},
         "cells": {"cells": 14, "channels": 24, "nodes": 4},
-        "chain": {"layers": 18, "channels": 24, "squeeze_excite": True},
+        "chain": {"layers": 18, "channels": 24},
         "mgas": {},
         "search": {"epochs": 120},
-        "retrain": {"epochs": 600, "start": "scratch"},
+        "retrain": {"epochs": 600},
     },
 }
-"""What each preset fills in: by part of the configuration, and by kind for the space and the strategy."""
+"""What each preset fills in: by part of the configuration, and by kind for the space and the strategy. Sizes and
+lengths alone, never the recipe (and where there is memory for all, nothing is computed twice)."""
 
 
 class Part(BaseModel):
@@ -246,13 +250,19 @@ class MGASConfig(Part):
     )
     cuts: tuple[int, ...] | None = option(
         None, "Numbers of blocks after which an early stage ends; the last has all. Empty: at the reductions, or "
-        "in the middle if quick.",
+        "in the middle if the search has fewer than 24 epochs.",
         title="Stage ends", strict=False,
     )  # fmt: skip
     recipe: Literal["coppice", "published"] = option(
         "coppice",
         "coppice: decisions on held-out images, size in the loss, all levels regrow. published: the paper's schedule.",
         title="Recipe",
+    )
+    ratios: Literal["learned", "equal"] = option(
+        "learned",
+        "learned: how much each part of the network keeps follows from the thresholds. equal: every choice of a level "
+        "keeps the same share of its units, for comparison.",
+        title="Shares that stay",
     )
     stage_shares: tuple[float, ...] | None = option(
         None,
@@ -270,6 +280,14 @@ class MGASConfig(Part):
         title="Decision share",
         ge=0,
         le=0.5,
+    )
+    constant_cost: float = option(
+        0.1,
+        "What each operation and filter costs besides its own size, as a share of what is usual. More of it leaves "
+        "fewer skips and pools, which cost nothing else.",
+        title="Constant cost",
+        ge=0.01,
+        le=10,
     )
     commit_every: int = option(2, "Prune for good every so many epochs.", title="Commit every", unit="epochs", ge=1)
     regrow_fraction: float = option(
@@ -303,6 +321,8 @@ class MGASConfig(Part):
                 raise ConfigError.at(
                     "strategy.stage_shares", f"{share:g} is out of range; give shares above 0 and up to 1"
                 )
+        if self.recipe == "published" and self.ratios != "learned":
+            raise ConfigError.at("strategy.ratios", "the published recipe knows learned ones alone; use learned")
         if self.recipe == "published" and self.regrow_every is not None:
             raise ConfigError.at(
                 "strategy.regrow_every", "by the published recipe units return after early stages alone; leave it empty"
@@ -397,7 +417,7 @@ class SearchPlan(Part):
         50, "Epochs of the whole search, all stages together.", title="Search epochs", unit="epochs", ge=4, le=2000
     )
     batch_size: int | None = option(
-        None, "Images a step. Empty: 64, or all training images if they are fewer.",
+        None, "Images a step. Empty: 64, or 32 if there are fewer than 8,000 training images.",
         title="Batch size", unit="images", ge=2, le=4096,
     )  # fmt: skip
     lr: float = option(0.05, "Learning rate of the weights (SGD).", title="Learning rate", gt=0, le=1)
@@ -405,7 +425,7 @@ class SearchPlan(Part):
 
     def batch(self, train: int) -> int:
         """Images a step, given the size of the train split."""
-        return self.batch_size or min(USUAL_BATCH, train)
+        return self.batch_size or min(SMALL_BATCH if train < FEW_IMAGES else USUAL_BATCH, train)
 
 
 class RetrainConfig(Part):
@@ -415,10 +435,10 @@ class RetrainConfig(Part):
         150, "Epochs of training for the found network.", title="Retraining epochs", unit="epochs", ge=1, le=5000
     )
     start: Literal["scratch", "inherit"] = option(
-        "scratch", "Start from fresh weights, or from those the search learned.", title="Start from"
+        "inherit", "Start from the weights that the search learned, or from fresh ones.", title="Start from"
     )
     lr: float = option(
-        0.1, "Highest learning rate of the one-cycle schedule.", title="Retraining learning rate", gt=0, le=1
+        0.05, "Highest learning rate of the one-cycle schedule.", title="Retraining learning rate", gt=0, le=1
     )
     weight_decay: float = option(5e-4, "Weight decay.", title="Retraining weight decay", ge=0, le=0.1)
 
@@ -511,7 +531,7 @@ class SearchConfig(Part):
         """Numbers of blocks after which the early stages end: at the middle for short searches, else at reductions."""
         if self.strategy.cuts is not None:
             return self.strategy.cuts
-        if self.preset == "quick":
+        if self.search.epochs < SHORT_SEARCH:
             return (self.space.depth // 2,)
         return tuple(place for place in self.space.reduction_places if place > 0)
 

@@ -11,8 +11,6 @@ MEMORY = 0.98
 """Share of an average that stays at each step."""
 PRIOR = 0.2
 """Weight in the average, of one, of a benefit that was given and not seen: what is seen soon outweighs it."""
-FREE = 0.1
-"""What every unit costs besides, in mean costs: those without parameters would pile up otherwise."""
 WIDEST = 8.0
 """Largest logit of a score, of either sign; the lowest is that of what nobody misses."""
 NARROWEST_SPREAD, WIDEST_SPREAD = 1e-3, 10.0
@@ -32,10 +30,12 @@ class Importance(nn.Module):
 
     Args:
         totals: level -> number of its units, dead ones included.
+        constant: what every unit costs besides, in mean costs: those without parameters would pile up otherwise.
     """
 
-    def __init__(self, totals: Mapping[str, int]) -> None:
+    def __init__(self, totals: Mapping[str, int], constant: float) -> None:
         super().__init__()
+        self.constant = constant
         for level, total in totals.items():
             for part in ("squares", "weight", "cost"):
                 self.register_buffer(f"{part}_{level}", torch.zeros(total))
@@ -103,7 +103,7 @@ class Importance(nn.Module):
 
     def _prices(self, level: str) -> Tensor:
         """[units] logarithms."""
-        return (self._of("cost", level) / self._of("usual", level) + FREE).log()
+        return (self._of("cost", level) / self._of("usual", level) + self.constant).log()
 
     def _ratios(self, level: str) -> Tensor:
         """[units] logarithms of benefit to price."""

@@ -44,7 +44,7 @@ GROUPS = {
     "runtime": "Machine",
 }
 LABELS: dict[str, dict[str, str]] = {
-    "preset": {"quick": "Quick", "standard": "Standard", "thorough": "Thorough"},
+    "preset": {name: entry.label for name, entry in catalogue.PRESETS.items()},
     "space.kind": {name: entry.label for name, entry in catalogue.SPACES.items()},
     "strategy.kind": {name: entry.label for name, entry in catalogue.STRATEGIES.items()},
     "target.metric": {name: label.capitalize() for name, label in METRICS.items()},

@@ -22,7 +22,7 @@ from nasengine.architecture import Architecture, Plan, activations, lowered, sma
 from nasengine.config import MGASConfig
 from nasengine.costs import savings
 from nasengine.discretise import fitted, floors
-from nasengine.flat import GATED, LEVELS
+from nasengine.flat import GATED, LEVELS, Units
 from nasengine.importance import Importance
 from nasengine.masks import ranks, threshold
 from nasengine.objectives import size_penalty, task_loss
@@ -77,6 +77,8 @@ class MGAS(Strategy):
         self.further, self.metrics = dict(limits), (metric, *limits)
         self.part, self.epochs, self.targets, self.metric = part, epochs, tuple(targets), metric
         self.decision_fraction = part.decision_fraction
+        self.equal = part.ratios == "equal"
+        self.highest = dict.fromkeys(LEVELS, 1.0) if self.equal else HIGHEST
         self.choices = {level: [c for c in plan.choices if c.granularity == level] for level in LEVELS}
         self.total = {level: sum(choice.units for choice in choices) for level, choices in self.choices.items()}
         self.alpha = nn.Parameter(torch.zeros(self.total["operation"]))
@@ -84,10 +86,13 @@ class MGAS(Strategy):
         self.thresholds = nn.ParameterDict(
             {level: nn.Parameter(torch.zeros(self.threshold_count(level))) for level in LEVELS}
         )
-        self.importance = Importance({level: self.total[level] for level in GATED})
+        self.importance = Importance({level: self.total[level] for level in GATED}, part.constant_cost)
         for level in LEVELS:
             self.register_buffer(
                 f"floors_{level}", torch.tensor([c.floor for c in self.choices[level]]), persistent=False
+            )
+            self.register_buffer(
+                f"units_{level}", torch.tensor([float(c.units) for c in self.choices[level]]), persistent=False
             )
             self.register_buffer(f"sheltered_{level}", torch.zeros(self.total[level], dtype=torch.bool))
         self.register_buffer("shelter_steps", torch.zeros((), dtype=torch.long))
@@ -190,6 +195,7 @@ class MGAS(Strategy):
         if moment.warming:
             if moment.closes_warmup:
                 self._rest(net)
+                self._begin(net)
             return
         gain = INTEGRAL * self._haste(moment)
         self.integral.add_(gain * self._error(draw)).clamp_(-PRESSURE_LIMIT, PRESSURE_LIMIT)
@@ -197,7 +203,7 @@ class MGAS(Strategy):
             units = net.flat[level]
             average[units.index] = 0.9 * average[units.index] + 0.1 * units.joined(draw.masks)
         for level, limits in self.thresholds.items():
-            limits.clamp_(self.lowest[level], HIGHEST[level])
+            limits.clamp_(self.lowest[level], self.highest[level])
         self.shelter_steps.sub_(1).clamp_(min=0)
 
     def points(self, moment: Moment) -> list[Point]:
@@ -254,7 +260,7 @@ class MGAS(Strategy):
 
         Scores of operations and filters are measured by what is usual in their level, so that one height serves all.
         """
-        return 1 if level in GATED else len(self.choices[level])
+        return 1 if level in GATED or self.equal else len(self.choices[level])
 
     def logits(self, level: str) -> Tensor:
         """[units] of the factors of all operations or filters, dead ones included."""
@@ -299,6 +305,7 @@ class MGAS(Strategy):
             units = net.flat[level]
             scores = self.scores(level)[units.index]
             if level in self.part.granularities:
+                scores = self._compared(level, scores, units)
                 place = ranks(scores.detach(), units.group, units.starts)
                 held = place < getattr(self, f"floors_{level}")[units.ordinal][units.group]
                 held |= self._sheltered(net, level)
@@ -313,8 +320,18 @@ class MGAS(Strategy):
         standing = values.detach() * alive
         best = torch.segment_reduce(standing, "max", lengths=units.sizes, unsafe=True)
         held = ((standing >= units.spread(best)) & (alive > 0)) | self._sheltered(net, "weight")
+        if self.equal:
+            values = self._compared("weight", torch.where(alive > 0, values, -1.0), units)
         masks["weight"] = threshold(values, self._unit_thresholds(net, "weight"), held) * alive
         return masks
+
+    def _compared(self, level: str, scores: Tensor, units: Units) -> Tensor:
+        """[K] what is held against the thresholds: scores, or for equal ratios places among all units of the choice."""
+        if not self.equal:
+            return scores
+        whole = units.spread(getattr(self, f"units_{level}")[units.ordinal])
+        places = 1 - (ranks(scores.detach(), units.group, units.starts) + 0.5) / whole
+        return places + scores - scores.detach()
 
     def _unit_thresholds(self, net: Supernet, level: str) -> Tensor:
         """[K] threshold of each living unit."""
@@ -327,7 +344,7 @@ class MGAS(Strategy):
         The gradient passes: a clamp's own is zero outside, and a threshold that momentum carried there would stay.
         """
         values = self.thresholds[level]
-        return values + (values.clamp(self.lowest[level], HIGHEST[level]) - values).detach()
+        return values + (values.clamp(self.lowest[level], self.highest[level]) - values).detach()
 
     def _sheltered(self, net: Supernet, level: str) -> Tensor:
         """[K] living units that cannot be switched off now."""
@@ -378,11 +395,18 @@ class MGAS(Strategy):
         for level in GATED:
             index = net.flat[level].index
             self.importance.settle(level, index)
-            self.thresholds[level].fill_(self.scores(level)[index].quantile(LOW))
+            lowest = LOW if self.equal else self.scores(level)[index].quantile(LOW)
+            self.thresholds[level].fill_(lowest)
+        if self.equal:
+            self.thresholds["weight"].fill_(LOW)
+            return
         units = net.flat["weight"]
         parts = zip(_weight_scores(net).split(units.counts), net.alive_weights.split(units.counts), strict=True)
         low = [part[alive > 0].quantile(LOW) if bool(alive.any()) else part.new_zeros(()) for part, alive in parts]
         self.thresholds["weight"][units.ordinal] = torch.stack(low)
+
+    def _begin(self, net: Supernet) -> None:
+        """Puts the controller and the averages at their start."""
         on = self._all_on(net)
         self.ramp_start.copy_(torch.stack([net.count(metric)(on) for metric in self.metrics]))
         need = activations(net.plan, net.program, net.units)
@@ -409,7 +433,9 @@ class MGAS(Strategy):
                     value = net.nursery[f"{net.plan.weighs[choice.name]}/weight"]
                     score = value.abs() / (scales.get(choice.name) or max(1e-12, float(value.pow(2).mean().sqrt())))
                 scores[choice.name], thresholds[choice.name] = score, limit
-                margin = ((score - limit) / HIGHEST[level]).clamp(-1, 1)
+                if self.equal:
+                    score = _places(score, net.kept[choice.name])
+                margin = ((score - limit) / self.highest[level]).clamp(-1, 1)
                 margins[choice.name] = torch.where(net.kept[choice.name], margin, margin - 2)
         return scores, thresholds, margins
 
@@ -544,6 +570,14 @@ def _watched(mask: Tensor) -> Tensor:
     copy = mask.clone() if mask.requires_grad else mask.detach().clone().requires_grad_()
     copy.retain_grad()
     return copy
+
+
+def _places(scores: Tensor, alive: Tensor) -> Tensor:
+    """Near 1 for the best unit of a choice, near 0 for the last, evenly; dead ones come last."""
+    order = torch.sort(scores.masked_fill(~alive, -torch.inf).flatten(), descending=True, stable=True).indices
+    places = torch.empty(len(order), device=scores.device)
+    places[order] = 1 - (torch.arange(len(order), device=scores.device) + 0.5) / len(order)
+    return places.view_as(scores)
 
 
 def _flat_weights(net: Supernet) -> Tensor:

@@ -69,6 +69,12 @@ WRONG = [
     ({"space.candidates": ["conv"]}, "space.candidates", "input should be 'skip_connect'"),
     ({"strategy.granularities": ["filter", "filter"]}, "strategy.granularities", "name each level once"),
     ({"strategy.granularities": []}, "strategy.granularities", "tuple should have at least 1 item"),
+    (
+        {"strategy.recipe": "published", "strategy.ratios": "equal"},
+        "strategy.ratios",
+        "the published recipe knows learned ones alone; use learned",
+    ),
+    ({"strategy.constant_cost": 0}, "strategy.constant_cost", "input should be greater than or equal to 0.01, not 0"),
     ({"strategy.cuts": [2, 1]}, "strategy.cuts", "give each stage end once, in rising order"),
     ({"strategy.cuts": [2]}, "strategy.cuts", "a stage cannot end after block 2 of 2; use 1 to 1"),
     ({"strategy.cuts": [0]}, "strategy.cuts", "a stage cannot end after block 0 of 2; use 1 to 1"),
@@ -228,7 +234,21 @@ def test_a_preset_fills_what_is_left_out_and_nothing_else(preset: str) -> None:
     assert filled.data.image_size == table["data"]["image_size"]
     own = parse({"preset": preset, "search": {"epochs": 77}, "space": {"channels": 10}})
     assert (own.search.epochs, own.space.channels) == (77, 10)
-    assert own.search.batch(100) == 64 and own.search.batch(20) == 20
+    assert [own.search.batch(images) for images in (8000, 7999, 20)] == [64, 32, 20]
+
+
+def test_presets_differ_in_length_and_size_alone() -> None:
+    """The recipe is the same, whatever the effort."""
+    effort = {
+        "data": {"image_size"}, "search": {"epochs"}, "retrain": {"epochs"}, "mgas": set(), "runtime": {"memory_share"},
+        "cells": {"cells", "channels", "nodes", "reductions"}, "chain": {"layers", "channels", "reductions"},
+    }  # fmt: skip
+    for table in PRESETS.values():
+        for part, values in table.items():
+            assert set(values) <= effort[part], part
+    assert set(catalogue.PRESETS) == set(PRESETS)
+    short, long = (parse({"search": {"epochs": epochs}}) for epochs in (23, 24))
+    assert (short.cuts, long.cuts) == ((2,), (1, 3))
 
 
 @pytest.mark.parametrize("preset", PRESETS)

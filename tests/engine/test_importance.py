@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nasengine.device import generator
-from nasengine.importance import FREE, MEMORY, PRIOR, Importance
+from nasengine.importance import MEMORY, PRIOR, Importance
 
+CONSTANT = 0.1
 N = 24
 
 
@@ -29,7 +30,7 @@ def told(
 def seen(seed: int, steps: int = 3) -> tuple[Importance, list[tuple[Tensor, Tensor]]]:
     """After some steps, settled at the first; with what it was told. fp64."""
     stream = generator("cpu", seed, "importance")
-    importance = Importance({"operation": N}).double()
+    importance = Importance({"operation": N}, CONSTANT).double()
     said = []
     for step in range(steps):
         slopes, costs = torch.randn(N, generator=stream).double(), torch.rand(N, generator=stream).double()
@@ -47,7 +48,7 @@ def test_scores_equal_a_loop_over_units(seed: int) -> None:
     ((slopes, costs),) = said
     usual = statistics.fmean(costs.tolist())
     ratios = [
-        math.log(g * g) - math.log(c / usual + FREE) for g, c in zip(slopes.tolist(), costs.tolist(), strict=True)
+        math.log(g * g) - math.log(c / usual + CONSTANT) for g, c in zip(slopes.tolist(), costs.tolist(), strict=True)
     ]
     low, high = (
         torch.tensor(ratios, dtype=torch.double).quantile(torch.tensor([0.16, 0.84], dtype=torch.double)).tolist()
@@ -69,7 +70,7 @@ def test_the_benefit_is_a_mean_of_squares_in_which_early_steps_count_no_more_tha
 def test_of_two_equally_useful_units_the_costlier_scores_lower_and_of_two_equally_costly_the_more_useful_higher() -> (
     None
 ):
-    importance = Importance({"operation": 4})
+    importance = Importance({"operation": 4}, CONSTANT)
     told(importance, torch.tensor([1.0, 1.0, 2.0, 0.5]), torch.tensor([0.1, 0.3, 0.3, 0.3]))
     importance.settle("operation", torch.arange(4))
     cheap, dear, useful, idle = importance.scores("operation").tolist()
@@ -88,7 +89,7 @@ def test_the_cost_is_the_present_one() -> None:
 
 def test_a_unit_without_parameters_is_not_worth_any_number_of_others() -> None:
     """What it costs is a tenth of what is usual, so it must be of some use."""
-    importance = Importance({"operation": 9})
+    importance = Importance({"operation": 9}, CONSTANT)
     told(importance, torch.tensor([0.25] + [1.0] * 8), torch.tensor([0.0] + [0.125] * 8))
     importance.settle("operation", torch.arange(9))
     scores = importance.scores("operation")
@@ -98,7 +99,7 @@ def test_a_unit_without_parameters_is_not_worth_any_number_of_others() -> None:
 @pytest.mark.parametrize("factor", [1e-3, 1e3])
 def test_a_loss_of_another_scale_changes_no_score(factor: float) -> None:
     plain, said = seen(2)
-    scaled = Importance({"operation": N}).double()
+    scaled = Importance({"operation": N}, CONSTANT).double()
     for step, (slopes, costs) in enumerate(said):
         told(scaled, slopes * factor, costs)
         if step == 0:
@@ -138,7 +139,7 @@ def test_no_score_jumps_when_others_are_pruned() -> None:
 
 @pytest.mark.parametrize("idle", [1, 6, 20])
 def test_units_that_nobody_misses_are_below_every_other_however_many_they_are(idle: int) -> None:
-    importance = Importance({"operation": idle + 8})
+    importance = Importance({"operation": idle + 8}, CONSTANT)
     slopes = torch.tensor([0.0] * idle + torch.logspace(-2, 1, 8).tolist())
     told(importance, slopes, torch.tensor([1e-9] * idle + [1.0] * 8))
     importance.settle("operation", torch.arange(idle + 8))
@@ -171,7 +172,7 @@ def test_what_was_given_is_soon_outweighed_by_what_is_seen() -> None:
 
 
 def test_equal_units_score_one_half_also_before_anything_was_seen() -> None:
-    importance = Importance({"operation": 5})
+    importance = Importance({"operation": 5}, CONSTANT)
     assert importance.scores("operation").tolist() == pytest.approx([0.5] * 5)
     told(importance, torch.ones(5), torch.ones(5))
     importance.settle("operation", torch.arange(5))
@@ -180,6 +181,6 @@ def test_equal_units_score_one_half_also_before_anything_was_seen() -> None:
 
 def test_what_was_seen_goes_with_the_checkpoint() -> None:
     importance, _ = seen(5)
-    other = Importance({"operation": N}).double()
+    other = Importance({"operation": N}, CONSTANT).double()
     other.load_state_dict(importance.state_dict())
     assert torch.equal(importance.scores("operation"), other.scores("operation"))

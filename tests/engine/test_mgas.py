@@ -300,6 +300,47 @@ def test_a_level_that_is_closed_is_never_cut(closed: str) -> None:
 # -- control ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("height", [0.1, 0.35, 0.8])
+def test_equal_ratios_keep_the_same_share_of_every_choice_and_the_best_of_it(height: float) -> None:
+    net, strategy, stage = rested(plan_of(nodes=2), strategy__ratios="equal")
+    with torch.no_grad():
+        for limits in strategy.thresholds.values():
+            assert len(limits) == 1
+            limits.fill_(height)
+    masks = masks_at(net, strategy, stage)
+    for choice in net.plan.choices:
+        on = int(masks[choice.name].sum())
+        assert abs(on - (1 - height) * choice.units) <= 0.51 or on == choice.floor, choice.name
+    for level in ("operation", "filter"):
+        scores = net.flat[level].split(strategy.scores(level)[net.flat[level].index])
+        for name, score in scores.items():
+            on = masks[name] > 0
+            assert on.all() or score[on].min() >= score[~on].max(), name
+    (cut,) = strategy.decide(net, moment_of(stage, stage.epochs - 1, STEPS - 1), "end", ())
+    full = lowered(net.plan, {}).params
+    assert 0.97 * strategy.targets[0] <= architecture(net.plan, cut.kept).params <= strategy.targets[0] < full
+    shares = [
+        float(cut.kept[c.name].float().mean()) for c in net.plan.choices if c.units >= 8 and c.granularity != "weight"
+    ]
+    assert max(shares) - min(shares) <= 2 / 8
+
+
+def test_pruning_for_good_leaves_equal_ratios_where_they_are() -> None:
+    net, strategy, stage = rested(plan_of(nodes=2), strategy__ratios="equal")
+    with torch.no_grad():
+        for limits in strategy.thresholds.values():
+            limits.fill_(0.4)
+    before = {name: int(mask.sum()) for name, mask in masks_at(net, strategy, stage).items()}
+    strategy.on_operation.zero_()
+    strategy.on_filter.zero_()
+    (cut,) = strategy.decide(net, moment_of(stage), "cadence", ())
+    net.commit(cut.kept)
+    after = masks_at(net, strategy, stage)
+    for name, mask in after.items():
+        if net.plan.choice[name].granularity != "weight":
+            assert int(mask.sum()) == before[name], name
+
+
 def test_the_wanted_size_falls_from_the_full_size_to_the_target_and_stays() -> None:
     net, strategy, stage = rested(plan_of())
     wanted = [

@@ -119,12 +119,12 @@ def metric_unit(metric: str) -> str:
 
 @register.filter
 def catalogue_sentence(name: object) -> str:
-    """What the catalogue says of a data set, a space or a strategy; empty for anything else.
+    """What the catalogue says of a preset, a data set, a space or a strategy; empty for anything else.
 
     >>> catalogue_sentence("digits")
     '1,797 handwritten digits, 8x8 grey. Comes with scikit-learn, works offline.'
     """
-    tables = (catalogue.DATASETS, catalogue.SPACES, catalogue.STRATEGIES)
+    tables = (catalogue.PRESETS, catalogue.DATASETS, catalogue.SPACES, catalogue.STRATEGIES)
     return next((table[str(name)].sentence for table in tables if str(name) in table), "")
 
 
