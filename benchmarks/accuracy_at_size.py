@@ -212,6 +212,13 @@ def rows(folder: Path, wanted: Sequence[Job], setting: Setting, workers: int) ->
             yield done.result()
 
 
+OUTCOMES = {
+    (True, False): "beats ours by more than the spread",
+    (False, True): "is beaten by more than the spread",
+    (False, False): "differs from ours by less than the spread",
+}
+
+
 # -- the table ------------------------------------------------------------------------------------------------------
 
 
@@ -256,8 +263,7 @@ def promises(found: Sequence[Mapping[str, Any]]) -> list[str]:
     for name in ABLATIONS:
         ours, other = (groups.get(("params", ablated(name), who)) for who in ("ours", name))
         if ours and other:
-            verdict = "beats ours" if beats(other, ours) else "does not beat ours"
-            lines.append(f"'{name}' {verdict} beyond the spread" + (", nor ours it" if not beats(ours, other) else ""))
+            lines.append(f"'{name}' {OUTCOMES[beats(other, ours), beats(ours, other)]} (promised: none beats it)")
     return lines
 
 
