@@ -22,17 +22,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import nasengine
 from benchmarks import contenders
 from nasengine import config, data, device, train
 from nasengine.agreement import agreement
 from nasengine.architecture import lowered
 from nasengine.cache import whole
 from nasengine.config import SearchConfig, parse
+from nasengine.errors import ConfigError
 from nasengine.events import ResultReady
-from nasengine.outlook import plan_of
-from nasengine.packing import Packed, load
+from nasengine.outlook import batch_size, plan_of
+from nasengine.packing import loaded
 from nasengine.retraining import Retraining
 from nasengine.search import RESULT, search
 
@@ -51,7 +53,10 @@ SEARCHES: dict[str, dict[str, dict[str, Any]]] = {
     "inherited weights": {"retrain": {"start": "inherit"}},
 }
 """Ways to search, as changes to the configuration. The last is trained longer than all others: by the search."""
+ENOUGH = 2
+"""Sizes at which ours must win."""
 RIVALS = tuple(contenders.CONTENDERS)
+Rows = Sequence[Mapping[str, Any]]
 ABLATIONS = tuple(name for name in SEARCHES if name not in ("ours", "inherited weights"))
 
 
@@ -64,6 +69,11 @@ class Setting:
     test: int = 10_000
     search_epochs: int = 12
     retrain_epochs: int = 12
+
+    @property
+    def images(self) -> tuple[int, int, int]:
+        """In train, validation and test."""
+        return self.train, self.validation, self.test
 
     def config(self, images: Path, job: Job) -> SearchConfig:
         """The configuration of a search; of it, a network that is not searched for uses images and training only."""
@@ -98,11 +108,6 @@ class Job:
     contender: str
     seed: int
 
-    @property
-    def name(self) -> str:
-        """Of its files."""
-        return f"{self.contender}-{self.size}-{self.metric}-{self.seed}".replace(" ", "_").replace("%", "")
-
 
 def ablated(name: str) -> str:
     """The size at which a changed search is compared with ours."""
@@ -121,44 +126,109 @@ def jobs(seeds: int, sizes: Sequence[str], only: Sequence[str]) -> list[Job]:
     return [job for job in found if not only or job.contender in only]
 
 
-def images(archive: Path, folder: Path, setting: Setting) -> Path:
-    """A zip with the first images of each class of `archive`, as train, validation and test; always the same ones."""
-    path = folder / "images.zip"
-    if path.exists():
-        return path
-    with zipfile.ZipFile(archive) as source, whole(path) as file, zipfile.ZipFile(file, "w") as target:
-        members: dict[tuple[str, str], list[str]] = {}
+@dataclass(frozen=True)
+class Bench:
+    """Where rows lie, and what they are made from.
+
+    Attributes:
+        images: the zip of `chosen_images`.
+        code: tells this code from any other; rows of other code are made again.
+    """
+
+    folder: Path
+    setting: Setting
+    images: Path
+    code: str
+
+    @classmethod
+    def of(cls, archive: Path, folder: Path, setting: Setting) -> Bench:
+        """Chooses the images, unless that was done before from this archive."""
+        folder.mkdir(parents=True, exist_ok=True)
+        key = _key(_checksum([archive]), repr(setting))
+        images = folder / f"images-{key}.zip"
+        if not images.exists():
+            with whole(images) as file:
+                chosen_images(archive, file, setting)
+        modules = [*Path(nasengine.__file__).parent.rglob("*.py"), Path(contenders.__file__)]
+        return cls(folder, setting, images, _key(key, _checksum(sorted(modules))))
+
+    def config(self, job: Job) -> SearchConfig:
+        """The configuration of a job's search, or the images and the training of a network that is not searched for."""
+        return self.setting.config(self.images, job)
+
+    def place(self, job: Job) -> Path:
+        """Of the job's files: a row of another configuration, of other images or of other code lies elsewhere."""
+        name = f"{job.contender}-{job.size}-{job.metric}-{job.seed}".replace(" ", "_").replace("%", "")
+        asked = self.config(job).model_dump(mode="json", exclude={"data": {"path"}})
+        return self.folder / f"{name}-{_key(self.code, json.dumps(asked))}"
+
+    def row(self, job: Job) -> dict[str, Any] | None:
+        """The job's row, if it was made before."""
+        path = self.place(job).with_suffix(".json")
+        return json.loads(path.read_text()) if path.exists() else None
+
+
+def chosen_images(archive: Path, file: IO[bytes], setting: Setting) -> None:
+    """Writes a zip with the first images of each class of `archive`, as train, validation and test; always the same.
+
+    Raises:
+        ConfigError: if there are too few.
+    """
+    members: dict[tuple[str, str], list[str]] = {}
+    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(file, "w") as target:
         for name in sorted(source.namelist()):
-            *_, part, label, _image = ["", "", *name.split("/")]
-            if part in ("train", "test") and not name.endswith("/"):
+            *_, part, label, image = ["", "", *name.split("/")]
+            if part in ("train", "test") and image:
                 members.setdefault((part, label), []).append(name)
-        classes = len({label for _, label in members})
-        for (part, label), names in members.items():
-            train, held = setting.train // classes, setting.validation // classes
-            own = {"train": names[:train], "validation": names[train : train + held]}
-            if part == "test":
-                own = {"test": names[: setting.test // classes]}
-            for split, chosen in own.items():
-                for name in chosen:
+        labels = sorted({label for _, label in members})
+        train, held, test = (total // max(1, len(labels)) for total in setting.images)
+        for label in labels:
+            seen, unseen = members.get(("train", label), []), members.get(("test", label), [])
+            if len(seen) < train + held or len(unseen) < test:
+                labels = []
+                break
+            for split, names in (
+                ("train", seen[:train]),
+                ("validation", seen[train : train + held]),
+                ("test", unseen[:test]),
+            ):
+                for name in names:
                     target.writestr(f"{split}/{label}/{name.rsplit('/', 1)[-1]}", source.read(name))
-    return path
+    if not labels:
+        raise ConfigError.at(
+            "archive", f"{archive} has too few images; give CIFAR-10 as a zip of train/ and test/ with a folder of "
+            "images for each class"
+        )  # fmt: skip
 
 
-def run(job: Job, folder: Path, setting: Setting) -> dict[str, Any]:
-    """Finds and trains one network; returns its row."""
-    asked = setting.config(folder / "images.zip", job)
+def _key(*texts: str) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
+
+
+def _checksum(files: Sequence[Path]) -> str:
+    found = hashlib.sha256()
+    for path in files:
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+# -- one network ----------------------------------------------------------------------------------------------------
+
+
+def run(job: Job, bench: Bench) -> dict[str, Any]:
+    """Finds and trains one network; returns its row, which is then there for good."""
     made = _searched if job.contender in SEARCHES else _built
     started = time.process_time()
-    row = {**asdict(job), **made(job, asked, folder), "seconds": round(time.process_time() - started, 1)}
-    with whole(folder / f"{job.name}.json") as file:
+    row = {**asdict(job), **made(job, bench), "seconds": round(time.process_time() - started, 1)}
+    with whole(bench.place(job).with_suffix(".json")) as file:
         file.write(json.dumps(row).encode())
     return row
 
 
-def _searched(job: Job, asked: SearchConfig, folder: Path) -> dict[str, Any]:
-    (report,) = (event.report for event in search(asked, folder / "runs" / job.name) if isinstance(event, ResultReady))
-    result = folder / "runs" / job.name / RESULT
-    found = json.loads((result / "architecture.json").read_text())
+def _searched(job: Job, bench: Bench) -> dict[str, Any]:
+    place = bench.place(job)
+    (report,) = (event.report for event in search(bench.config(job), place) if isinstance(event, ResultReady))
+    found = json.loads((place / RESULT / "architecture.json").read_text())
     return {
         "target": report["target"]["value"],
         "params": report["achieved"]["params"],
@@ -169,15 +239,16 @@ def _searched(job: Job, asked: SearchConfig, folder: Path) -> dict[str, Any]:
     }
 
 
-def _built(job: Job, asked: SearchConfig, folder: Path) -> dict[str, Any]:
-    packed = _packed(asked)
+def _built(job: Job, bench: Bench) -> dict[str, Any]:
+    asked = bench.config(job)
+    packed = loaded(asked.data)
     plan = plan_of(asked, packed.facts)
     target = asked.target.resolved(lowered(plan, {}).size(job.metric))
     with device.deterministic(1):
         shown = data.images(packed, asked.data, job.seed, "cpu")
         header = {"classes": shown.class_names, "mean": shown.mean, "std": shown.std}
         network, masks, sizes = contenders.CONTENDERS[job.contender](plan, header, job.metric, target, job.seed)
-        feed = train.Feeds.of(shown, asked.search.batch(len(shown.train)), job.seed, 0.0).all
+        feed = train.Feeds.of(shown, batch_size(asked, len(shown.train)), job.seed, 0.0).all
         trained = Retraining(
             network, masks, feed=feed, plan=asked.retrain, precision="fp32",
             stream=device.generator("cpu", job.seed, "retrain", 0), key=0,
@@ -189,52 +260,40 @@ def _built(job: Job, asked: SearchConfig, folder: Path) -> dict[str, Any]:
     return {"target": target, **sizes, "test": accuracy}
 
 
-def _packed(asked: SearchConfig) -> Packed:
-    steps = load(asked.data)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
-
-
-def rows(folder: Path, wanted: Sequence[Job], setting: Setting, workers: int) -> Iterator[dict[str, Any]]:
-    """Rows that are there, then the others as they are done."""
+def rows(bench: Bench, wanted: Sequence[Job], workers: int) -> Iterator[dict[str, Any]]:
+    """Rows that are there, then the others as they are done; the first that fails ends it."""
     missing = []
     for job in wanted:
-        path = folder / f"{job.name}.json"
-        if path.exists():
-            yield json.loads(path.read_text())
-        else:
+        row = bench.row(job)
+        if row is None:
             missing.append(job)
+        else:
+            yield row
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(run, job, folder, setting) for job in missing]):
-            yield done.result()
-
-
-OUTCOMES = {
-    (True, False): "beats ours by more than the spread",
-    (False, True): "is beaten by more than the spread",
-    (False, False): "differs from ours by less than the spread",
-}
+        try:
+            for done in as_completed([pool.submit(run, job, bench) for job in missing]):
+                yield done.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 # -- the table ------------------------------------------------------------------------------------------------------
 
 
-def mean_and_spread(found: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
-    """Mean and standard deviation of the rows' accuracies, in points; no deviation of a single one."""
+def mean_and_spread(found: Rows) -> tuple[float, float]:
+    """Mean and standard deviation of the rows' accuracies, in points; the deviation of a single one is nan."""
     values = [100 * row["test"] for row in found]
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
 
 
-def beats(ours: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> bool:
+def beats(ours: Rows, other: Rows) -> bool:
     """Whether the means differ by more than the spread: the deviation of a difference of two networks, one of each."""
     (a, s), (b, t) = mean_and_spread(ours), mean_and_spread(other)
     return a - b > math.hypot(s, t)
 
 
-def table(found: Sequence[Mapping[str, Any]]) -> list[str]:
+def table(found: Rows) -> list[str]:
     """Markdown: a line for each contender at each size."""
     lines = [
         "| size | network | parameters | multiply-adds | accuracy of each seed | mean ± spread |",
@@ -245,41 +304,53 @@ def table(found: Sequence[Mapping[str, Any]]) -> list[str]:
         each = ", ".join(f"{100 * row['test']:.1f}" for row in group)
         params, macs = (round(statistics.fmean(row[name] for row in group)) for name in ("params", "macs"))
         of = "parameters" if metric == "params" else "multiply-adds"
-        lines.append(f"| {size} of {of} | {contender} | {params:,} | {macs:,} | {each} | {mean:.1f} ± {spread:.1f} |")
+        deviation = "" if math.isnan(spread) else f" ± {spread:.1f}"
+        lines.append(f"| {size} of {of} | {contender} | {params:,} | {macs:,} | {each} | {mean:.1f}{deviation} |")
     return lines
 
 
-def promises(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A sentence for each promise: kept, or not."""
-    groups = _grouped(found)
-    lines = []
+def promises(found: Rows) -> list[dict[str, Any]]:
+    """What is promised, what was found, and whether it is kept; None where nothing can be said.
+
+    Against each rival: ours beats it by more than the spread at two sizes. Of each ablation: it does not beat ours.
+    """
+    groups = {key: group for key, group in _grouped(found).items() if len(group) > 1}
+    said = []
     for rival in RIVALS:
-        sizes = [
-            size for metric, size, name in groups
-            if metric == "params" and name == rival and ("params", size, "ours") in groups
-        ]  # fmt: skip
-        won = [size for size in sizes if beats(groups["params", size, "ours"], groups["params", size, rival])]
-        lines.append(f"beats {rival} by more than the spread at {len(won)} of {len(sizes)} sizes (promised: 2 of 3)")
+        pairs = [(groups.get(("params", size, "ours")), groups.get(("params", size, rival))) for size in SIZES]
+        won = [size for size, (ours, other) in zip(SIZES, pairs, strict=True) if ours and other and beats(ours, other)]
+        at = [size for size, (ours, other) in zip(SIZES, pairs, strict=True) if ours and other]
+        said.append(
+            {
+                "promise": f"ours beats {rival} by more than the spread at two sizes",
+                "found": f"at {', '.join(won) or 'none'} of {', '.join(at) or 'none'}",
+                "kept": None if len(at) < len(SIZES) else len(won) >= ENOUGH,
+            }
+        )
     for name in ABLATIONS:
         ours, other = (groups.get(("params", ablated(name), who)) for who in ("ours", name))
         if ours and other:
-            lines.append(f"'{name}' {OUTCOMES[beats(other, ours), beats(ours, other)]} (promised: none beats it)")
-    return lines
+            won, lost = beats(ours, other), beats(other, ours)
+            outcome = "beaten by ours" if won else "beats ours" if lost else "the two differ by less than the spread"
+            said.append(
+                {"promise": f"'{name}' does not beat ours by more than the spread", "found": outcome, "kept": not lost}
+            )
+    return said
 
 
-def agreements(found: Sequence[Mapping[str, Any]], folder: Path, setting: Setting) -> dict[str, Any]:
-    """For each size, how far the seeds of one kind of search keep the same units."""
+def agreements(found: Rows, bench: Bench) -> dict[str, Any]:
+    """For each kind of search, how far its seeds keep the same units."""
     values = {}
     for (metric, size, contender), group in _grouped(found).items():
         networks = [row["network"] for row in group if "network" in row]
         if len(networks) > 1:
-            asked = setting.config(folder / "images.zip", Job(metric, size, contender, 0))
-            plan = plan_of(asked, _packed(asked).facts)
+            asked = bench.config(Job(metric, size, contender, 0))
+            plan = plan_of(asked, loaded(asked.data).facts)
             values[f"{contender}, {size} of {metric}"] = agreement(plan, networks)
     return values
 
 
-def _grouped(found: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], list[Mapping[str, Any]]]:
+def _grouped(found: Rows) -> dict[tuple[str, str, str], list[Mapping[str, Any]]]:
     order = ["ours", *RIVALS, *ABLATIONS, "inherited weights"]
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for row in sorted(
@@ -295,7 +366,7 @@ def _grouped(found: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], l
     return groups
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs what is missing and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("archive", type=Path, help="CIFAR-10 as a zip of train/ and test/ with a folder for each class")
@@ -304,18 +375,18 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=SIZES, choices=SIZES)
     parser.add_argument("--only", nargs="+", default=(), choices=(*SEARCHES, *RIVALS))
     parser.add_argument("--workers", type=int, default=2, help="networks at a time, one thread each")
-    parser.add_argument("--quick", action="store_true", help="few images and epochs, one seed, the middle size")
-    parser.add_argument("--json", action="store_true", help="one JSON object a row instead of the table")
-    asked = parser.parse_args()
-    setting, seeds, sizes = (
-        (QUICK, 1, (MIDDLE, OPERATIONS_ONLY)) if asked.quick else (Setting(), asked.seeds, asked.sizes)
+    parser.add_argument(
+        "--quick", action="store_true", help="few images and epochs, and one seed, whatever --seeds says"
     )
-    key = hashlib.sha256(repr(setting).encode()).hexdigest()[:8]
-    folder = asked.out / key
-    folder.mkdir(parents=True, exist_ok=True)
-    images(asked.archive, folder, setting)
+    parser.add_argument("--json", action="store_true", help="one JSON object a row instead of the table")
+    asked = parser.parse_args(arguments)
+    setting, seeds = (QUICK, 1) if asked.quick else (Setting(), asked.seeds)
+    try:
+        bench = Bench.of(asked.archive, asked.out, setting)
+    except (ConfigError, OSError, zipfile.BadZipFile) as error:
+        parser.error(str(error))
     found = []
-    for row in rows(folder, jobs(seeds, sizes, asked.only), setting, asked.workers):
+    for row in rows(bench, jobs(seeds, asked.sizes, asked.only), asked.workers):
         found.append(row)
         if asked.json:
             print(json.dumps({name: value for name, value in row.items() if name != "network"}), flush=True)
@@ -324,11 +395,15 @@ def main() -> None:
                 f"{row['contender']}, {row['size']} of {row['metric']}, seed {row['seed']}: {row['test']:.3f}",
                 flush=True,
             )
-    agreed = agreements(found, folder, setting)
+    agreed, said = agreements(found, bench), promises(found)
     if asked.json:
-        print(json.dumps({"agreement": agreed, "promises": promises(found)}))
+        print(json.dumps({"agreement": agreed, "promises": said}))
         return
-    print("\n".join(["", *table(found), "", *promises(found), "", json.dumps(agreed, indent=1)]))
+    print("\n".join(["", *table(found), ""]))
+    for promise in said:
+        kept = {True: "kept", False: "missed", None: "not measured"}[promise["kept"]]
+        print(f"{promise['promise']}: {promise['found']} ({kept})")
+    print(json.dumps(agreed, indent=1))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,11 +14,12 @@ from nasengine import export
 from nasengine.architecture import Plan
 from nasengine.compact import Network
 from nasengine.device import generator
+from nasengine.errors import EngineError
+from nasengine.flat import LEVELS
 from nasengine.retraining import random_decision
 from nasengine.supernet import Kept, Supernet, architecture, everything
 
-LEVELS = ("operation", "filter", "weight")
-HALVINGS = 40
+HALVINGS = 20
 """Steps of a bisection over a width factor."""
 
 Contender = tuple[nn.Module, Mapping[str, Tensor], dict[str, int]]
@@ -30,33 +31,30 @@ def random_network(plan: Plan, header: Mapping[str, Any], metric: str, target: i
     stream = generator("cpu", seed, "random network")
     kept = random_decision(plan, stream, bounds={metric: target}, granularities=LEVELS)
     if kept is None:
-        raise SystemExit(f"no random network has {target:,} {metric} or less")
+        raise EngineError(f"no random network has {target:,} {metric} or less; raise the size")
     return _compact(plan, kept, header)
 
 
 def shrunk_network(plan: Plan, header: Mapping[str, Any], metric: str, target: int, _seed: int) -> Contender:
     """The full network with the same share of the channels everywhere: all operations, all weights."""
+    groups = [choice for choice in plan.choices if choice.granularity == "filter"]
 
-    def at(factor: float) -> Kept:
-        kept = everything(plan)
-        for choice in plan.choices:
-            if choice.granularity == "filter":
-                kept[choice.name] = torch.arange(choice.units) < max(1, round(factor * choice.units))
-        return kept
+    def at(widths: Sequence[int]) -> Kept:
+        narrow = {c.name: torch.arange(c.units) < width for c, width in zip(groups, widths, strict=True)}
+        return everything(plan) | narrow
 
-    factor = _largest(lambda factor: architecture(plan, at(factor)).size(metric) <= target)
-    return _compact(plan, at(factor), header)
+    widths = _widest([c.units for c in groups], 1.0, lambda w: architecture(plan, at(w)).size(metric) <= target)
+    return _compact(plan, at(widths), header)
 
 
 def narrow_resnet(plan: Plan, header: Mapping[str, Any], metric: str, target: int, _seed: int) -> Contender:
     """The ResNet for small images (He et al. 2016, sec. 4.2) with one block a stage, as wide as fits."""
 
-    def at(factor: float) -> tuple[nn.Module, dict[str, int]]:
-        network = ResNet([max(1, round(factor * width)) for width in (16, 32, 64)], len(header["classes"]))
+    def at(widths: Sequence[int]) -> tuple[nn.Module, dict[str, int]]:
+        network = ResNet(widths, len(header["classes"]))
         return network, _sizes(network, plan.image_size)
 
-    factor = _largest(lambda factor: at(factor)[1][metric] <= target, highest=8.0)
-    network, sizes = at(factor)
+    network, sizes = at(_widest((16, 16, 32, 32, 64, 64), 8.0, lambda widths: at(widths)[1][metric] <= target))
     return network, {}, sizes
 
 
@@ -68,14 +66,22 @@ CONTENDERS: dict[str, Callable[[Plan, Mapping[str, Any], str, int, int], Contend
 
 
 class ResNet(nn.Module):
-    """Three stages of one basic block each, the later two at half the side; projections where shapes change."""
+    """Three stages of one basic block each, the later two at half the side; projections where shapes change.
 
-    def __init__(self, widths: list[int], classes: int) -> None:
+    Args:
+        widths: for each stage the inner width of its block, and its own.
+        classes: number of logits.
+    """
+
+    def __init__(self, widths: Sequence[int], classes: int) -> None:
         super().__init__()
-        self.stem = _conv(3, widths[0], 1)
-        inputs = (widths[0], *widths)
-        self.blocks = nn.ModuleList(_Block(inputs[i], widths[i], 1 if i == 0 else 2) for i in range(len(widths)))
-        self.classifier = nn.Linear(widths[-1], classes)
+        inner, outer = widths[::2], widths[1::2]
+        self.stem = _conv(3, outer[0], 1)
+        self.blocks = nn.ModuleList(
+            _Block(reads, middle, makes, 1 if number == 0 else 2)
+            for number, (reads, middle, makes) in enumerate(zip((outer[0], *outer[:-1]), inner, outer, strict=True))
+        )
+        self.classifier = nn.Linear(outer[-1], classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, classes] of images [N, 3, S, S]."""
@@ -86,9 +92,9 @@ class ResNet(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: int, middle: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.first, self.second = _conv(inputs, outputs, stride), _conv(outputs, outputs, 1)
+        self.first, self.second = _conv(inputs, middle, stride), _conv(middle, outputs, 1)
         same = inputs == outputs and stride == 1
         self.shortcut = nn.Identity() if same else _conv(inputs, outputs, stride, kernel=1)
 
@@ -118,12 +124,22 @@ def _sizes(network: nn.Module, side: int) -> dict[str, int]:
     return {"params": params, "macs": counter.get_total_flops() // 2}
 
 
-def _largest(fits: Callable[[float], bool], highest: float = 1.0) -> float:
-    """The largest factor up to `highest` that fits, to a hair; sizes grow with it."""
+def _widest(full: Sequence[int], highest: float, fits: Callable[[Sequence[int]], bool]) -> list[int]:
+    """The largest common share of these widths that fits; then one channel more wherever it fits, from the last on.
+
+    Rounded widths jump together: without the channels on top a small network stays far below its size.
+    """
+
+    def at(share: float) -> list[int]:
+        return [max(1, round(share * width)) for width in full]
+
     low, high = 0.0, highest
-    if fits(high):
-        return high
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+        low, high = (middle, high) if fits(at(middle)) else (low, middle)
+    widths = at(low)
+    for place in reversed(range(len(widths))):
+        trial = [width + (number == place) for number, width in enumerate(widths)]
+        if trial[place] <= highest * full[place] and fits(trial):
+            widths = trial
+    return widths

@@ -113,6 +113,8 @@ def _some(text: str) -> int:
 
 def _search(parsed: argparse.Namespace) -> Iterator[Event | dict[str, Any]]:
     wanted = _read(parsed.config)
+    if parsed.supervised and parsed.seeds > 1:
+        raise ConfigError.at("", "--supervised is for one search; leave out --seeds, or start one run for each seed")
     control = Control()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _frame: _request(control, signal.Signals(number).name))
@@ -169,7 +171,7 @@ def _describe(parsed: argparse.Namespace) -> Iterator[dict[str, Any]]:
     else:
         from nasengine import packing
 
-        facts = _returned(packing.load(wanted.data)).facts
+        facts = packing.loaded(wanted.data).facts
     look = outlook(wanted, facts)
     yield {
         "config": wanted.model_dump(mode="json"),
@@ -190,14 +192,6 @@ def _builtin_names() -> list[str]:
     from nasengine.catalogue import DATASETS
 
     return list(DATASETS)
-
-
-def _returned(generator: Any) -> Any:
-    while True:
-        try:
-            next(generator)
-        except StopIteration as end:
-            return end.value
 
 
 def _verify(parsed: argparse.Namespace) -> Iterator[dict[str, Any]]:

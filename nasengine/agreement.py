@@ -18,7 +18,8 @@ def agreement(plan: Plan, networks: Sequence[Mapping[str, Any]]) -> dict[str, di
 
     Which filters of a group stay is a matter of their random start; what searches can agree on is how wide each group
     is and how dense each convolution, where both have it. None where a search keeps all or nothing: there is nothing to
-    compare.
+    compare. Where types of operation differ in how often they stay, `all` is high for that alone: look at
+    `convolutions` and at the types.
 
     Args:
         plan: the space that all of them searched.

@@ -29,8 +29,10 @@ CANDIDATES: tuple[Candidate, ...] = (
 
 USUAL_BATCH, SMALL_BATCH, FEW_IMAGES = 64, 32, 8000
 """Images a step; the small batch where there are so few that the number of steps is what limits training."""
+HIGHEST_SEED = 2**31 - 1
 FEWEST_EPOCHS = 4
 """Of a stage, on average."""
+CONSTANT_COST = 0.1
 SHORT_SEARCH = 24
 """Epochs below which a search has one early stage only, whatever the space: more would leave each too little."""
 PRESET_PARTS = {"data": "", "space": "cells", "strategy": "mgas", "search": "", "retrain": "", "runtime": ""}
@@ -282,7 +284,7 @@ class MGASConfig(Part):
         le=0.5,
     )
     constant_cost: float = option(
-        0.1,
+        CONSTANT_COST,
         "What each operation and filter costs besides its own size, as a share of what is usual. More of it leaves "
         "fewer skips and pools, which cost nothing else.",
         title="Constant cost",
@@ -323,6 +325,8 @@ class MGASConfig(Part):
                 )
         if self.recipe == "published" and self.ratios != "learned":
             raise ConfigError.at("strategy.ratios", "the published recipe knows learned ones alone; use learned")
+        if self.recipe == "published" and self.constant_cost != CONSTANT_COST:
+            raise ConfigError.at("strategy.constant_cost", "the published recipe knows no such cost; leave it empty")
         if self.recipe == "published" and self.regrow_every is not None:
             raise ConfigError.at(
                 "strategy.regrow_every", "by the published recipe units return after early stages alone; leave it empty"
@@ -423,9 +427,9 @@ class SearchPlan(Part):
     lr: float = option(0.05, "Learning rate of the weights (SGD).", title="Learning rate", gt=0, le=1)
     weight_decay: float = option(3e-4, "Weight decay of the weights.", title="Weight decay", ge=0, le=0.1)
 
-    def batch(self, train: int) -> int:
-        """Images a step, given the size of the train split."""
-        return self.batch_size or min(SMALL_BATCH if train < FEW_IMAGES else USUAL_BATCH, train)
+    def batch(self, train: int, learning: int) -> int:
+        """Images a step, given the size of the train split, and how many of it the search's weights learn from."""
+        return self.batch_size or min(SMALL_BATCH if train < FEW_IMAGES else USUAL_BATCH, learning)
 
 
 class RetrainConfig(Part):
@@ -481,7 +485,7 @@ class SearchConfig(Part):
     """Everything that decides a search; equal configurations give equal networks."""
 
     name: str = option("", "A name to find it again.", title="Name", advanced=False, max_length=80)
-    seed: int = option(0, "Equal seeds give equal results.", title="Seed", ge=0, lt=2**31)
+    seed: int = option(0, "Equal seeds give equal results.", title="Seed", ge=0, le=HIGHEST_SEED)
     preset: Preset = option("quick", "How much effort: minutes, hours or days.", title="Effort", advanced=False)
     data: DataConfig = Field(default_factory=DataConfig)
     space: Annotated[CellsSpace | ChainSpace, Field(discriminator="kind")] = Field(default_factory=CellsSpace)
@@ -531,7 +535,7 @@ class SearchConfig(Part):
         """Numbers of blocks after which the early stages end: at the middle for short searches, else at reductions."""
         if self.strategy.cuts is not None:
             return self.strategy.cuts
-        if self.search.epochs < SHORT_SEARCH:
+        if self.search.epochs - FEWEST_EPOCHS * len(self.target.also) < SHORT_SEARCH:
             return (self.space.depth // 2,)
         return tuple(place for place in self.space.reduction_places if place > 0)
 

@@ -20,6 +20,10 @@ class ConfigError(EngineError, ValueError):
         self.problems = tuple(problems)
         super().__init__("; ".join(f"{field}: {text}" if field else text for field, text in self.problems))
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[object]]:
+        """Comes back whole from another process."""
+        return type(self), (self.problems,)
+
     @classmethod
     def at(cls, field: str, text: str) -> ConfigError:
         """One problem of one field."""

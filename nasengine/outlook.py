@@ -115,6 +115,11 @@ def learning_images(config: SearchConfig, train: int) -> int:
     return train - splits.held_for_decisions(train, fraction)
 
 
+def batch_size(config: SearchConfig, train: int) -> int:
+    """Images a step of the search and of the retraining, given the size of the train split."""
+    return config.search.batch(train, learning_images(config, train))
+
+
 def _problems(
     config: SearchConfig,
     plan: Plan,
@@ -136,7 +141,7 @@ def _problems(
     found += _limit_problems(config, plan, limits)
     found += _stage_problems(config, plan)
     learning = learning_images(config, counts["train"])
-    if problem := splits.batch_problem(learning, config.search.batch(learning)):
+    if problem := splits.batch_problem(learning, batch_size(config, counts["train"])):
         found.append(("search.batch_size", problem))
     if counts["train"] < FEWEST:
         mend = f"use at least {FEWEST}, or hold out less for validation and test"
@@ -177,7 +182,7 @@ def _stage_problems(config: SearchConfig, plan: Plan) -> list[tuple[str, str]]:
 def _estimate(config: SearchConfig, plan: Plan, train: int) -> dict[str, float]:
     values = activations(plan, plan.layers, {})
     weights = lowered(plan, {}).params_dense
-    batch = config.search.batch(learning_images(config, train))
+    batch = batch_size(config, train)
     step = len(plan.layers) * SECONDS_PER_LAYER + values * batch * SECONDS_PER_VALUE
     steps = max(1, train // batch)
     networks = 1 + len(config.target.also) + config.baseline.random

@@ -84,7 +84,7 @@ def _baseline(
 ) -> dict[str, Any]:
     accuracies = [network["test"] for network in random]
     inherited = config.retrain.start == "inherit"
-    return {"random": list(random), **verdict([found], accuracies, len(images.open_test()), inherited=inherited)}
+    return {"random": list(random), **verdict(found, accuracies, len(images.open_test()), inherited=inherited)}
 
 
 def _member(report: Mapping[str, Any]) -> dict[str, Any]:

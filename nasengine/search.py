@@ -30,7 +30,7 @@ from nasengine.config import SearchConfig, parse
 from nasengine.control import Control
 from nasengine.errors import CheckpointError, ConfigError, EngineError, Interrupted, TrainingError
 from nasengine.events import Event
-from nasengine.outlook import learning_images, outlook, plan_of, resolved
+from nasengine.outlook import batch_size, outlook, plan_of, resolved
 from nasengine.report import reported, versions
 from nasengine.retraining import Retraining, random_decision
 from nasengine.strategies.base import Draw, Moment, Point, Stage
@@ -184,6 +184,7 @@ class _Run:
             "folders": self.folders,
             "seconds": {**self.seconds, self._phase_clock(): self._elapsed()},
             "versions": versions(),
+            "meant": self._meant(),
         }
         if self.position.phase == "retrain":
             train.check_finite(self.retraining.network.parameters(), "retrain.lr")
@@ -201,6 +202,11 @@ class _Run:
         def moved(values: dict[str, Tensor]) -> dict[str, Tensor]:
             return {name: value.to(where) for name, value in values.items()}
 
+        if saved.get("meant") != self._meant():
+            raise CheckpointError(
+                f"the checkpoint in {self.folder} is of another version of Coppice, which filled in other settings; "
+                "start over with --fresh"
+            )
         try:
             self.position = _Position(**saved["position"])
             self.net = Supernet(
@@ -217,6 +223,10 @@ class _Run:
             raise CheckpointError(
                 f"the checkpoint in {self.folder} is of another version of Coppice ({error}); start over with --fresh"
             ) from error
+
+    def _meant(self) -> dict[str, Any]:
+        """What settings that were left empty stand for: it must not change in the middle of a run."""
+        return {"batch": self.feeds.all.batch_size, "stage ends": list(self.config.cuts)}
 
     # -- the run -------------------------------------------------------------------------------------------------
 
@@ -242,10 +252,8 @@ class _Run:
         part = self.config.strategy
         make = resolved(catalogue.STRATEGIES[part.kind].paths[part.recipe])
         self.strategy = make(self.plan, self.config, self.look.family, self.look.limits).to(self.device)
-        learning = learning_images(self.config, len(self.images.train))
-        self.feeds = train.Feeds.of(
-            self.images, self.config.search.batch(learning), seed, self.strategy.decision_fraction
-        )
+        batch = batch_size(self.config, len(self.images.train))
+        self.feeds = train.Feeds.of(self.images, batch, seed, self.strategy.decision_fraction)
         self.stages = self.strategy.stages(self.net)
         if not resumed:
             yield narration.search_started(self.config, self.plan, self.look, self.stages, device.label(self.device))

@@ -1,4 +1,4 @@
-"""Whether a search paid: the found network against random ones of its size, in numbers and in one sentence."""
+"""Whether searching paid: found networks against random ones of their size, in numbers and in one sentence."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ from collections.abc import Sequence
 
 T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 """Student's t, two-sided, 95 %, for 2 to 10 values."""
+FAVOUR = (
+    " All of them started from weights of the search, which suit the found network best; to compare without that, set "
+    "retrain.start to scratch."
+)
 
 
 def verdict(
-    found: Sequence[float], random: Sequence[float], images: int, *, inherited: bool = False
+    found: float, random: Sequence[float], images: int, *, inherited: bool = False
 ) -> dict[str, float | str | None]:
     """Found against random, by accuracy on the same images.
 
-    A difference counts if one more random network (or the means of several searches and of the random networks) would
-    have it by chance in less than one case of twenty (Student's t, by how much they differ), and if it is more than two
-    standard errors by the choice of the images.
+    A difference counts if one more random network would have it in less than one case of twenty (Student's t, by how
+    much the random ones differ), and if it is more than two standard errors by the choice of the images.
 
     Args:
-        found: accuracy of the network that each search found, 0 to 1.
+        found: accuracy of the found network, 0 to 1.
         random: accuracies of at least one random network of its size, trained by the same recipe.
         images: number of images that they were measured on.
         inherited: whether all of them started from weights of the search, which suit the found one best.
@@ -29,38 +32,66 @@ def verdict(
         `mean`, `best` and `spread` of the random ones (standard deviation, None for a single one), `error` (standard
         error by the choice of images), and the `sentence`.
 
-    >>> verdict([0.9], [0.82, 0.82, 0.83, 0.81, 0.82], 1000)["sentence"]
+    >>> verdict(0.9, [0.82, 0.82, 0.83, 0.81, 0.82], 1000)["sentence"]
     'The search paid: 90.0 % on the test images, against 82.0 % ± 0.7 % on average and 83.0 % at best of 5 random \
 networks of this size (one search).'
     """
-    own, mean, best = statistics.fmean(found), statistics.fmean(random), max(random)
+    mean, best = statistics.fmean(random), max(random)
     spread = statistics.stdev(random) if len(random) > 1 else None
     error = math.sqrt(mean * (1 - mean) / images)
     numbers = {"mean": mean, "best": best, "spread": spread, "error": error}
     if spread is None:
         sentence = (
-            f"One random network is no evidence whether the search paid: the found one has {_percent(own)} on the "
+            f"One random network is no evidence whether the search paid: the found one has {_percent(found)} on the "
             f"test images, it has {_percent(best)}; compare with five."
         )
         return {**numbers, "sentence": sentence}
-    searches = "one search" if len(found) == 1 else f"{len(found)} searches"
-    said = _percent(own) if len(found) == 1 else f"{_percent(own)} ± {_percent(statistics.stdev(found))}"
-    margin = max(_chance(found, random), 2 * error)
-    favour = "; all started from its weights, which favours the found one" if inherited else ""
+    n = len(random)
+    margin = max(_t(n) * spread * math.sqrt(1 + 1 / n), 2 * error)
     against = (
-        f"{said} on the test images, against {_percent(mean)} ± {_percent(spread)} on average and "
-        f"{_percent(best)} at best of {len(random)} random networks of this size ({searches}{favour})."
+        f"{_percent(found)} on the test images, against {_percent(mean)} ± {_percent(spread)} on average and "
+        f"{_percent(best)} at best of {len(random)} random networks of this size (one search)."
     )
-    return {**numbers, "sentence": f"{_opening(own - mean, own - best, margin)}: {against}"}
+    favour = FAVOUR if inherited else ""
+    return {**numbers, "sentence": f"{_opening(found - mean, found - best, margin)}: {against}{favour}"}
 
 
-def _chance(found: Sequence[float], random: Sequence[float]) -> float:
-    """What the difference of the means exceeds by chance in one case of twenty."""
-    m, n = len(found), len(random)
-    deviations = statistics.variance(random) / n
-    deviations += statistics.variance(random if m == 1 else found) / m
-    freedom = (n if m == 1 else min(m, n)) - 1
-    return T95[min(freedom, len(T95)) - 1] * math.sqrt(deviations)
+def verdict_of_seeds(
+    pairs: Sequence[tuple[float, Sequence[float]]], images: int, *, inherited: bool = False
+) -> dict[str, float | str | None]:
+    """The same over at least two searches with different seeds, each with random networks of its own.
+
+    Networks of one seed share images, and perhaps weights, so it is their difference that counts: found less the mean
+    of that seed's random ones. It must be more than chance would make the mean of so many differences in one case of
+    twenty (Student's t), and more than two standard errors by the choice of the images.
+
+    Args:
+        pairs: for each seed the found network's accuracy, and those of at least one random network.
+        images: number of images that each seed measured on.
+        inherited: as in `verdict`.
+
+    Returns:
+        as `verdict` does; `spread` is that of the random networks of all seeds.
+    """
+    found, random = [own for own, _ in pairs], [value for _, values in pairs for value in values]
+    differences = [own - statistics.fmean(values) for own, values in pairs]
+    mean, best = statistics.fmean(random), max(random)
+    spread, error = statistics.stdev(random), math.sqrt(mean * (1 - mean) / images)
+    m = len(pairs)
+    margin = max(_t(m) * statistics.stdev(differences) / math.sqrt(m), 2 * error)
+    own = statistics.fmean(found)
+    against = (
+        f"{_percent(own)} ± {_percent(statistics.stdev(found))} on the test images, against {_percent(mean)} ± "
+        f"{_percent(spread)} on average and {_percent(best)} at best of {len(random)} random networks of this size "
+        f"({m} searches)."
+    )
+    opening = _opening(statistics.fmean(differences), own - best, margin)
+    sentence = f"{opening}: {against}{FAVOUR if inherited else ''}"
+    return {"mean": mean, "best": best, "spread": spread, "error": error, "sentence": sentence}
+
+
+def _t(values: int) -> float:
+    return T95[min(values, len(T95) + 1) - 2]
 
 
 def _opening(above_mean: float, above_best: float, margin: float) -> str:

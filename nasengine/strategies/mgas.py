@@ -92,7 +92,7 @@ class MGAS(Strategy):
                 f"floors_{level}", torch.tensor([c.floor for c in self.choices[level]]), persistent=False
             )
             self.register_buffer(
-                f"units_{level}", torch.tensor([float(c.units) for c in self.choices[level]]), persistent=False
+                f"units_{level}", torch.tensor([c.units for c in self.choices[level]]), persistent=False
             )
             self.register_buffer(f"sheltered_{level}", torch.zeros(self.total[level], dtype=torch.bool))
         self.register_buffer("shelter_steps", torch.zeros((), dtype=torch.long))
@@ -305,7 +305,7 @@ class MGAS(Strategy):
             units = net.flat[level]
             scores = self.scores(level)[units.index]
             if level in self.part.granularities:
-                scores = self._compared(level, scores, units)
+                scores = self._compared(scores, units, getattr(self, f"units_{level}")[units.ordinal])
                 place = ranks(scores.detach(), units.group, units.starts)
                 held = place < getattr(self, f"floors_{level}")[units.ordinal][units.group]
                 held |= self._sheltered(net, level)
@@ -320,17 +320,21 @@ class MGAS(Strategy):
         standing = values.detach() * alive
         best = torch.segment_reduce(standing, "max", lengths=units.sizes, unsafe=True)
         held = ((standing >= units.spread(best)) & (alive > 0)) | self._sheltered(net, "weight")
-        if self.equal:
-            values = self._compared("weight", torch.where(alive > 0, values, -1.0), units)
+        values = self._compared(torch.where(alive > 0, values, -1.0) if self.equal else values, units, units.sizes)
         masks["weight"] = threshold(values, self._unit_thresholds(net, "weight"), held) * alive
         return masks
 
-    def _compared(self, level: str, scores: Tensor, units: Units) -> Tensor:
-        """[K] what is held against the thresholds: scores, or for equal ratios places among all units of the choice."""
+    def _compared(self, scores: Tensor, units: Units, whole: Tensor) -> Tensor:
+        """[K] what is held against the thresholds: scores, or for equal ratios places among the `whole` of each choice.
+
+        Args:
+            scores: [K].
+            units: of the level.
+            whole: [choices] number of units that count, whether or not they live.
+        """
         if not self.equal:
             return scores
-        whole = units.spread(getattr(self, f"units_{level}")[units.ordinal])
-        places = 1 - (ranks(scores.detach(), units.group, units.starts) + 0.5) / whole
+        places = 1 - (ranks(scores.detach(), units.group, units.starts) + 0.5) / units.spread(whole)
         return places + scores - scores.detach()
 
     def _unit_thresholds(self, net: Supernet, level: str) -> Tensor:
@@ -434,10 +438,25 @@ class MGAS(Strategy):
                     score = value.abs() / (scales.get(choice.name) or max(1e-12, float(value.pow(2).mean().sqrt())))
                 scores[choice.name], thresholds[choice.name] = score, limit
                 if self.equal:
-                    score = _places(score, net.kept[choice.name])
+                    score = _places(score, net.kept[choice.name], self._counted(net, level, choice.name))
                 margin = ((score - limit) / self.highest[level]).clamp(-1, 1)
                 margins[choice.name] = torch.where(net.kept[choice.name], margin, margin - 2)
         return scores, thresholds, margins
+
+    @staticmethod
+    def _counted(net: Supernet, level: str, name: str) -> Tensor:
+        """Full-size bool: units of a choice that its ratio is about; of weights those in living rows and columns."""
+        kept = net.kept[name]
+        if level != "weight":
+            return torch.ones_like(kept)
+        rows, columns = net.places.get(net.plan.weighs[name], ([], []))
+        inside = torch.zeros_like(kept)
+        inside[rows] = True
+        if kept.shape[1] > 1:
+            outside = torch.ones(kept.shape[1], dtype=torch.bool, device=kept.device)
+            outside[columns] = False
+            inside[:, outside] = False
+        return inside
 
     def _choice_thresholds(self, level: str) -> Sequence[float | Tensor]:
         return self._bounded(level).expand(len(self.choices[level])).tolist()
@@ -490,6 +509,8 @@ class MGAS(Strategy):
             name, unit = max(alive, key=lambda place: float(margins[place[0]][place[1]]))
             limit = limits[name]
             wanted = float(limit[unit] if isinstance(limit, Tensor) else limit) + RAISED
+            if self.equal:  # what counts is the place among its choice: the best
+                wanted = float(self.scores("operation")[starts[name] :][: len(kept[name])].max()) + RAISED
             self._put("operation", starts[name] + unit, self.alpha.new_tensor(min(wanted, HIGHEST_RAISED)))
             self._shelter({name: torch.arange(len(kept[name]), device=kept[name].device) == unit}, steps)
             found.append((name, unit))
@@ -572,12 +593,18 @@ def _watched(mask: Tensor) -> Tensor:
     return copy
 
 
-def _places(scores: Tensor, alive: Tensor) -> Tensor:
-    """Near 1 for the best unit of a choice, near 0 for the last, evenly; dead ones come last."""
-    order = torch.sort(scores.masked_fill(~alive, -torch.inf).flatten(), descending=True, stable=True).indices
-    places = torch.empty(len(order), device=scores.device)
-    places[order] = 1 - (torch.arange(len(order), device=scores.device) + 0.5) / len(order)
-    return places.view_as(scores)
+def _places(scores: Tensor, alive: Tensor, counted: Tensor) -> Tensor:
+    """Places among the units of a choice that are `counted`: near 1 for the best, near 0 for the last, evenly.
+
+    Dead ones come last; what is not counted is nowhere near a threshold.
+    """
+    standing = scores.masked_fill(~alive, -1.0)[counted]
+    order = torch.sort(standing, descending=True, stable=True).indices
+    own = torch.empty(len(order), device=scores.device)
+    own[order] = 1 - (torch.arange(len(order), device=scores.device) + 0.5) / len(order)
+    places = torch.ones_like(scores)
+    places[counted] = own
+    return places
 
 
 def _flat_weights(net: Supernet) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +15,29 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from small import small_plan
 
 from benchmarks import accuracy_at_size, contenders
-from benchmarks.accuracy_at_size import Job, Setting
+from benchmarks.accuracy_at_size import Bench, Job, Setting
 from nasengine import export
 from nasengine.architecture import lowered, smallest
+from nasengine.errors import ConfigError, EngineError
+from nasengine.flat import LEVELS
+from nasengine.outlook import plan_of
+from nasengine.splits import builtin_facts
 
-PLAN = small_plan(channels=8, nodes=2, colours=3, classes=10, image_size=16)
-HEADER = {"classes": [str(i) for i in range(10)], "mean": [0.5] * 3, "std": [0.2] * 3}
 SETTING = Setting(train=60, validation=20, test=20, search_epochs=8, retrain_epochs=1)
+PLAN = plan_of(SETTING.config(Path("images.zip"), Job("params", "10%", "ours", 0)), builtin_facts("cifar10"))
+HEADER = {"classes": [str(i) for i in range(10)], "mean": [0.5] * 3, "std": [0.2] * 3}
 
 
 @pytest.mark.parametrize("name", contenders.CONTENDERS)
 @pytest.mark.parametrize("metric", ["params", "macs"])
-@pytest.mark.parametrize("share", [0.2, 0.5])
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.3])
 def test_a_contender_is_no_larger_than_the_target_and_hardly_smaller(name: str, metric: str, share: float) -> None:
     target = int(share * lowered(PLAN, {}).size(metric))
-    assert target > smallest(PLAN, contenders.LEVELS, metric)
+    assert target > smallest(PLAN, LEVELS, metric)
     network, masks, sizes = contenders.CONTENDERS[name](PLAN, HEADER, metric, target, 3)
-    assert 0.8 * target < sizes[metric] <= target
+    assert 0.97 * target < sizes[metric] <= target
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.fill_(1)
@@ -80,15 +84,34 @@ def test_the_table_carries_every_seed_and_the_promises_wins_and_losses_alike() -
     lines = accuracy_at_size.table(rows)
     assert "| 10% of parameters | ours | 9 | 90 | 50.0, 51.0, 52.0 | 51.0 ± 1.0 |" in lines
     assert [line.split(" | ")[1] for line in lines[2:]] == ["ours", "random", "ours", "random", "ResNet", "no regrowth"]
-    said = accuracy_at_size.promises(rows)
-    assert "beats random by more than the spread at 1 of 2 sizes (promised: 2 of 3)" in said
-    assert "beats ResNet by more than the spread at 0 of 1 sizes (promised: 2 of 3)" in said
-    assert "'no regrowth' beats ours by more than the spread (promised: none beats it)" in said
+    said = {one["promise"]: (one["found"], one["kept"]) for one in accuracy_at_size.promises(rows)}
+    assert said["ours beats random by more than the spread at two sizes"] == ("at 10% of 5%, 10%", None)
+    assert said["ours beats ResNet by more than the spread at two sizes"] == ("at none of 10%", None)
+    assert said["ours beats shrunk by more than the spread at two sizes"] == ("at none of none", None)
+    assert said["'no regrowth' does not beat ours by more than the spread"] == ("beats ours", False)
+    assert len(said) == 4
+
+
+@pytest.mark.parametrize(("won", "kept"), [(1, False), (2, True), (3, True)])
+def test_two_of_three_sizes_must_be_won(won: int, kept: bool) -> None:
+    rows = [
+        row(name, value + 0.1 * (name == "ours") * (number < won), seed, size)
+        for number, size in enumerate(accuracy_at_size.SIZES)
+        for name in ("ours", "random")
+        for seed, value in enumerate((0.50, 0.51, 0.52))
+    ]
+    assert accuracy_at_size.promises(rows)[0]["kept"] is kept
+
+
+def test_of_a_single_seed_nothing_is_said() -> None:
+    rows = [row("ours", 0.5), row("random", 0.2), row("no regrowth", 0.9)]
+    assert {one["kept"] for one in accuracy_at_size.promises(rows)} == {None}
+    assert accuracy_at_size.table(rows)[2].endswith("| 50.0 | 50.0 |")
 
 
 def test_every_contender_meets_every_seed_and_ablations_one_size() -> None:
     jobs = accuracy_at_size.jobs(3, accuracy_at_size.SIZES, ())
-    assert len(set(jobs)) == len(jobs) and len({job.name for job in jobs}) == len(jobs)
+    assert len(set(jobs)) == len(jobs)
     sizes: dict[str, set[tuple[str, str]]] = {}
     for job in jobs:
         sizes.setdefault(job.contender, set()).add((job.metric, job.size))
@@ -111,20 +134,68 @@ def archive(tmp_path: Path) -> Path:
     return path
 
 
-def test_rows_are_made_once_of_always_the_same_images(archive: Path, tmp_path: Path) -> None:
-    own = accuracy_at_size.images(archive, tmp_path, SETTING)
-    names = zipfile.ZipFile(own).namelist()
+@pytest.fixture
+def bench(archive: Path, tmp_path: Path) -> Bench:
+    return Bench.of(archive, tmp_path / "out", SETTING)
+
+
+def test_images_are_chosen_once_and_are_always_the_same(bench: Bench, archive: Path, tmp_path: Path) -> None:
+    names = zipfile.ZipFile(bench.images).namelist()
     parts = [name.split("/")[0] for name in names]
     assert [parts.count(part) for part in ("train", "validation", "test")] == [60, 20, 20]
     assert len(set(names)) == len(names)
+    before = bench.images.stat().st_mtime_ns
+    assert Bench.of(archive, bench.folder, SETTING) == bench and bench.images.stat().st_mtime_ns == before
+    other = Bench.of(archive, bench.folder, replace(SETTING, train=50))
+    assert other.images != bench.images
+
+
+@pytest.mark.parametrize("kept", [(), ("train",), ("train", "test")])
+def test_an_archive_of_something_else_is_refused_and_leaves_nothing(
+    kept: tuple[str, ...], archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    poor = tmp_path / "poor.zip"
+    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(poor, "w") as target:
+        for name in source.namelist():
+            if name.startswith(kept) and not name.endswith(("/1.png", "/2.png", "/3.png")) if kept else False:
+                target.writestr(name, source.read(name))
+    with pytest.raises(ConfigError, match="has too few images; give CIFAR-10 as a zip of train/ and test/"):
+        Bench.of(poor, tmp_path / "out", SETTING)
+    assert list((tmp_path / "out").iterdir()) == []
+    with pytest.raises(SystemExit):
+        accuracy_at_size.main([str(poor), "--out", str(tmp_path / "out")])
+    assert "archive: " in capsys.readouterr().err
+
+
+def test_rows_are_made_once_and_again_if_anything_has_changed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [Job("params", "30%", "random", 0), Job("params", "30%", "ResNet", 0)]
-    made = [accuracy_at_size.run(job, tmp_path, SETTING) for job in asked]
+    made = [accuracy_at_size.run(job, bench) for job in asked]
     assert all(0 <= one["test"] <= 1 and one["params"] <= one["target"] for one in made)
-    again = list(accuracy_at_size.rows(tmp_path, asked, SETTING, workers=1))
+    again = list(accuracy_at_size.rows(bench, asked, workers=1))
     assert again == json.loads(json.dumps(made)), "what is there is not made again"
-    (tmp_path / f"{asked[1].name}.json").unlink()
-    redone = accuracy_at_size.run(asked[1], tmp_path, SETTING)
-    assert redone["test"] == made[1]["test"]
+    assert replace(bench, code="other").row(asked[0]) is None
+    bench.place(asked[1]).with_suffix(".json").unlink()
+    assert accuracy_at_size.run(asked[1], bench)["test"] == made[1]["test"]
+    monkeypatch.setitem(accuracy_at_size.SEARCHES, "random", {"retrain": {"lr": 0.01}})
+    assert bench.row(asked[0]) is None
+
+
+def test_found_networks_have_rows_and_an_agreement(
+    bench: Bench, archive: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(accuracy_at_size, "QUICK", SETTING)
+    monkeypatch.setattr(accuracy_at_size, "jobs", lambda *_: [Job("params", "30%", "ours", seed) for seed in (0, 1)])
+    accuracy_at_size.main([str(archive), "--out", str(bench.folder), "--quick", "--json"])
+    *found, last = map(json.loads, capsys.readouterr().out.splitlines())
+    assert sorted(one["seed"] for one in found) == [0, 1]
+    assert all(0.99 * one["target"] <= one["params"] <= one["target"] and one["search_seconds"] > 0 for one in found)
+    assert set(last["agreement"]["ours, 30% of params"]) == {"operation", "filter", "weight"}
+
+
+def test_a_row_that_fails_ends_it_with_its_reason(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.images.write_bytes(b"")
+    with pytest.raises(EngineError):
+        list(accuracy_at_size.rows(bench, [Job("params", "30%", "random", seed) for seed in range(3)], workers=1))
 
 
 def test_the_changes_of_a_search_reach_its_configuration(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 from small import chain_plan, raw, small_plan
 
 from nasengine import __main__ as command_line
+from nasengine import events, repeated
 from nasengine.agreement import agreement
+from nasengine.errors import TrainingError
 from nasengine.supernet import architecture, everything
 
 PLAN = small_plan(nodes=2)
@@ -114,6 +117,46 @@ def test_several_seeds_end_in_one_report(
     assert report["baseline"]["best"] == max(random) and "2 searches" in report["baseline"]["sentence"]
     assert set(report["agreement"]) == {"operation", "filter", "weight"}
     assert ran()[-1] == last, "started again it says the same"
+
+
+def test_a_seed_that_fails_is_named_and_the_others_stay(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+
+    def stub(config: Any, folder: Path, **_: Any) -> Iterator[events.Event]:
+        yield events.CheckpointSaved(phase="search", epoch=1)
+        if config.seed == 4:
+            raise TrainingError("the loss became not a number")
+        (folder / "result").mkdir(parents=True)
+        (folder / "result/architecture.json").write_text("{}")
+
+    monkeypatch.setattr(repeated, "search", stub)
+    (tmp_path / "report.json").write_text("of an older run")
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(raw()))
+    assert command_line.main(["search", str(config), "--out", str(tmp_path), "--seeds", "3"]) == 1
+    assert "error: seed 4: the loss became not a number" in capsys.readouterr().err
+    assert (tmp_path / "seed-3/result").exists() and not (tmp_path / "report.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "sentence"),
+    [
+        ({"seed": 2**31 - 1}, ["--seeds", "2"], "2 seeds from 2147483647 on end above 2147483647; give a lower one"),
+        ({}, ["--seeds", "2", "--supervised"], "--supervised is for one search; leave out --seeds, or start one run"),
+    ],
+)
+def test_seeds_that_cannot_be_are_refused_before_anything_runs(
+    changes: dict[str, Any], options: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(raw(changes)))
+    assert command_line.main(["search", str(config), "--out", str(tmp_path / "out"), *options]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "two", "21"])

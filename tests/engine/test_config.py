@@ -74,6 +74,11 @@ WRONG = [
         "strategy.ratios",
         "the published recipe knows learned ones alone; use learned",
     ),
+    (
+        {"strategy.recipe": "published", "strategy.constant_cost": 0.5},
+        "strategy.constant_cost",
+        "the published recipe knows no such cost; leave it empty",
+    ),
     ({"strategy.constant_cost": 0}, "strategy.constant_cost", "input should be greater than or equal to 0.01, not 0"),
     ({"strategy.cuts": [2, 1]}, "strategy.cuts", "give each stage end once, in rising order"),
     ({"strategy.cuts": [2]}, "strategy.cuts", "a stage cannot end after block 2 of 2; use 1 to 1"),
@@ -234,7 +239,7 @@ def test_a_preset_fills_what_is_left_out_and_nothing_else(preset: str) -> None:
     assert filled.data.image_size == table["data"]["image_size"]
     own = parse({"preset": preset, "search": {"epochs": 77}, "space": {"channels": 10}})
     assert (own.search.epochs, own.space.channels) == (77, 10)
-    assert [own.search.batch(images) for images in (8000, 7999, 20)] == [64, 32, 20]
+    assert [own.search.batch(n, n * 3 // 4) for n in (8000, 7999, 40, 20)] == [64, 32, 30, 15]
 
 
 def test_presets_differ_in_length_and_size_alone() -> None:
@@ -249,6 +254,7 @@ def test_presets_differ_in_length_and_size_alone() -> None:
     assert set(catalogue.PRESETS) == set(PRESETS)
     short, long = (parse({"search": {"epochs": epochs}}) for epochs in (23, 24))
     assert (short.cuts, long.cuts) == ((2,), (1, 3))
+    assert parse({"target": {"also": ["60%", "50%", "30%"]}}).cuts == (2,), "further targets have epochs of their own"
 
 
 @pytest.mark.parametrize("preset", PRESETS)

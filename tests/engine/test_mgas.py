@@ -339,6 +339,16 @@ def test_pruning_for_good_leaves_equal_ratios_where_they_are() -> None:
     for name, mask in after.items():
         if net.plan.choice[name].granularity != "weight":
             assert int(mask.sum()) == before[name], name
+        else:
+            assert abs(float(mask.detach().mean()) - 0.6) <= 0.51 / mask.numel() or int(mask.sum()) == 1, name
+    _, _, margins = strategy._margins(net)
+    for name, mask in after.items():
+        margin = margins[name][net.kept[name]]
+        if name in net.plan.weighs:
+            weight = f"{net.plan.weighs[name]}/weight"
+            margin = net.gather(weight, {weight: margins[name]})
+        held = mask.sum() <= net.plan.choice[name].floor
+        assert held or torch.equal(margin.flatten() > 0, mask.flatten() > 0), f"{name}: what is judged is what is on"
 
 
 def test_the_wanted_size_falls_from_the_full_size_to_the_target_and_stays() -> None:

@@ -539,7 +539,7 @@ def test_a_damaged_checkpoint_is_refused_with_a_sentence(begun: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "lost", ["net", "strategy", "meter", "counts", "measured", "members", "randoms", "returned", "seconds"]
+    "lost", ["net", "strategy", "meter", "counts", "measured", "members", "randoms", "returned", "seconds", "meant"]
 )
 def test_a_checkpoint_of_another_version_is_refused_with_a_sentence(begun: Path, lost: str) -> None:
     state = torch.load(begun / "checkpoint.pt", weights_only=True)
@@ -547,6 +547,19 @@ def test_a_checkpoint_of_another_version_is_refused_with_a_sentence(begun: Path,
     torch.save(state, begun / "checkpoint.pt")
     with pytest.raises(
         CheckpointError, match=r"^the checkpoint in .* is of another version of Coppice .*; start over with --fresh$"
+    ):
+        ran(begun)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("batch", 16), ("stage ends", [])])
+def test_a_run_is_not_continued_with_other_values_for_what_was_left_empty(
+    begun: Path, setting: str, value: object
+) -> None:
+    state = torch.load(begun / "checkpoint.pt", weights_only=True)
+    state["meant"][setting] = value
+    torch.save(state, begun / "checkpoint.pt")
+    with pytest.raises(
+        CheckpointError, match="of another version of Coppice, which filled in other settings; start over"
     ):
         ran(begun)
 
