@@ -307,6 +307,7 @@ class MGASConfig(Part):
         "Let units return every so many epochs of a later stage, too. Empty: only after each early stage.",
         title="Regrow every",
         unit="epochs",
+        empty="only after early stages",
         ge=1,
     )
     protect_epochs: int = option(
@@ -452,7 +453,8 @@ class BaselineConfig(Part):
 
     random: int = option(
         0,
-        "Also train this many random networks of the same size, with the same recipe.",
+        "Also train this many random networks of the same size, with the same recipe: did the search pay? Most fairly "
+        "if all start from fresh weights.",
         title="Random networks",
         ge=0,
         le=10,

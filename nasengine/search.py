@@ -204,7 +204,7 @@ class _Run:
 
         if saved.get("meant") != self._meant():
             raise CheckpointError(
-                f"the checkpoint in {self.folder} is of another version of Coppice, which filled in other settings; "
+                f"the checkpoint in {self.folder} is of another version of Coppice (it filled in other settings); "
                 "start over with --fresh"
             )
         try:
