@@ -559,7 +559,7 @@ def test_a_run_is_not_continued_with_other_values_for_what_was_left_empty(
     state["meant"][setting] = value
     torch.save(state, begun / "checkpoint.pt")
     with pytest.raises(
-        CheckpointError, match="of another version of Coppice .it filled in other settings.; start over"
+        CheckpointError, match=r"of another version of Coppice \(it filled in other settings\); start over"
     ):
         ran(begun)
 
