@@ -85,7 +85,7 @@ PRESETS = {
     ),
     "standard": Preset(
         label="Standard",
-        sentence="The same recipe on a deeper space, with 32 pixels and many epochs: hours on a GPU.",
+        sentence="The same recipe on a deeper space, images of up to 32 pixels, many epochs: hours on a GPU.",
     ),
     "thorough": Preset(
         label="Thorough",
