@@ -24,6 +24,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from tqdm import tqdm
+
 import nasengine
 from benchmarks import contenders
 from nasengine import config, data, device, train
@@ -96,7 +98,7 @@ class Setting:
         )
 
 
-QUICK = Setting(train=600, validation=100, test=1000, search_epochs=8, retrain_epochs=6)
+QUICK = Setting(train=400, validation=100, test=1000, search_epochs=8, retrain_epochs=4)
 
 
 @dataclass(frozen=True, order=True)
@@ -386,7 +388,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ConfigError, OSError, zipfile.BadZipFile) as error:
         parser.error(str(error))
     found = []
-    for row in rows(bench, jobs(seeds, asked.sizes, asked.only), asked.workers):
+    wanted = jobs(seeds, asked.sizes, asked.only)
+    for row in tqdm(rows(bench, wanted, asked.workers), total=len(wanted), unit="row", disable=None):  # on a terminal
         found.append(row)
         if asked.json:
             print(json.dumps({name: value for name, value in row.items() if name != "network"}), flush=True)
