@@ -342,14 +342,15 @@ def promises(found: Rows) -> list[dict[str, Any]]:
 
 def agreements(found: Rows, bench: Bench) -> dict[str, Any]:
     """For each kind of search, how far its seeds keep the same units."""
-    values = {}
-    for (metric, size, contender), group in _grouped(found).items():
-        networks = [row["network"] for row in group if "network" in row]
-        if len(networks) > 1:
-            asked = bench.config(Job(metric, size, contender, 0))
-            plan = plan_of(asked, loaded(asked.data).facts)
-            values[f"{contender}, {size} of {metric}"] = agreement(plan, networks)
-    return values
+    searched = {key: group for key, group in _grouped(found).items() if len(group) > 1 and "network" in group[0]}
+    if not searched:
+        return {}
+    asked = bench.config(Job(*next(iter(searched)), seed=0))  # the space is the same for all
+    plan = plan_of(asked, loaded(asked.data).facts)
+    return {
+        f"{contender}, {size} of {metric}": agreement(plan, [row["network"] for row in group])
+        for (metric, size, contender), group in searched.items()
+    }
 
 
 def _grouped(found: Rows) -> dict[tuple[str, str, str], list[Mapping[str, Any]]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from nasengine.architecture import Plan
+from nasengine.architecture import Plan, layer_params
 
 Place = tuple[str, int]
 """A unit: its choice and its number in it."""
@@ -83,12 +83,11 @@ def _widths(plan: Plan, network: Mapping[str, Any]) -> dict[Any, float]:
 
 def _densities(layers: Sequence[Mapping[str, Any]]) -> dict[Any, float]:
     """Of convolutions that may be thinned."""
-    found = {}
-    for layer in layers:
-        if layer.get("nonzero") is not None:
-            dense = layer["out_channels"] * layer["in_channels"] // layer["groups"] * layer["kernel"] ** 2
-            found[layer["name"]] = layer["nonzero"] / dense
-    return found
+    return {
+        layer["name"]: layer["nonzero"] / layer_params({**layer, "nonzero": None})
+        for layer in layers
+        if layer.get("nonzero") is not None
+    }
 
 
 def _mean(networks: Sequence[Mapping[str, Any]], read: Callable[[Mapping[str, Any]], dict[Any, float]]) -> float | None:

@@ -208,12 +208,12 @@ class Architecture:
     @property
     def params_of_layers(self) -> list[int]:
         """The same of each layer."""
-        return [_params(layer) for layer in self.layers]
+        return [layer_params(layer) for layer in self.layers]
 
     @property
     def params_dense(self) -> int:
         """The same with pruned weights counted as if they were there."""
-        return sum(_params({**layer, "nonzero": None}) for layer in self.layers)
+        return sum(layer_params({**layer, "nonzero": None}) for layer in self.layers)
 
     @property
     def macs(self) -> int:
@@ -472,7 +472,8 @@ class _Lowering:
         return name
 
 
-def _params(layer: Mapping[str, Any]) -> int:
+def layer_params(layer: Mapping[str, Any]) -> int:
+    """Stored weights of one layer of an architecture; `nonzero`, where it is given, instead of all."""
     match layer["op"]:
         case "conv" | "factorized_reduce":
             if layer.get("nonzero") is not None:
@@ -489,5 +490,5 @@ def _params(layer: Mapping[str, Any]) -> int:
 
 def _macs(layer: Mapping[str, Any], side: int) -> int:
     if layer["op"] in ("conv", "factorized_reduce"):
-        return _params({**layer, "nonzero": None}) * side**2
+        return layer_params({**layer, "nonzero": None}) * side**2
     return int(layer["in_features"] * layer["out_features"]) if layer["op"] == "linear" else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 """Student's t, two-sided, 95 %, for 2 to 10 values."""
@@ -36,10 +37,8 @@ def verdict(
     'The search paid: 90.0 % on the test images, against 82.0 % ± 0.7 % on average and 83.0 % at best of 5 random \
 networks of this size (one search).'
     """
-    mean, best = statistics.fmean(random), max(random)
-    spread = statistics.stdev(random) if len(random) > 1 else None
-    error = math.sqrt(mean * (1 - mean) / images)
-    numbers = {"mean": mean, "best": best, "spread": spread, "error": error}
+    numbers = _numbers(random, images)
+    mean, best, spread, error = numbers.values()
     if spread is None:
         sentence = (
             f"One random network is no evidence whether the search paid: the found one has {_percent(found)} on the "
@@ -75,11 +74,10 @@ def verdict_of_seeds(
     """
     found, random = [own for own, _ in pairs], [value for _, values in pairs for value in values]
     differences = [own - statistics.fmean(values) for own, values in pairs]
-    mean, best = statistics.fmean(random), max(random)
-    spread, error = statistics.stdev(random), math.sqrt(mean * (1 - mean) / images)
-    m = len(pairs)
+    numbers = _numbers(random, images)
+    mean, best, spread, error = numbers.values()
+    own, m = statistics.fmean(found), len(pairs)
     margin = max(_t(m) * statistics.stdev(differences) / math.sqrt(m), 2 * error)
-    own = statistics.fmean(found)
     against = (
         f"{_percent(own)} ± {_percent(statistics.stdev(found))} on the test images, against {_percent(mean)} ± "
         f"{_percent(spread)} on average and {_percent(best)} at best of {len(random)} random networks of this size "
@@ -87,7 +85,18 @@ def verdict_of_seeds(
     )
     opening = _opening(statistics.fmean(differences), own - best, margin)
     sentence = f"{opening}: {against}{FAVOUR if inherited else ''}"
-    return {"mean": mean, "best": best, "spread": spread, "error": error, "sentence": sentence}
+    return {**numbers, "sentence": sentence}
+
+
+def _numbers(random: Sequence[float], images: int) -> dict[str, Any]:
+    """Of random networks, in this order: mean, best, spread (None for a single one), error by the choice of images."""
+    mean = statistics.fmean(random)
+    return {
+        "mean": mean,
+        "best": max(random),
+        "spread": statistics.stdev(random) if len(random) > 1 else None,
+        "error": math.sqrt(mean * (1 - mean) / images),
+    }
 
 
 def _t(values: int) -> float:
