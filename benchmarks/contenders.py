@@ -95,11 +95,13 @@ class _Block(nn.Module):
     def __init__(self, inputs: int, middle: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.first, self.second = _conv(inputs, middle, stride), _conv(middle, outputs, 1)
+        self.stride = stride
         same = inputs == outputs and stride == 1
-        self.shortcut = nn.Identity() if same else _conv(inputs, outputs, stride, kernel=1)
+        self.shortcut = nn.Identity() if same else _conv(inputs, outputs, 1, kernel=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.relu(self.second(functional.relu(self.first(x))) + self.shortcut(x))
+        passed = x[:, :, :: self.stride, :: self.stride]  # not a 1x1 of stride 2: see `compact.factorized_reduce`
+        return functional.relu(self.second(functional.relu(self.first(x))) + self.shortcut(passed))
 
 
 def _conv(inputs: int, outputs: int, stride: int, kernel: int = 3) -> nn.Sequential:

@@ -120,12 +120,13 @@ def selected_channels(x: Tensor, index: Tensor, *, pad: bool) -> Tensor:
 
 def factorized_reduce(x: Tensor, weight: Tensor, split: int) -> Tensor:
     """[N, I, H, W] to [N, O, ceil(H/2), ceil(W/2)]: filters before `split` see even pixels, the others odd ones."""
-    shifted = F.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]
+    # Every second pixel first, then a convolution of stride 1: oneDNN's own 1x1 of stride 2 writes past its memory where
+    # CPUs have no more than AVX2 and there are fewer than 8 input channels (oneDNN issue 6035).
     parts = []
     if split > 0:
-        parts.append(F.conv2d(x, weight[:split], stride=2))
+        parts.append(F.conv2d(x[:, :, ::2, ::2], weight[:split]))
     if split < weight.shape[0]:
-        parts.append(F.conv2d(shifted, weight[split:], stride=2))
+        parts.append(F.conv2d(F.pad(x, (0, 1, 0, 1))[:, :, 1::2, 1::2], weight[split:]))
     return torch.cat(parts, dim=1)
 
 

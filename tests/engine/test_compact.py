@@ -221,6 +221,21 @@ def test_a_factorized_reduce_looks_at_even_and_at_odd_pixels(side: int, split: i
         assert torch.equal(found[0, channel], x[0, 0, ::2, ::2] if channel < split else odd)
 
 
+@pytest.mark.parametrize("channels", range(1, 9))
+def test_a_factorized_reduce_of_few_channels_has_exact_gradients(channels: int) -> None:
+    """A 1x1 convolution of stride 2 would end this process here, on a CPU without AVX-512."""
+    draw = torch.Generator().manual_seed(channels)
+    for _ in range(20):
+        x = torch.randn(32, channels, 16, 16, generator=draw).contiguous(memory_format=torch.channels_last)
+        weight, seen = torch.randn(8, channels, 1, 1, generator=draw), torch.randn(32, 8, 8, 8, generator=draw)
+        gradients = []
+        for dtype in (torch.float32, torch.float64):
+            inputs = [x.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_()]
+            gradients.append(torch.autograd.grad(factorized_reduce(*inputs, 4), inputs, seen.to(dtype)))
+        for single, double in zip(*gradients, strict=True):
+            assert torch.allclose(single.double(), double, rtol=1e-4, atol=1e-4)
+
+
 def test_the_images_of_the_helper_are_those_of_the_run() -> None:
     images = data.images(packed_digits(), configuration().data, 3, "cpu")
     assert len(images.train) == 170 and len(images.validation) == 30
