@@ -79,7 +79,9 @@ def _parser() -> argparse.ArgumentParser:
         help="search with N seeds, each in a folder of its own, and report how far they agree (DIR/report.json)",
     )  # fmt: skip
     search.add_argument(
-        "--supervised", action="store_true", help="take commands (cancel) on stdin; its end means save and exit"
+        "--supervised",
+        action="store_true",
+        help="take commands (pause, stop, finish, cancel) on stdin; its end means save and exit",
     )
     search.set_defaults(run=_search)
     describe = commands.add_parser("describe", help="reachable sizes, feasibility and estimate, without running")
@@ -137,11 +139,16 @@ def _request(control: Control, reason: str) -> None:
 
 def _listen(control: Control) -> None:
     for line in sys.stdin:
-        command = line.strip()
-        if command == "cancel":
-            control.requested = "cancel"
-            return
-        print(f"unknown command '{command}'; known is: cancel", file=sys.stderr)
+        match line.strip():
+            case ("cancel" | "pause") as command:
+                control.requested = command
+                return
+            case "stop":
+                control.stop = True
+            case "finish":
+                control.finish = True
+            case command:
+                print(f"unknown command '{command}'; known are: pause, stop, finish, cancel", file=sys.stderr)
     control.requested = "the supervisor is gone"
 
 

@@ -120,8 +120,8 @@ def selected_channels(x: Tensor, index: Tensor, *, pad: bool) -> Tensor:
 
 def factorized_reduce(x: Tensor, weight: Tensor, split: int) -> Tensor:
     """[N, I, H, W] to [N, O, ceil(H/2), ceil(W/2)]: filters before `split` see even pixels, the others odd ones."""
-    # Every second pixel first, then a convolution of stride 1: oneDNN's own 1x1 of stride 2 writes past its memory where
-    # CPUs have no more than AVX2 and there are fewer than 8 input channels (oneDNN issue 6035).
+    # Every second pixel first, then a convolution of stride 1: oneDNN's own 1x1 of stride 2 writes past its memory on
+    # CPUs with no more than AVX2 where there are fewer than 8 input channels (oneDNN issue 6035).
     parts = []
     if split > 0:
         parts.append(F.conv2d(x[:, :, ::2, ::2], weight[:split]))

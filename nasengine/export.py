@@ -368,7 +368,8 @@ def _bounds(report: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _comparison(report: Mapping[str, Any]) -> str:
-    return f"{report['baseline']['sentence']}\n\n" if report["baseline"] else ""
+    early = f"Ended early on request: {', '.join(report['ended_early'])}.\n\n" if report["ended_early"] else ""
+    return early + (f"{report['baseline']['sentence']}\n\n" if report["baseline"] else "")
 
 
 def _model_card(report: Mapping[str, Any]) -> str:

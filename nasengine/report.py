@@ -32,12 +32,13 @@ def reported(
     counts: Mapping[str, Mapping[str, int]],
     seconds: Mapping[str, float],
     where: torch.device,
+    early: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The report; `achieved.bytes` is filled in when the file is written.
 
     `network` is trained, on the CPU, in eval mode; `measured` holds its figures, `random` those of random networks;
     `family` holds reports of the search's other networks, each with its `folder`; `counts` holds `pruned`, `regrown`
-    and `survived`, each by granularity.
+    and `survived`, each by granularity; `early` names the phases that ended early on request.
     """
     image = images.validation.x[:1].cpu()
     return {
@@ -63,6 +64,7 @@ def reported(
         "pruned": dict(counts["pruned"]),
         "regrown": dict(counts["regrown"]),
         "survived": dict(counts["survived"]),
+        "ended_early": list(early),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "peak_memory_mib": round(device.peak_memory_mib(where), 1),
         "seed": config.seed,

@@ -105,6 +105,10 @@ class _Run:
         self.members: list[dict[str, Any]] = []
         self.randoms: list[dict[str, Any]] = []
         self.folders: list[str] = []
+        self.stopped = self.finished = False
+        """What `Control.stop` and `Control.finish` asked for, once it is obeyed."""
+        self.early: list[str] = []
+        """What came to an early end by that: search, comparison, retraining."""
         self.returned: dict[str, Tensor] = {}
         self.seconds = {"search": 0.0, "retrain": 0.0}
         self.since = self.began = time.perf_counter()
@@ -182,6 +186,7 @@ class _Run:
             "returned": self.returned,
             "measured": self.measured,
             "folders": self.folders,
+            "ended": [self.stopped, self.finished, self.early],
             "seconds": {**self.seconds, self._phase_clock(): self._elapsed()},
             "versions": versions(),
             "meant": self._meant(),
@@ -217,6 +222,7 @@ class _Run:
             self.strategy.load_state_dict(saved["strategy"])
             self.meter = train.Meter(**saved["meter"])
             self.counts, self.measured = saved["counts"], saved["measured"]
+            self.stopped, self.finished, self.early = saved.get("ended", (False, False, []))
             self.seconds, self.members, self.randoms = saved["seconds"], saved["members"], saved["randoms"]
             self.returned = moved(saved["returned"])
         except (KeyError, TypeError, RuntimeError) as error:
@@ -269,7 +275,8 @@ class _Run:
     def _phases(self) -> Iterator[Event]:
         if self.position.phase == "search":
             for stage in self.stages[self.position.stage :]:
-                yield from self._stage(stage)
+                if stage.fits or not self.stopped:
+                    yield from self._stage(stage)
             self.seconds["search"] = self._elapsed()
             self.since = time.perf_counter()
             self.position = _Position(phase="retrain")
@@ -302,10 +309,13 @@ class _Run:
         started = time.perf_counter()
         for epoch in range(self.position.epoch, stage.epochs):
             yield from self._epoch(stage, epoch)
+            if self.stopped:
+                stage = replace(stage, epochs=epoch + 1)
             moment = Moment(stage=stage, epoch=epoch, step=self.steps - 1, steps=self.steps)
-            yield self._epoch_finished(moment)
+            if self.meter.images:
+                yield self._epoch_finished(moment)
             closing = False
-            for point in self.strategy.points(moment):
+            for point in ("end",) if self.stopped else self.strategy.points(moment):
                 closes = yield from self._decided(moment, point)
                 if not closes:
                     continue
@@ -333,6 +343,9 @@ class _Run:
         for step in range(self.position.step, self.steps):
             self.position = _Position(stage=stage.index, epoch=epoch, step=step)
             self._obey()
+            self._shorten()
+            if self.stopped:
+                return
             moment = Moment(stage=stage, epoch=epoch, step=step, steps=self.steps)
             batch = learning.batch(order[step], "search", stage.index, epoch, step)
             held = None
@@ -410,7 +423,7 @@ class _Run:
                 "counts": copy.deepcopy(self.counts) | {"survived": narration.survivors(self.net, self.returned)},
             }
         )
-        if stage.target == self.look.target:
+        if stage.target == self.look.target and not self.stopped:
             self._keep_random({metric: found.size(metric) for metric in stage.bounds})
 
     def _keep_random(self, bounds: dict[str, int]) -> None:
@@ -498,16 +511,22 @@ class _Run:
     # -- the found network and those it is compared with -----------------------------------------------------------
 
     def _retrainings(self) -> Iterator[Event]:
-        for index in range(self.position.stage, len(self._networks)):
+        while (index := self.position.stage) < len(self._networks):
             self._prepare(index)
             total = self.config.retrain.epochs
             for epoch in range(self.position.epoch, total):
                 yield from self._retrain_epoch(index, epoch)
+                if self.finished or index >= len(self._networks):
+                    break
                 self.position = _Position(phase="retrain", stage=index, epoch=epoch + 1)
                 self.meter = train.Meter()
                 if epoch + 1 < total and time.perf_counter() - self.last_saved > SAVE_SECONDS:
                     self.save()
                     yield events.CheckpointSaved(phase="retrain", epoch=epoch + 1)
+            if index >= len(self._networks):  # a random network that nobody waits for any more
+                break
+            if self.finished:
+                self._keep_the_better(index)
             self.measured.append(self.retraining.measured())
             if index < len(self.members):
                 self.members[index]["state"] = self.retraining.network.state_dict()
@@ -516,7 +535,7 @@ class _Run:
     @property
     def _networks(self) -> list[dict[str, Any]]:
         """What is to be trained: the search's own networks, from large to small, then random ones."""
-        return [*self.members, *self.randoms]
+        return [*self.members, *([] if self.stopped else self.randoms)]
 
     def _prepare(self, index: int) -> None:
         """The compact network number `index`, with its weights at the start or as they were saved."""
@@ -530,6 +549,14 @@ class _Run:
         if self.saved is not None and "network" in self.saved and self.saved["position"]["stage"] == index:
             self.retraining.load(self.saved["network"])
 
+    def _keep_the_better(self, index: int) -> None:
+        """Of a training that was ended early: the network as it is, or as the search left it (validation decides)."""
+        before = self._network(self._networks[index])
+        was = train.evaluated(before, self.images.validation, self.images)["accuracy"]
+        now = self.retraining.validated()["accuracy"]
+        if (was or 0) > (now or 0):
+            self.retraining.network.load_state_dict(before.state_dict())
+
     def _network(self, member: dict[str, Any]) -> Network:
         network = Network({**architecture(self.plan, member["kept"]).to_json(), **self._header()}).to(self.device)
         network.load_state_dict(member["state"])
@@ -539,6 +566,10 @@ class _Run:
         for step in self.retraining.steps(epoch, self.position.step, self.meter):
             self.position = _Position(phase="retrain", stage=index, epoch=epoch, step=step)
             self._obey()
+            self._shorten()
+            if self.finished or index >= len(self._networks):
+                self.retraining.network.eval()
+                return
         self.position.step = self.feeds.all.steps
         fraction = self._fraction()
         yield events.RetrainEpoch(
@@ -577,6 +608,7 @@ class _Run:
                 random=self.measured[len(self.members) :] if is_main else [],
                 family=[other for _, other in ready] if is_main else [],
                 parity=member["parity"], counts=member["counts"], seconds=self.seconds, where=self.device,
+                early=self.early,
             )  # fmt: skip
             folder = RESULT if is_main else f"{FAMILY}/{member['target']}"
             (self.folder / folder).parent.mkdir(exist_ok=True)
@@ -610,6 +642,18 @@ class _Run:
             if hasattr(self, "net") and self.control.requested != "cancel":
                 self.save()
             raise Interrupted(f"stopped on request ({self.control.requested})")
+
+    def _shorten(self) -> None:
+        """Notes whether the rest shall be shorter than planned."""
+        before, searching = len(self.early), self.position.phase == "search"
+        if not self.stopped and (self.control.stop or self.control.finish):
+            self.stopped = True
+            self.early += ["search"] * searching + ["comparison"] * bool(self.config.baseline.random)
+        if not self.finished and not searching and self.control.finish:
+            self.finished = True
+            self.early += ["retraining"]
+        if len(self.early) > before:
+            self.began, self.resumed_fraction = time.perf_counter(), self._fraction()
 
     def _phase_clock(self) -> str:
         return "search" if self.position.phase == "search" else "retrain"

@@ -487,7 +487,10 @@ def test_a_supervisor_cancels_by_a_line(tmp_path: Path) -> None:
         one.process.stdin.write(b"dance\ncancel\n")
         code, stderr = one.ended()
     assert code == 3
-    assert stderr.splitlines() == ["unknown command 'dance'; known is: cancel", "stopped on request (cancel)"]
+    assert stderr.splitlines() == [
+        "unknown command 'dance'; known are: pause, stop, finish, cancel",
+        "stopped on request (cancel)",
+    ]
 
 
 def test_the_end_of_the_supervisor_saves_and_exits_with_three(tmp_path: Path) -> None:
