@@ -171,8 +171,27 @@ def list_events(request: HttpRequest, pk: UUID, reader: Query[After]) -> Any:
 
 @api.post("/searches/{uuid:pk}/cancel", response={200: SearchOut, 409: Message}, summary="End it without a result")
 def cancel_search(request: HttpRequest, pk: UUID) -> Any:
-    services.search_cancel(search=_search(request, pk))
-    return _search(request, pk)
+    return _told(request, pk, "cancel")
+
+
+@api.post("/searches/{uuid:pk}/pause", response={200: SearchOut, 409: Message}, summary="Save it and free its device")
+def pause_search(request: HttpRequest, pk: UUID) -> Any:
+    return _told(request, pk, "pause")
+
+
+@api.post("/searches/{uuid:pk}/resume", response={200: SearchOut, 409: Message}, summary="Let it go on where it was")
+def resume_search(request: HttpRequest, pk: UUID) -> Any:
+    return _told(request, pk, "resume")
+
+
+@api.post("/searches/{uuid:pk}/stop", response={200: SearchOut, 409: Message}, summary="Train what was found so far")
+def stop_search(request: HttpRequest, pk: UUID) -> Any:
+    return _told(request, pk, "stop")
+
+
+@api.post("/searches/{uuid:pk}/keep", response={200: SearchOut, 409: Message}, summary="End its training, too")
+def keep_search(request: HttpRequest, pk: UUID) -> Any:
+    return _told(request, pk, "keep")
 
 
 @api.get("/datasets", response=list[DatasetOut], summary="Your uploads")
@@ -189,6 +208,11 @@ def _say_problems(request: HttpRequest, error: ConfigError) -> HttpResponse:
 @api.exception_handler(services.Refused)
 def _say_refusal(request: HttpRequest, refusal: services.Refused) -> HttpResponse:
     return api.create_response(request, {"message": str(refusal)}, status=409)
+
+
+def _told(request: HttpRequest, pk: UUID, wish: str) -> Search:
+    services.WISHES[wish](search=_search(request, pk))
+    return _search(request, pk)
 
 
 def _search(request: HttpRequest, pk: UUID) -> Search:

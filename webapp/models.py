@@ -56,30 +56,47 @@ DATASET_MOVES: dict[DatasetState, tuple[DatasetState, ...]] = {
 }
 
 MOVES: dict[SearchState, tuple[SearchState, ...]] = {
-    SearchState.QUEUED: (SearchState.RUNNING, SearchState.CANCELLED),
+    SearchState.QUEUED: (SearchState.RUNNING, SearchState.PAUSED, SearchState.CANCELLED),
     SearchState.RUNNING: (
+        SearchState.PAUSING,
+        SearchState.STOPPING,
         SearchState.FINISHED,
         SearchState.CANCELLED,
         SearchState.FAILED,
         SearchState.INTERRUPTED,
     ),
-    SearchState.INTERRUPTED: (SearchState.QUEUED, SearchState.CANCELLED, SearchState.FAILED),
+    SearchState.PAUSING: (
+        SearchState.PAUSED,
+        SearchState.FINISHED,
+        SearchState.CANCELLED,
+        SearchState.FAILED,
+        SearchState.INTERRUPTED,
+    ),
+    SearchState.STOPPING: (
+        SearchState.FINISHED,
+        SearchState.CANCELLED,
+        SearchState.FAILED,
+        SearchState.INTERRUPTED,
+    ),
+    SearchState.PAUSED: (SearchState.QUEUED, SearchState.CANCELLED),
+    SearchState.INTERRUPTED: (SearchState.QUEUED, SearchState.PAUSED, SearchState.CANCELLED, SearchState.FAILED),
     SearchState.FINISHED: (),
     SearchState.CANCELLED: (),
     SearchState.FAILED: (),
-    # Nothing leads to these yet.
-    SearchState.PAUSING: (),
-    SearchState.PAUSED: (),
-    SearchState.STOPPING: (),
 }
 
 LIVE_STATES = tuple(state for state, following in MOVES.items() if following)
+HELD_STATES = (SearchState.RUNNING, SearchState.PAUSING, SearchState.STOPPING)
+"""An attempt is at work: it writes events and heartbeats, or is dead."""
 
 
 class Request(models.TextChoices):
     """What the owner asked of a running search."""
 
     NONE = "none", "Nothing"
+    STOP = "stop", "Stop searching"
+    FINISH = "finish", "Stop training, too"
+    PAUSE = "pause", "Pause"
     CANCEL = "cancel", "Cancel"
 
 
@@ -202,8 +219,29 @@ class Search(models.Model):
         return not MOVES[SearchState(self.state)]
 
     @property
+    def is_held(self) -> bool:
+        """Whether an attempt is at work on it."""
+        return self.state in HELD_STATES
+
+    @property
     def is_cancelling(self) -> bool:
-        return self.state == SearchState.RUNNING and self.requested == Request.CANCEL
+        return self.is_held and self.requested == Request.CANCEL
+
+    @property
+    def is_training(self) -> bool:
+        """Whether the search is over and its networks are trained."""
+        return self.stage == TRAINING
+
+    @property
+    def can_end_early(self) -> bool:
+        """Whether it has begun and more of it could be left out."""
+        is_going = self.attempt > 0 and not self.is_finished and self.state != SearchState.PAUSING
+        return is_going and self.requested not in (Request.FINISH, Request.CANCEL)
+
+    @property
+    def can_stop(self) -> bool:
+        """Whether it still searches, and may have found something by now."""
+        return self.can_end_early and not self.is_training and self.requested != Request.STOP
 
     @property
     def state_label(self) -> str:
@@ -213,6 +251,8 @@ class Search(models.Model):
     def sentence(self) -> str:
         if self.is_cancelling:
             return "Ends at its next step."
+        if self.state == SearchState.STOPPING and self.requested == Request.STOP:
+            return "Trains the network found so far; then it is finished."
         return " ".join(filter(None, (SearchState(self.state).sentence, self.message)))
 
     @property
@@ -249,6 +289,8 @@ class SearchEvent(models.Model):
         return f"{self.seq} {self.kind}"
 
 
+TRAINING = "retraining"
+"""The stage of a search that is over, while its networks are trained."""
 RESULT, FAMILY = "result", "family/"
 """Within a run's folder: where the main network's files are, and before the sizes of further targets."""
 

@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 
 from nasengine import events
 from nasengine.errors import EngineError
-from webapp.models import Search, SearchEvent, SearchState
+from webapp.models import HELD_STATES, TRAINING, Search, SearchEvent
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def store(*, search_id: UUID, attempt: int, said: Sequence[events.Event]) -> boo
         return True
     now = timezone.now()
     with transaction.atomic():
-        current = Search.objects.filter(pk=search_id, attempt=attempt, state=SearchState.RUNNING)
+        current = Search.objects.filter(pk=search_id, attempt=attempt, state__in=HELD_STATES)
         if not current.update(heartbeat_at=now, **_summary(said)):
             return False
         stored = SearchEvent.objects.filter(search_id=search_id)
@@ -120,7 +120,7 @@ def _summary(said: Sequence[events.Event]) -> dict[str, Any]:
             case events.EpochFinished() | events.Committed() | events.StageFinished():
                 changes |= {"size": event.size}
             case events.RetrainEpoch():
-                changes |= {"stage": "retraining", "fraction": event.fraction, "eta_seconds": event.eta_seconds}
+                changes |= {"stage": TRAINING, "fraction": event.fraction, "eta_seconds": event.eta_seconds}
             case events.CheckpointSaved():
                 changes |= {"losses": 0}
             case events.SearchFinished():

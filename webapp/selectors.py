@@ -178,6 +178,7 @@ def state_frame(search: Search) -> dict[str, Any]:
         "finished": search.is_finished,
         "queue_position": queue_position(search),
         "rewinds": len(search.rewinds),
+        "drawn": f"{search.state_label}, {'training' if search.is_training else 'not training'}",
     }
 
 

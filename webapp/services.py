@@ -15,7 +15,7 @@ import shutil
 import socket
 import uuid
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from webapp import relay
 from webapp.celery import app
 from webapp.models import (
     DATASET_MOVES,
+    HELD_STATES,
     LIVE_STATES,
     MOVES,
     RESULT,
@@ -94,12 +95,115 @@ def search_cancel(*, search: Search) -> None:
         Refused: if it has already ended.
     """
     for _ in range(3):  # it may go from queued to running, or back, in between
-        if search_move(search_id=search.pk, old=SearchState.QUEUED, new=SearchState.CANCELLED):
+        waiting = (SearchState.QUEUED, SearchState.PAUSED, SearchState.INTERRUPTED)
+        if search_move(search_id=search.pk, old=waiting, new=SearchState.CANCELLED):
             return
-        if Search.objects.filter(pk=search.pk, state=SearchState.RUNNING).update(requested=Request.CANCEL):
+        if Search.objects.filter(pk=search.pk, state__in=HELD_STATES).update(requested=Request.CANCEL):
             transaction.on_commit(lambda: relay.ring(search.pk))
             return
     raise Refused(f"'{search.name}' has already ended; there is nothing to cancel.")
+
+
+def search_pause(*, search: Search) -> None:
+    """Lets a search wait, saved, until it is resumed: at once while it is queued, else as soon as its engine has saved.
+
+    Raises:
+        Refused: if it does not run or wait, or is about to end.
+    """
+    for _ in range(3):
+        waiting = (SearchState.QUEUED, SearchState.INTERRUPTED)
+        if search_move(search_id=search.pk, old=waiting, new=SearchState.PAUSED, message=""):
+            return
+        if search_move(
+            search_id=search.pk, old=SearchState.RUNNING, new=SearchState.PAUSING, asking=Request.NONE,
+            requested=Request.PAUSE,
+        ):  # fmt: skip
+            return
+    search.refresh_from_db()
+    raise Refused(f"'{search.name}' is {search.state_label.lower()}; only what runs or waits can be paused.")
+
+
+def search_resume(*, search: Search) -> None:
+    """Queues a paused search again; it goes on where it was.
+
+    Raises:
+        Refused: if it is not paused.
+    """
+    if not _queue_again(search, requested=Request.NONE):
+        search.refresh_from_db()
+        raise Refused(f"'{search.name}' is {search.state_label.lower()}; only what is paused can be resumed.")
+
+
+def search_stop(*, search: Search) -> None:
+    """Ends the search part early: the network found so far is trained and published.
+
+    Raises:
+        Refused: if it has not begun, or that part is over.
+    """
+    _end_early(search, Request.STOP)
+
+
+def search_keep(*, search: Search) -> None:
+    """Ends the training, too: the network is published as it is.
+
+    Raises:
+        Refused: if it has not begun, or is over.
+    """
+    _end_early(search, Request.FINISH)
+
+
+def _end_early(search: Search, wanted: Request) -> None:
+    for _ in range(3):  # it may move in between
+        search.refresh_from_db()
+        if not search.can_end_early or (wanted == Request.STOP and not search.can_stop):
+            break
+        match search.state:
+            case SearchState.RUNNING:
+                asking = Request(search.requested)
+                done = search_move(
+                    search_id=search.pk, old=SearchState.RUNNING, new=SearchState.STOPPING, asking=asking,
+                    requested=wanted,
+                )  # fmt: skip
+            case SearchState.PAUSED:
+                done = _queue_again(search, requested=wanted)
+            case _:  # it is stopping, or waits to go on
+                same = Search.objects.filter(pk=search.pk, state=search.state, requested=search.requested)
+                done = same.update(requested=wanted) == 1
+        if done:
+            transaction.on_commit(lambda: relay.ring(search.pk))
+            return
+    if search.is_finished:
+        raise Refused(f"'{search.name}' has already ended; there is nothing to stop.")
+    if not search.attempt:
+        raise Refused(f"'{search.name}' has not begun, so there is nothing to keep; cancel it instead.")
+    if search.is_training and wanted == Request.STOP:
+        raise Refused(f"'{search.name}' has found its network and trains it; keep it as it is, or wait.")
+    raise Refused(f"'{search.name}' is {search.state_label.lower()} already.")
+
+
+WISHES = {
+    "cancel": search_cancel,
+    "pause": search_pause,
+    "resume": search_resume,
+    "stop": search_stop,
+    "keep": search_keep,
+}
+"""What the owner of a search may ask of it."""
+
+
+def _queue_again(search: Search, *, requested: Request) -> bool:
+    with transaction.atomic():
+        moved = search_move(
+            search_id=search.pk,
+            old=SearchState.PAUSED,
+            new=SearchState.QUEUED,
+            requested=requested,
+            message="",
+            queued_at=timezone.now(),
+        )
+        if moved:
+            _enqueue("webapp.tasks.run_search", search.pk)
+    return moved
 
 
 def search_delete(*, search: Search) -> None:
@@ -121,18 +225,31 @@ def search_delete(*, search: Search) -> None:
 
 
 def search_move(
-    *, search_id: UUID, old: SearchState, new: SearchState, fence: int | None = None, **changes: Any
+    *,
+    search_id: UUID,
+    old: SearchState | Collection[SearchState],
+    new: SearchState,
+    fence: int | None = None,
+    asking: Request | None = None,
+    **changes: Any,
 ) -> bool:
     """Moves a search from one state to another if it is (still) there; the only place that writes a search's state.
 
     Args:
+        old: the state, or several, that it may be in.
         fence: the attempt that asks; another attempt's search is left alone.
+        asking: only if this is what its owner asks for now.
     """
-    if new not in MOVES[old]:
-        raise ValueError(f"a search does not go from {old} to {new}; allowed: {', '.join(MOVES[old]) or 'nothing'}")
-    rows = Search.objects.filter(pk=search_id, state=old)
+    olds = (old,) if isinstance(old, SearchState) else tuple(old)
+    for state in olds:
+        if new not in MOVES[state]:
+            allowed = ", ".join(MOVES[state]) or "nothing"
+            raise ValueError(f"a search does not go from {state} to {new}; allowed: {allowed}")
+    rows = Search.objects.filter(pk=search_id, state__in=olds)
     if fence is not None:
         rows = rows.filter(attempt=fence)
+    if asking is not None:
+        rows = rows.filter(requested=asking)
     if new in ENDED_STATES:
         changes |= {"finished_at": timezone.now(), "eta_seconds": None}
     moved = rows.update(state=new, **changes) == 1
@@ -150,19 +267,23 @@ def search_claim(*, search_id: UUID) -> Search | None:
             old=SearchState.QUEUED,
             new=SearchState.RUNNING,
             attempt=F("attempt") + 1,
-            requested=Request.NONE,
             message="",
             host=socket.gethostname(),
             pid=os.getpid(),
             started_at=Coalesce(F("started_at"), now),
             heartbeat_at=now,
         )
-        return Search.objects.select_related("dataset").get(pk=search_id) if claimed else None
+        if not claimed:
+            return None
+        search = Search.objects.select_related("dataset").get(pk=search_id)
+        if search.requested in (Request.STOP, Request.FINISH):  # its engine is told again
+            search_move(search_id=search_id, old=SearchState.RUNNING, new=SearchState.STOPPING)
+        return search
 
 
 def search_beat(*, search_id: UUID, attempt: int) -> Request | None:
     """Says that the attempt is alive, and hears what its owner asks; None if the search is no longer its own."""
-    current = Search.objects.filter(pk=search_id, attempt=attempt, state=SearchState.RUNNING)
+    current = Search.objects.filter(pk=search_id, attempt=attempt, state__in=HELD_STATES)
     if not current.update(heartbeat_at=timezone.now()):
         return None
     requested = current.values_list("requested", flat=True).first()
@@ -179,7 +300,7 @@ def search_finish(*, search_id: UUID, attempt: int) -> bool:
         report = ready[RESULT]["report"]
         moved = search_move(
             search_id=search_id,
-            old=SearchState.RUNNING,
+            old=HELD_STATES,
             new=SearchState.FINISHED,
             fence=attempt,
             report=report,
@@ -205,7 +326,7 @@ def search_fail(*, search_id: UUID, attempt: int, message: str, problems: Iterab
     """Ends the attempt's search with the reason."""
     return search_move(
         search_id=search_id,
-        old=SearchState.RUNNING,
+        old=HELD_STATES,
         new=SearchState.FAILED,
         fence=attempt,
         message=message,
@@ -215,7 +336,20 @@ def search_fail(*, search_id: UUID, attempt: int, message: str, problems: Iterab
 
 def search_end_cancelled(*, search_id: UUID, attempt: int) -> bool:
     """The engine obeyed its owner."""
-    return search_move(search_id=search_id, old=SearchState.RUNNING, new=SearchState.CANCELLED, fence=attempt)
+    return search_move(search_id=search_id, old=HELD_STATES, new=SearchState.CANCELLED, fence=attempt)
+
+
+def search_end_paused(*, search_id: UUID, attempt: int) -> bool:
+    """The engine has saved and freed its device; False if its owner asks for something else by now."""
+    return search_move(
+        search_id=search_id,
+        old=SearchState.PAUSING,
+        new=SearchState.PAUSED,
+        fence=attempt,
+        asking=Request.PAUSE,
+        requested=Request.NONE,
+        eta_seconds=None,
+    )
 
 
 def search_interrupt(
@@ -228,7 +362,7 @@ def search_interrupt(
         silent_since: only if its last heartbeat is older.
     """
     with transaction.atomic():
-        rows = Search.objects.select_for_update().filter(pk=search_id, attempt=attempt, state=SearchState.RUNNING)
+        rows = Search.objects.select_for_update().filter(pk=search_id, attempt=attempt, state__in=HELD_STATES)
         if silent_since is not None:
             rows = rows.filter(heartbeat_at__lt=silent_since)
         search = rows.first()
@@ -236,12 +370,17 @@ def search_interrupt(
             return False
         losses = search.losses + is_loss
         interrupted = SearchState.INTERRUPTED
-        search_move(search_id=search_id, old=SearchState.RUNNING, new=interrupted, fence=attempt, losses=losses)
+        search_move(search_id=search_id, old=HELD_STATES, new=interrupted, fence=attempt, losses=losses)
         if search.requested == Request.CANCEL:
             search_move(search_id=search_id, old=interrupted, new=SearchState.CANCELLED)
         elif losses >= settings.MAX_LOSSES:
             message = f"{reason} Given up after {losses} attempts without progress."
             search_move(search_id=search_id, old=interrupted, new=SearchState.FAILED, message=message)
+        elif search.requested == Request.PAUSE:
+            search_move(
+                search_id=search_id, old=interrupted, new=SearchState.PAUSED, requested=Request.NONE, eta_seconds=None,
+                message=reason,
+            )  # fmt: skip
         else:
             message = f"{reason} It goes on from its last checkpoint."
             now = timezone.now()
@@ -412,7 +551,7 @@ def _save_zip(file: File[bytes], path: Path, given: str) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def _found_size(report: dict[str, Any]) -> dict[str, int]:
+def _found_size(report: dict[str, Any]) -> dict[str, Any]:
     """Of the main network: the search may have ended with that of a further target."""
     metric = report.get("target", {}).get("metric")
     size = report.get("achieved", {}).get(metric)
@@ -426,7 +565,7 @@ def reap() -> None:
     """Queues again what is shown as running but has been silent for too long."""
     silent_since = timezone.now() - timedelta(seconds=settings.SILENT_SECONDS)
     silent = Q(heartbeat_at__lt=silent_since)
-    for pk, attempt in Search.objects.filter(silent, state=SearchState.RUNNING).values_list("pk", "attempt"):
+    for pk, attempt in Search.objects.filter(silent, state__in=HELD_STATES).values_list("pk", "attempt"):
         reason = "Its worker fell silent."
         search_interrupt(search_id=pk, attempt=attempt, reason=reason, is_loss=True, silent_since=silent_since)
     for pk, attempt in Dataset.objects.filter(silent, state=DatasetState.PACKING).values_list("pk", "attempt"):

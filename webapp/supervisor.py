@@ -30,9 +30,12 @@ class Wish(enum.IntEnum):
     """What the engine should do; a stronger wish replaces a weaker one."""
 
     GO_ON = 0
-    SAVE = 1
-    CANCEL = 2
-    DIE = 3
+    STOP = 1
+    FINISH = 2
+    PAUSE = 3
+    SAVE = 4
+    CANCEL = 5
+    DIE = 6
 
 
 class FolderBusy(Exception):
@@ -197,14 +200,16 @@ class _Child:
         return "\n".join(line[:TAIL_WIDTH] for line in self.last)
 
     def _escalation(self, wish: Wish) -> Iterator[None]:
+        if wish in (Wish.STOP, Wish.FINISH):  # it takes as long as it takes: there is a network to train or to write
+            self._say(wish.name.lower())
+            return
         if wish < Wish.DIE:
-            if wish == Wish.CANCEL:
-                self._say("cancel")
-                yield from _until(self.deadlines.cancel)
-            else:
+            if wish == Wish.SAVE:
                 with contextlib.suppress(OSError):
                     self.stdin.close()
-                yield from _until(self.deadlines.save)
+            else:
+                self._say(wish.name.lower())
+            yield from _until(self.deadlines.cancel if wish == Wish.CANCEL else self.deadlines.save)
             self._signal(signal.SIGTERM)
             yield from _until(self.deadlines.kill)
         self._signal(signal.SIGKILL)

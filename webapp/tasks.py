@@ -116,7 +116,7 @@ def _wish(requested: Request | None) -> Wish:
     """What the row says; None: it belongs to somebody else by now."""
     if requested is None:
         return Wish.DIE
-    return Wish.CANCEL if requested == Request.CANCEL else Wish.GO_ON
+    return Wish.GO_ON if requested == Request.NONE else Wish[requested.name]
 
 
 @contextlib.contextmanager
@@ -151,6 +151,9 @@ def _conclude(search: Search, ended: Ended, said_last: list[events.Event]) -> No
             services.search_fail(**mine, message=_reason("The engine ended without a result.", ended))
     elif ended.wish == Wish.CANCEL:
         services.search_end_cancelled(**mine)
+    elif ended.wish == Wish.PAUSE and ended.code == STOPPED:
+        if not services.search_end_paused(**mine):
+            services.search_interrupt(**mine, reason="Its engine was stopped.", is_loss=False)
     elif ended.wish == Wish.SAVE:
         services.search_interrupt(**mine, reason="Its worker was shut down.", is_loss=False)
     elif ended.code == STOPPED:

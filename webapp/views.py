@@ -123,10 +123,11 @@ def search_events(request: OwnedRequest, pk: UUID) -> JsonResponse:
 
 
 @require_POST
-def search_cancel(request: OwnedRequest, pk: UUID) -> HttpResponse:
+def search_told(request: OwnedRequest, pk: UUID, wish: str) -> HttpResponse:
+    """What its owner asks of a search: one of the services of that name."""
     search = get_object_or_404(Search, pk=pk, owner=request.user)
     try:
-        services.search_cancel(search=search)
+        services.WISHES[wish](search=search)
     except services.Refused as refusal:
         messages.error(request, str(refusal))
     return redirect(search)

@@ -16,7 +16,7 @@ const at = (id) => document.getElementById(id);
 const run = emptyRun(feed.charts);
 const charts = new Charts(at("charts"), feed.charts);
 const network = new Network(at("network"));
-const shown = { state: feed.state, page: feed.state.label, commit: null, log: 0, spoken: "" };
+const shown = { state: feed.state, page: feed.state.drawn, commit: null, log: 0, spoken: "" };
 
 // Pacing: one animation frame, not before DRAW_EVERY since the last; hidden tabs get none and catch up when seen.
 let drawn = 0;
@@ -59,7 +59,7 @@ function preparation({ what, done, total, unit, eta_seconds: eta }) {
 }
 
 function progress(model) {
-  const live = !shown.state.finished && shown.state.state === "running";
+  const live = ["running", "stopping"].includes(shown.state.state);
   at("progress").value = model.fraction;
   at("progress-percent").textContent = model.started ? percent(model.fraction, 0) : "";
   at("stage-line").textContent = stageLine(model);
@@ -192,14 +192,14 @@ function state(frame) {
   wanted();
 }
 
-// What the server draws belongs to one label of the state: it is fetched until it is that of the newest.
+// What the server draws belongs to one `drawn` of the state: it is fetched until it is that of the newest.
 let refreshing = false;
 async function refresh() {
   if (refreshing) return;
   refreshing = true;
-  for (let pause = 1000; shown.page !== shown.state.label && !["gone", "signed-out"].includes(document.body.dataset.link); ) {
-    const label = shown.state.label;
-    if (await swap(["actions", "trouble", "result", "artifacts"])) shown.page = label;
+  for (let pause = 1000; shown.page !== shown.state.drawn && !["gone", "signed-out"].includes(document.body.dataset.link); ) {
+    const drawn = shown.state.drawn;
+    if (await swap(["actions", "trouble", "result", "artifacts"])) shown.page = drawn;
     else await new Promise((done) => setTimeout(done, (pause = Math.min(2 * pause, 60_000))));
   }
   refreshing = false;

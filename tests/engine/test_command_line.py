@@ -493,6 +493,27 @@ def test_a_supervisor_cancels_by_a_line(tmp_path: Path) -> None:
     ]
 
 
+def test_a_supervisor_pauses_by_a_line(tmp_path: Path) -> None:
+    config, out = written(tmp_path), tmp_path / "run"
+    with attempt(config, out, "--supervised") as one:
+        one.until(lambda event: event["kind"] == "epoch_finished")
+        one.process.stdin.write(b"pause\n")
+        assert one.ended() == (3, "stopped on request (pause)\n")
+    assert position(out)[0] == "search"
+
+
+def test_a_supervisor_ends_a_run_early_by_a_line_and_gets_a_whole_result(tmp_path: Path) -> None:
+    config, out = written(tmp_path), tmp_path / "run"
+    with attempt(config, out, "--supervised") as one:
+        one.until(lambda event: event["kind"] == "stage_started" and event["stage"] == 1)
+        one.process.stdin.write(b"stop\nfinish\n")
+        one.until(lambda event: event["kind"] == "search_finished")
+        assert one.process.wait(DEADLINE) == 0
+    report = json.loads((out / "result" / "report.json").read_text())
+    assert report["ended_early"][0] == "search" and report["ended_early"][-1] == "retraining"
+    assert called("verify", out).returncode == 0
+
+
 def test_the_end_of_the_supervisor_saves_and_exits_with_three(tmp_path: Path) -> None:
     config, out = written(tmp_path), tmp_path / "run"
     with attempt(config, out, "--supervised") as one:

@@ -79,13 +79,22 @@ def crashes(folder: Path) -> int:
     return 7
 
 
+def note(folder: Path, command: str) -> None:
+    """What it was told, word after word."""
+    path = folder / "heard"
+    before = f"{path.read_text()} " if path.exists() else ""
+    path.write_text(before + command)
+
+
 def waits(folder: Path) -> int:
     say(STARTED)
     for line in sys.stdin:
-        if line.strip() == "cancel":
-            (folder / "heard").write_text("cancel")
+        note(folder, line.strip())
+        if line.strip() in ("cancel", "pause"):
             return 3
-    (folder / "heard").write_text("end of file")
+        if line.strip() == "finish":
+            return result(folder, 3)
+    note(folder, "end of file")
     say(events.CheckpointSaved(seq=2, phase="search", epoch=1))
     return 3
 

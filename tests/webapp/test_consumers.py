@@ -82,7 +82,7 @@ async def test_it_works(page: Client, running: Search, watch: Callable[..., Sock
     assert seqs_of([events]) == [1, 2] and events["events"][0]["kind"] == "progress"
     assert state == {
         "type": "state", "state": "running", "label": "Running", "sentence": "A worker is on it.", "finished": False,
-        "queue_position": None, "rewinds": 0,
+        "queue_position": None, "rewinds": 0, "drawn": "Running, not training",
     }  # fmt: skip
 
 

@@ -18,8 +18,10 @@ from tests.webapp.cast import A_ZIP, config, epoch_finished, put_into, result_re
 from webapp import selectors, services
 from webapp.models import (
     DATASET_MOVES,
+    HELD_STATES,
     LIVE_STATES,
     MOVES,
+    TRAINING,
     Dataset,
     DatasetState,
     Request,
@@ -328,5 +330,100 @@ def test_there_is_one_local_owner_who_signs_in_by_link_alone() -> None:
     assert owner.is_superuser and not owner.has_usable_password()
 
 
+# Every state and every wish
+
+EVERY = {
+    SearchState.QUEUED: {"cancel": "cancelled", "pause": "paused"},
+    SearchState.RUNNING: {
+        "cancel": "running cancel", "pause": "pausing pause", "stop": "stopping stop", "keep": "stopping finish",
+    },
+    SearchState.PAUSING: {"cancel": "pausing cancel"},
+    SearchState.PAUSED: {"cancel": "cancelled", "resume": "queued", "stop": "queued stop", "keep": "queued finish"},
+    SearchState.STOPPING: {"cancel": "stopping cancel", "keep": "stopping finish"},
+    SearchState.INTERRUPTED: {"cancel": "cancelled", "pause": "paused"},
+    SearchState.FINISHED: {},
+    SearchState.CANCELLED: {},
+    SearchState.FAILED: {},
+}  # fmt: skip
+"""State -> wish -> the state that it leads to and what is asked of the engine; all other wishes are refused."""
+ASKED = {SearchState.PAUSING: Request.PAUSE, SearchState.STOPPING: Request.STOP}
+
+
+@pytest.mark.parametrize("wish", services.WISHES)
+@pytest.mark.parametrize("state", SearchState)
+def test_every_wish_in_every_state_does_what_the_table_says_or_is_refused(
+    running: Search, sent: list[tuple[str, str]], state: SearchState, wish: str
+) -> None:
+    attempt = 0 if state in (SearchState.QUEUED, SearchState.INTERRUPTED) else 1
+    put_into(running, state, attempt=attempt, requested=ASKED.get(state, Request.NONE))
+    sent.clear()
+    outcome = EVERY[state].get(wish)
+    if outcome is None:
+        with pytest.raises(services.Refused, match=r"^'digits' .*\.$"):
+            services.WISHES[wish](search=running)
+        found = state.value
+    else:
+        services.WISHES[wish](search=running)
+        found = outcome.split()[0]
+    running.refresh_from_db()
+    assert running.state == found
+    if outcome and len(outcome.split()) > 1:
+        assert running.requested == outcome.split()[1]
+    assert bool(sent) == (state == SearchState.PAUSED and found == SearchState.QUEUED), "its job is sent again"
+    assert running.sentence.endswith(".") and running.state_label
+
+
+@pytest.mark.parametrize("new", SearchState)
+@pytest.mark.parametrize("old", SearchState)
+def test_a_search_moves_as_the_table_says_and_not_otherwise(
+    running: Search, old: SearchState, new: SearchState
+) -> None:
+    put_into(running, old)
+    if new in MOVES[old]:
+        assert services.search_move(search_id=running.pk, old=old, new=new)
+        assert not services.search_move(search_id=running.pk, old=old, new=new), "it is not there any more"
+    else:
+        with pytest.raises(ValueError, match=f"a search does not go from {old} to {new}; allowed: "):
+            services.search_move(search_id=running.pk, old=old, new=new)
+    running.refresh_from_db()
+    assert running.state == (new if new in MOVES[old] else old)
+
+
+@pytest.mark.parametrize("state", HELD_STATES)
+def test_what_falls_silent_is_queued_or_paused_whatever_was_asked(running: Search, state: SearchState) -> None:
+    long_ago = timezone.now() - timedelta(hours=1)
+    put_into(running, state, heartbeat_at=long_ago, requested=ASKED.get(state, Request.NONE))
+    services.reap()
+    running.refresh_from_db()
+    assert running.state == (SearchState.PAUSED if state == SearchState.PAUSING else SearchState.QUEUED)
+    assert running.requested == (Request.STOP if state == SearchState.STOPPING else Request.NONE)
+
+
+@pytest.mark.parametrize("state", HELD_STATES)
+def test_a_held_search_takes_events_beats_and_ends(running: Search, state: SearchState) -> None:
+    put_into(running, state, requested=ASKED.get(state, Request.NONE))
+    assert services.search_beat(search_id=running.pk, attempt=1) == ASKED.get(state, Request.NONE)
+    assert say(running, result_ready(1, accuracy={"test": 0.9}))
+    assert services.search_finish(search_id=running.pk, attempt=1)
+    running.refresh_from_db()
+    assert running.state == SearchState.FINISHED
+
+
+def test_stop_of_a_search_that_trains_already_says_so(running: Search) -> None:
+    put_into(running, SearchState.RUNNING, stage=TRAINING)
+    with pytest.raises(services.Refused, match="'digits' has found its network and trains it; keep it as it is"):
+        services.search_stop(search=running)
+    assert not running.can_stop and running.can_end_early
+    services.search_keep(search=running)
+    running.refresh_from_db()
+    assert (running.state, running.requested) == (SearchState.STOPPING, Request.FINISH)
+
+
+def test_stop_of_a_search_that_has_not_begun_is_refused(new_search: Callable[..., Search]) -> None:
+    with pytest.raises(services.Refused, match="'digits' has not begun, so there is nothing to keep; cancel it"):
+        services.search_stop(search=new_search())
+
+
 def test_live_states_are_those_that_lead_somewhere() -> None:
-    assert set(LIVE_STATES) == {SearchState.QUEUED, SearchState.RUNNING, SearchState.INTERRUPTED}
+    assert set(LIVE_STATES) == set(SearchState) - {SearchState.FINISHED, SearchState.CANCELLED, SearchState.FAILED}
+    assert set(HELD_STATES) <= set(LIVE_STATES)

@@ -16,7 +16,7 @@ from django.db import connection
 
 from tests.webapp.cast import seqs, soon
 from webapp import selectors, services, tasks
-from webapp.models import Dataset, DatasetState, Search, SearchState
+from webapp.models import Dataset, DatasetState, Request, Search, SearchState
 from webapp.supervisor import FolderBusy, folder_lock
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("fake_engine")]
@@ -48,6 +48,12 @@ def run(search: Search) -> Search:
     tasks.run_search(str(search.pk))
     search.refresh_from_db()
     return search
+
+
+def heard(search: Search) -> list[str]:
+    """What the fake engine was told, word for word."""
+    file = selectors.run_folder(search.pk) / "heard"
+    return file.read_text().split() if file.exists() else []
 
 
 def starts(search: Search) -> list[int]:
@@ -153,7 +159,99 @@ def test_cancel_is_obeyed_by_the_engine(
     worker.join(timeout=20)
     search.refresh_from_db()
     assert search.state == SearchState.CANCELLED
-    assert (selectors.run_folder(search.pk) / "heard").read_text() == "cancel"
+    assert heard(search) == ["cancel"]
+
+
+def test_pause_frees_the_worker_and_resume_starts_a_new_attempt(
+    new_search: Callable[..., Search],
+    in_background: Callable[..., threading.Thread],
+    sent: list[tuple[str, str]],
+) -> None:
+    search = new_search(name="waits once")
+    worker = in_background(tasks.run_search, str(search.pk))
+    soon(lambda: seqs(search))
+    services.search_pause(search=search)
+    search.refresh_from_db()
+    assert search.state == SearchState.PAUSING
+    worker.join(timeout=20)
+    search.refresh_from_db()
+    assert (search.state, search.requested, search.losses) == (SearchState.PAUSED, Request.NONE, 0)
+    assert heard(search) == ["pause"] and len(sent) == 1
+    services.search_resume(search=search)
+    assert len(sent) == 2
+    run(search)
+    assert (search.state, search.attempt) == (SearchState.FINISHED, 2)
+
+
+def test_a_search_whose_engine_dies_while_it_is_paused_is_paused_all_the_same(
+    new_search: Callable[..., Search], in_background: Callable[..., threading.Thread], settings: Any
+) -> None:
+    settings.ENGINE_SAVE_SECONDS = settings.ENGINE_KILL_SECONDS = 0.2
+    search = new_search(name="is stubborn")
+    worker = in_background(tasks.run_search, str(search.pk))
+    soon(lambda: seqs(search))
+    services.search_pause(search=search)
+    worker.join(timeout=20)
+    search.refresh_from_db()
+    assert (search.state, search.requested) == (SearchState.PAUSED, Request.NONE)
+    assert search.message.startswith("Its engine was ended by signal 9 (Killed).")
+
+
+def test_cancel_of_a_search_that_is_about_to_pause_wins(
+    new_search: Callable[..., Search], in_background: Callable[..., threading.Thread], settings: Any
+) -> None:
+    settings.ENGINE_CANCEL_SECONDS = settings.ENGINE_KILL_SECONDS = 0.2
+    search = new_search(name="is stubborn")
+    worker = in_background(tasks.run_search, str(search.pk))
+    soon(lambda: seqs(search))
+    services.search_pause(search=search)
+    services.search_cancel(search=search)
+    worker.join(timeout=20)
+    search.refresh_from_db()
+    assert search.state == SearchState.CANCELLED
+
+
+def test_stop_and_keep_reach_the_engine_in_this_order_and_end_with_a_result(
+    new_search: Callable[..., Search], in_background: Callable[..., threading.Thread]
+) -> None:
+    search = new_search(name="waits")
+    worker = in_background(tasks.run_search, str(search.pk))
+    soon(lambda: seqs(search))
+    services.search_stop(search=search)
+    soon(lambda: heard(search) == ["stop"])
+    search.refresh_from_db()
+    assert search.state == SearchState.STOPPING
+    assert search.sentence == "Trains the network found so far; then it is finished."
+    services.search_keep(search=search)
+    worker.join(timeout=20)
+    search.refresh_from_db()
+    assert search.state == SearchState.FINISHED and heard(search) == ["stop", "finish"]
+    assert search.artifacts.count() == 1
+
+
+def test_an_attempt_that_takes_over_a_stopping_search_is_told_again(
+    new_search: Callable[..., Search], in_background: Callable[..., threading.Thread], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = new_search(name="waits")
+    closing = threading.Event()
+    monkeypatch.setattr(tasks, "worker_is_closing", closing.is_set)
+    worker = in_background(tasks.run_search, str(search.pk))
+    soon(lambda: seqs(search))
+    services.search_stop(search=search)
+    soon(lambda: heard(search) == ["stop"])
+    closing.set()
+    worker.join(timeout=20)
+    search.refresh_from_db()
+    assert (search.state, search.requested) == (SearchState.QUEUED, Request.STOP)
+    closing.clear()
+    again = in_background(tasks.run_search, str(search.pk))
+    soon(lambda: heard(search) == ["stop", "end", "of", "file", "stop"])
+    search.refresh_from_db()
+    assert search.state == SearchState.STOPPING
+    services.search_keep(search=search)
+    again.join(timeout=20)
+    search.refresh_from_db()
+    assert search.state == SearchState.FINISHED
 
 
 def test_a_stubborn_engine_is_killed_with_all_its_children(
