@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import mimetypes
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -18,21 +14,20 @@ from django.contrib.auth.models import User
 from django.contrib.auth.views import LogoutView
 from django.core.paginator import Paginator
 from django.db import DatabaseError, connection
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, StreamingHttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
-from django.utils.http import content_disposition_header
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from nasengine.errors import ConfigError
 from webapp import relay, selectors, services
 from webapp.charts import CHARTS
+from webapp.downloads import download
 from webapp.forms import NewSearchForm, UploadForm
 from webapp.models import RESULT, Dataset, Search
 
 PAGE_SIZE = 25
-CHUNK_BYTES = 1 << 18
 
 
 class OwnedRequest(HttpRequest):
@@ -150,7 +145,8 @@ def search_file(request: OwnedRequest, pk: UUID, name: str) -> HttpResponseBase:
     """A file of a found network; only names that the engine announced exist."""
     search = get_object_or_404(Search, pk=pk, owner=request.user)
     artifact = get_object_or_404(search.artifacts, name=name)
-    return _download(selectors.run_folder(search.pk) / artifact.folder / artifact.file)
+    path = selectors.run_folder(search.pk) / artifact.folder / artifact.file
+    return download(request, path, sha256=artifact.sha256)
 
 
 # Data sets
@@ -259,29 +255,3 @@ def _redis_health() -> str:
     finally:
         client.close()
     return "ok"
-
-
-def _download(path: Path) -> StreamingHttpResponse:
-    """A file as an attachment, streamed without holding it in memory."""
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        raise Http404 from None
-    return StreamingHttpResponse(
-        _chunks(path),
-        content_type=mimetypes.guess_type(path.name)[0] or "application/octet-stream",
-        headers={
-            "Content-Length": str(size),
-            "Content-Disposition": content_disposition_header(as_attachment=True, filename=path.name) or "attachment",
-            "Cache-Control": "private, no-store",
-        },
-    )
-
-
-async def _chunks(path: Path) -> AsyncIterator[bytes]:
-    file = await asyncio.to_thread(path.open, "rb")
-    try:
-        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
-            yield chunk
-    finally:
-        file.close()
