@@ -8,7 +8,7 @@
 | PORT | where the web server listens | 8000 |
 | SECRET_KEY | signs cookies | made once, kept in DATA_DIR/secret_key |
 | ALLOWED_HOSTS | names this site may be called by, with commas | this machine only |
-| HTTPS | 1 behind a proxy that speaks TLS: cookies are marked secure | 0 |
+| HTTPS | 1 behind a proxy that speaks TLS: everything is asked for over it, keys must be strong | 0 |
 | DEBUG | 1 shows tracebacks in the browser | 0 |
 """
 
@@ -19,12 +19,14 @@ import os
 import secrets
 import sys
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 
+LEAST_KEY = 50
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 
@@ -45,6 +47,11 @@ def _port() -> int:
 def _secret_key(folder: Path) -> str:
     """SECRET_KEY, else the one in the folder, made by whichever process comes first."""
     if given := os.environ.get("SECRET_KEY"):
+        if HTTPS and (len(given) < LEAST_KEY or len(set(given)) < 5 or given.startswith("django-insecure-")):
+            raise ImproperlyConfigured(
+                f"SECRET_KEY is easy to guess; expected at least {LEAST_KEY} random characters, or none at all: then "
+                "one is made and kept in DATA_DIR"
+            )
         return given
     path = folder / "secret_key"
     try:
@@ -68,6 +75,8 @@ REDIS_URL = os.environ.get("REDIS_URL") or "redis://127.0.0.1:6379/0"
 PORT = _port()
 DEBUG = _flag("DEBUG")
 HTTPS = _flag("HTTPS")
+if HTTPS and DEBUG:
+    raise ImproperlyConfigured("DEBUG shows strangers the inside; expected 0 where HTTPS is 1")
 SECRET_KEY = _secret_key(DATA_DIR)
 ALLOWED_HOSTS = [
     host.strip() for host in os.environ.get("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]").split(",") if host.strip()
@@ -107,6 +116,8 @@ SIGN_IN_MINUTES = 30
 INSTALLED_APPS = [
     "webapp",
     "ninja",
+    "axes",
+    "csp",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -117,6 +128,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "csp.middleware.CSPMiddleware",
     "webapp.middleware.StaticFiles",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -125,6 +137,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.LoginRequiredMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "axes.middleware.AxesMiddleware",  # last: it answers for whoever tried too often
 ]
 ROOT_URLCONF = "webapp.urls"
 ASGI_APPLICATION = "webapp.asgi.application"
@@ -164,7 +177,36 @@ CSRF_COOKIE_SAMESITE = "Lax"
 CSRF_COOKIE_SECURE = HTTPS
 CSRF_TRUSTED_ORIGINS = [f"https://{host.removeprefix('.')}" for host in ALLOWED_HOSTS if host != "*"] if HTTPS else []
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
+SECURE_SSL_REDIRECT = HTTPS
+SECURE_REDIRECT_EXEMPT = [r"^healthz$"]  # asked from inside, past the proxy
+SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS else 0
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]  # other names of the domain are not ours to decide for
 X_FRAME_OPTIONS = "DENY"
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'none'"],
+        "script-src": ["'self'"],
+        "style-src": ["'self'", "'unsafe-inline'"],  # Plotly writes styles
+        "img-src": ["'self'", "data:", "blob:"],
+        "font-src": ["'self'"],
+        "connect-src": ["'self'"],
+        "form-action": ["'self'"],
+        "base-uri": ["'none'"],
+        "frame-ancestors": ["'none'"],
+    }
+}
+
+# Guessing passwords: so many tries from one address at one name, then a pause
+
+AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+AXES_FAILURE_LIMIT = 8
+AXES_COOLOFF_TIME = timedelta(minutes=15)
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_LOCKOUT_TEMPLATE = "registration/locked_out.html"
+AXES_HTTP_RESPONSE_CODE = 429
+AXES_RESET_ON_SUCCESS = True
+AXES_DISABLE_ACCESS_LOG = True
+AXES_VERBOSE = False
 
 MEDIA_URL = ""  # files are handed out by views that ask whose they are
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 2**20
