@@ -5,15 +5,12 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-import redis
-from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import login
 from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.models import User
 from django.contrib.auth.views import LogoutView
 from django.core.paginator import Paginator
-from django.db import DatabaseError, connection
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -21,7 +18,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from nasengine.errors import ConfigError
-from webapp import relay, selectors, services
+from webapp import health, relay, selectors, services
 from webapp.charts import CHARTS
 from webapp.downloads import download
 from webapp.forms import NewSearchForm, UploadForm
@@ -232,26 +229,6 @@ class SignOut(LogoutView):
 @require_safe
 @never_cache
 def healthz(request: HttpRequest) -> JsonResponse:
-    """Whether database and Redis answer: 200, else 503 with what is wrong."""
-    found = {"database": _database_health(), "redis": _redis_health()}
-    return JsonResponse(found, status=200 if set(found.values()) == {"ok"} else 503)
-
-
-def _database_health() -> str:
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 1")
-    except DatabaseError as error:
-        return f"does not answer ({type(error).__name__})"
-    return "ok"
-
-
-def _redis_health() -> str:
-    client = redis.Redis.from_url(settings.REDIS_URL, socket_connect_timeout=1, socket_timeout=1)
-    try:
-        client.ping()
-    except redis.RedisError as error:
-        return f"does not answer ({type(error).__name__})"
-    finally:
-        client.close()
-    return "ok"
+    """How the parts are; 200 if pages can be served, else 503."""
+    found = health.health()
+    return JsonResponse(found, status=200 if health.can_serve(found) else 503)

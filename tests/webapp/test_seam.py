@@ -269,3 +269,17 @@ def _family(pid: int) -> list[int]:
     """A process and all below it."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *(grandchild for child in children for grandchild in _family(int(child)))]
+
+
+def test_health_names_the_queues_that_nobody_serves(
+    parts: Parts, gpu_worker: Callable[[], subprocess.Popen[bytes]]
+) -> None:
+    def said() -> str:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", parts.port)) as connection:
+            connection.request("GET", "/healthz")
+            found: dict[str, str] = json.loads(connection.getresponse().read())
+            return found["workers"]
+
+    soon(lambda: said() == "none answers for gpu", seconds=30)
+    gpu_worker()
+    soon(lambda: said() == "ok", seconds=60)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
@@ -343,7 +344,19 @@ def test_health_tells_what_is_wrong(client: Client, settings: Any) -> None:
     settings.REDIS_URL = "redis://127.0.0.1:1/0"
     answer = client.get("/healthz")
     assert answer.status_code == 503
-    assert answer.json() == {"database": "ok", "redis": "does not answer (ConnectionError)"}
+    assert answer.json() == {
+        "database": "ok",
+        "redis": "does not answer (ConnectionError)",
+        "workers": "cannot be asked without Redis",
+        "disk": "ok",
+    }
+
+
+def test_health_tells_of_a_disk_that_fills_up(client: Client, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+    usage = shutil.disk_usage(settings.DATA_DIR)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**29))
+    assert client.get("/healthz").json()["disk"] == "only 0.5 GB free"
 
 
 def test_static_files_are_served_without_collecting_them(client: Client) -> None:
