@@ -20,6 +20,8 @@ from nasengine.outlook import Outlook, outlook
 from nasengine.splits import DataFacts, builtin_facts
 from webapp.models import UPLOAD, Artifact, Dataset, DatasetState, Search, SearchEvent, SearchState
 
+LOG = "engine.log"
+TAIL_BYTES = 8000
 FEED_ROWS = 200
 """Events in one frame or answer."""
 THUMBNAIL = re.compile(r"(\d+)-(\d+)\.png")
@@ -148,6 +150,22 @@ def dataset_class_rows(dataset: Dataset) -> list[tuple[str, dict[str, int], list
 def run_folder(search_id: UUID) -> Path:
     """The engine's folder of a search."""
     return Path(settings.MEDIA_ROOT) / "runs" / str(search_id)
+
+
+def log_file(search_id: UUID) -> Path:
+    """What the engines of a search have said on stderr."""
+    return run_folder(search_id) / LOG
+
+
+def log_tail(search: Search) -> str:
+    """The last lines of its log; empty if nothing was said."""
+    try:
+        with log_file(search.pk).open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
+            last = file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    return last if len(last) < TAIL_BYTES else last.partition("\n")[2]
 
 
 def searches_of(owner: User) -> QuerySet[Search]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import fcntl
+import logging
 import os
 import queue
 import signal
@@ -18,12 +19,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import IO
 
 BATCH_LINES = 1000
 TAIL_LINES = 30
 TAIL_WIDTH = 500
+LOG_BYTES = 2 * 2**20
+"""An engine's log file grows to this size, then starts anew; the one before it is kept."""
 
 
 class Wish(enum.IntEnum):
@@ -61,6 +65,8 @@ class Ended:
     """The strongest wish it was told."""
     tail: str
     """The last lines of its stderr."""
+    ran_out_of_memory: bool
+    """Whether the system killed it, or something else on this machine, for want of memory."""
 
 
 def supervise(
@@ -69,6 +75,7 @@ def supervise(
     cwd: Path,
     env: Mapping[str, str],
     lock: int | None,
+    log: Path,
     hear: Callable[[list[str]], bool],
     ask: Callable[[], Wish],
     ask_every: float,
@@ -79,11 +86,13 @@ def supervise(
 
     Args:
         lock: descriptor of `folder_lock`, which the engine shares: the folder stays locked as long as it lives.
+        log: file that its stderr is added to, with times.
         hear: gets the lines in order, whatever waits at once; False means they are no longer wanted: the engine dies.
         ask: called every `ask_every` seconds, whether the engine talks or not.
         is_closing: whether this process is to end, which lets the engine save.
     """
-    child = _Child(command, cwd=cwd, env=env, lock=lock, deadlines=deadlines)
+    kills = _out_of_memory_kills()
+    child = _Child(command, cwd=cwd, env=env, lock=lock, log=log, deadlines=deadlines)
     try:
         next_ask = 0.0
         while not child.has_ended():
@@ -99,7 +108,8 @@ def supervise(
         while lines := child.lines(wait=0):
             if not hear(lines):
                 break
-        return Ended(code=code, wish=child.wish, tail=child.tail())
+        starved = code == -signal.SIGKILL and not child.killed and _out_of_memory_kills() > kills
+        return Ended(code=code, wish=child.wish, tail=child.tail(), ran_out_of_memory=starved)
     finally:
         child.clear_away()
 
@@ -130,9 +140,13 @@ def folder_lock(folder: Path, *, seconds: float) -> Iterator[int]:
 
 class _Child:
     def __init__(
-        self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str], lock: int | None, deadlines: Deadlines
-    ) -> None:
+        self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str], lock: int | None, log: Path,
+        deadlines: Deadlines,
+    ) -> None:  # fmt: skip
         self.deadlines = deadlines
+        self.killed = False
+        self.log = RotatingFileHandler(log, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8", errors="replace")
+        self.log.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         self.wish = Wish.GO_ON
         self.insisting: Iterator[None] = iter(())
         self.heard: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -153,7 +167,7 @@ class _Child:
         self.stdin = self.process.stdin
         self.readers = (
             threading.Thread(target=_read, args=(self.process.stdout, self.heard.put), daemon=True),
-            threading.Thread(target=_read, args=(self.process.stderr, self.last.append), daemon=True),
+            threading.Thread(target=_read, args=(self.process.stderr, self._note), daemon=True),
         )
         for reader in self.readers:
             reader.start()
@@ -192,9 +206,14 @@ class _Child:
             self.process.wait()
         for reader in self.readers:
             reader.join(timeout=10)
+        self.log.close()
         with contextlib.suppress(OSError):
             self.stdin.close()
         return self.process.returncode
+
+    def _note(self, line: str) -> None:
+        self.last.append(line)
+        self.log.handle(logging.makeLogRecord({"msg": line}))
 
     def tail(self) -> str:
         return "\n".join(line[:TAIL_WIDTH] for line in self.last)
@@ -222,8 +241,18 @@ class _Child:
             self._signal(signal.SIGTERM)
 
     def _signal(self, number: signal.Signals) -> None:
+        self.killed = self.killed or (number == signal.SIGKILL and not self.has_ended())
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
+
+
+def _out_of_memory_kills() -> int:
+    """How many processes the kernel of this machine has killed for want of memory so far; 0 where it does not say."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
 
 
 def _until(seconds: float) -> Iterator[None]:

@@ -25,12 +25,16 @@ from nasengine.splits import DataFacts
 from webapp import relay, services
 from webapp.celery import app, worker_is_closing
 from webapp.models import Dataset, Request, Search
-from webapp.selectors import engine_config, packed_folder, run_folder
+from webapp.selectors import LOG, engine_config, log_file, packed_folder, run_folder
 from webapp.supervisor import Deadlines, Ended, FolderBusy, Wish, folder_lock, supervise
 
 DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 3
 """Exit codes of the engine."""
 REASON_LENGTH = 2000
+STARVED = (
+    "The machine ran out of memory and ended its engine; if it happens again, start a new search with half the "
+    "search.batch_size, or with fewer space.channels."
+)
 BUSY = "The engine of an earlier attempt does not let go of its folder."
 
 
@@ -53,6 +57,7 @@ def run_search(search_id: str) -> None:
             ended = _run(
                 ["search", str(folder / "config.json"), "--out", str(folder), "--supervised"],
                 lock=lock,
+                log=log_file(search.pk),
                 hear=lambda lines: _store(search, lines, said_last),
                 ask=lambda: _wish(services.search_beat(search_id=search.pk, attempt=search.attempt)),
             )
@@ -77,6 +82,7 @@ def ingest_dataset(dataset_id: str) -> None:
             ended = _run(
                 [*command, "--out", str(folder)],
                 lock=lock,
+                log=folder / LOG,
                 hear=lambda lines: _note_packing(dataset, lines, said),
                 ask=lambda: _wish(Request.NONE if _beats(dataset) else None),
             )
@@ -93,13 +99,16 @@ def reap() -> None:
     services.resend_lost()
 
 
-def _run(arguments: list[str], *, lock: int, hear: Callable[[list[str]], bool], ask: Callable[[], Wish]) -> Ended:
+def _run(
+    arguments: list[str], *, lock: int, log: Path, hear: Callable[[list[str]], bool], ask: Callable[[], Wish]
+) -> Ended:
     with _closing() as is_closing:
         return supervise(
             [*settings.ENGINE_COMMAND, *arguments],
             cwd=settings.BASE_DIR,
             env=os.environ | {"COPPICE_CACHE": str(settings.ENGINE_CACHE), "PYTHONUNBUFFERED": "1"},
             lock=lock,
+            log=log,
             hear=hear,
             ask=ask,
             ask_every=settings.HEARTBEAT_SECONDS,
@@ -158,6 +167,8 @@ def _conclude(search: Search, ended: Ended, said_last: list[events.Event]) -> No
         services.search_interrupt(**mine, reason="Its worker was shut down.", is_loss=False)
     elif ended.code == STOPPED:
         services.search_interrupt(**mine, reason="Its engine was stopped.", is_loss=True)
+    elif ended.ran_out_of_memory:
+        services.search_interrupt(**mine, reason=STARVED, is_loss=True)
     elif ended.code < 0:
         reason = f"Its engine was ended by signal {-ended.code} ({signal.strsignal(-ended.code)})."
         services.search_interrupt(**mine, reason=_reason(reason, ended), is_loss=True)

@@ -21,6 +21,7 @@ urlpatterns = [
     path("searches/<uuid:pk>/stop/", views.search_told, {"wish": "stop"}, name="search_stop"),
     path("searches/<uuid:pk>/keep/", views.search_told, {"wish": "keep"}, name="search_keep"),
     path("searches/<uuid:pk>/delete/", views.search_delete, name="search_delete"),
+    path("searches/<uuid:pk>/log", views.search_log, name="search_log"),
     path("searches/<uuid:pk>/files/<path:name>", views.search_file, name="search_file"),
     path("datasets/", views.datasets, name="datasets"),
     path("datasets/<uuid:pk>/", views.dataset_detail, name="dataset_detail"),

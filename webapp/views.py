@@ -88,6 +88,7 @@ def search_detail(request: OwnedRequest, pk: UUID) -> HttpResponse:
         "artifacts": [artifact for artifact in artifacts if artifact.folder == RESULT],
         "report": search.report,
         "family": selectors.family_rows(search, artifacts),
+        "log_tail": selectors.log_tail(search),
     }
     return render(request, "searches/detail.html", context)
 
@@ -144,6 +145,19 @@ def search_file(request: OwnedRequest, pk: UUID, name: str) -> HttpResponseBase:
     artifact = get_object_or_404(search.artifacts, name=name)
     path = selectors.run_folder(search.pk) / artifact.folder / artifact.file
     return download(request, path, sha256=artifact.sha256)
+
+
+@require_safe
+@never_cache
+def search_log(request: OwnedRequest, pk: UUID) -> HttpResponse:
+    """What its engines have said on stderr, as text."""
+    search = get_object_or_404(Search, pk=pk, owner=request.user)
+    try:
+        content = selectors.log_file(search.pk).read_bytes()
+    except FileNotFoundError:
+        raise Http404 from None
+    named = {"Content-Disposition": f'attachment; filename="{search.pk}.log"'}
+    return HttpResponse(content, content_type="text/plain; charset=utf-8", headers=named)
 
 
 # Data sets

@@ -32,7 +32,7 @@ def main() -> int:
     return {
         "finishes": finishes, "forgets": forgets, "refuses": refuses, "crashes": crashes,
         "waits": waits, "waits once": waits_once, "is stubborn": is_stubborn, "is killed": is_killed,
-        "dies once": dies_once, "bursts": bursts,
+        "dies once": dies_once, "bursts": bursts, "talks": talks,
     }[name](folder)  # fmt: skip
 
 
@@ -77,6 +77,12 @@ def crashes(folder: Path) -> int:
     say(STARTED)
     sys.stderr.write("CUDA error: the cat sat on the keyboard\n")
     return 7
+
+
+def talks(folder: Path) -> int:
+    for number in range(1000):
+        sys.stderr.write(f"word {number}\n")
+    return result(folder, 1)
 
 
 def note(folder: Path, command: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -13,9 +14,10 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.test import Client
 
 from tests.webapp.cast import seqs, soon
-from webapp import selectors, services, tasks
+from webapp import selectors, services, supervisor, tasks
 from webapp.models import Dataset, DatasetState, Request, Search, SearchState
 from webapp.supervisor import FolderBusy, folder_lock
 
@@ -160,6 +162,48 @@ def test_cancel_is_obeyed_by_the_engine(
     search.refresh_from_db()
     assert search.state == SearchState.CANCELLED
     assert heard(search) == ["cancel"]
+
+
+def test_what_the_engine_says_to_its_operator_is_on_the_page_and_can_be_downloaded(
+    new_search: Callable[..., Search], page: Client, strangers_page: Client
+) -> None:
+    search = new_search(name="crashes")
+    assert "It has said nothing so far" in page.get(search.url).content.decode()
+    assert page.get(f"{search.url}log").status_code == 404
+    run(search)
+    assert "the cat sat on the keyboard" in page.get(search.url).content.decode()
+    answer = page.get(f"{search.url}log")
+    assert re.fullmatch(rb"\d{4}-\d\d-\d\d [\d:,]+ CUDA error: the cat sat on the keyboard\n", answer.content)
+    assert answer["Content-Type"].startswith("text/plain") and "attachment" in answer["Content-Disposition"]
+    assert strangers_page.get(f"{search.url}log").status_code == 404
+
+
+def test_a_log_is_bounded(new_search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch, page: Client) -> None:
+    monkeypatch.setattr(supervisor, "LOG_BYTES", 10_000)
+    search = run(new_search(name="talks"))
+    files = sorted(selectors.run_folder(search.pk).glob("engine.log*"))
+    assert [file.name for file in files] == ["engine.log", "engine.log.1"]
+    assert all(file.stat().st_size <= 10_000 for file in files)
+    tail = selectors.log_tail(search)
+    assert tail.splitlines()[-1].endswith("word 999") and len(tail) <= selectors.TAIL_BYTES
+    assert re.match(r"\d{4}-", tail), "whole lines"
+
+
+def test_an_engine_that_the_system_ends_for_its_memory_says_what_helps(
+    new_search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel counts whom it has killed; nothing on this machine is really starved."""
+    counts = iter([3, 4])
+    monkeypatch.setattr(supervisor, "_out_of_memory_kills", lambda: next(counts))
+    search = run(new_search(name="is killed"))
+    assert search.state == SearchState.QUEUED and search.losses == 1
+    assert search.message.startswith("The machine ran out of memory and ended its engine; if it happens again, start a")
+    assert "half the search.batch_size" in search.message
+
+
+def test_the_kernel_counts_whom_it_has_killed() -> None:
+    assert supervisor._out_of_memory_kills() >= 0
+    assert "oom_kill " in Path("/proc/vmstat").read_text()
 
 
 def test_pause_frees_the_worker_and_resume_starts_a_new_attempt(
