@@ -17,7 +17,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.urls import URLPattern
 from ninja import NinjaAPI, Query, Schema, Status
-from ninja.security import django_auth
+from ninja.security import HttpBearer, django_auth
 from pydantic import Field
 
 from nasengine.config import SearchConfig
@@ -25,11 +25,23 @@ from nasengine.errors import ConfigError
 from webapp import selectors, services
 from webapp.models import Search
 
+
+class Token(HttpBearer):
+    """`Authorization: Bearer coppice_...`: a script that acts as whoever made the token."""
+
+    def authenticate(self, request: HttpRequest, token: str) -> User | None:
+        user = services.api_token_user(token=token)
+        if user is not None:
+            request.user = user
+        return user
+
+
 api = NinjaAPI(
     title="Coppice",
     version="1",
-    description="Sign in in the browser first: the API uses the same session.",
-    auth=django_auth,
+    description="Scripts send a token (see API tokens): `Authorization: Bearer coppice_...`. "
+    "In the browser the session of whoever is signed in counts.",
+    auth=[Token(), django_auth],
     urls_namespace="api",
 )
 

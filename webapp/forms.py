@@ -272,6 +272,17 @@ class NewSearchForm(forms.Form):
         return {preset: _text(_value(self.presets[kind, preset], setting.dotted), setting) for preset in PRESETS}
 
 
+class TokenForm(forms.Form):
+    """A new API token."""
+
+    name = forms.CharField(
+        label="Name",
+        max_length=80,
+        help_text="What it is for; only you see it.",
+        error_messages={"required": "It has no name; say what it is for, such as 'nightly script'."},
+    )
+
+
 class UploadForm(forms.Form):
     """A zip of class folders."""
 

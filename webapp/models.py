@@ -346,6 +346,22 @@ class SignInLink(models.Model):
         return f"for {self.user}, until {self.expires_at:%H:%M}"
 
 
+class ApiToken(models.Model):
+    """Lets a script act as its user, until it is revoked. Only its hash is stored."""
+
+    token_hash = models.CharField(max_length=64, unique=True)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="api_tokens")
+    name = models.CharField(max_length=80)
+    created_at = models.DateTimeField(auto_now_add=True)
+    used_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ("-created_at",)
+
+    def __str__(self) -> str:
+        return self.name
+
+
 METRICS = {"params": "parameters", "macs": "multiply-adds"}
 
 

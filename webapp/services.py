@@ -40,6 +40,7 @@ from webapp.models import (
     LIVE_STATES,
     MOVES,
     RESULT,
+    ApiToken,
     Artifact,
     Dataset,
     DatasetState,
@@ -636,6 +637,36 @@ def sign_in_link_use(*, token: str) -> User | None:
     if rows.update(used_at=now) != 1:
         return None
     return SignInLink.objects.select_related("user").get(token_hash=_hash(token)).user
+
+
+def api_token_create(*, user: User, name: str) -> str:
+    """A token that lets a script act as the user; this is the only time that it is told.
+
+    Raises:
+        Refused: if the user has as many as anybody may.
+    """
+    if user.api_tokens.count() >= settings.MAX_API_TOKENS:
+        raise Refused(f"You have {settings.MAX_API_TOKENS} tokens; revoke one that is not needed any more.")
+    token = f"coppice_{secrets.token_urlsafe(32)}"
+    ApiToken.objects.create(token_hash=_hash(token), user=user, name=name)
+    return token
+
+
+def api_token_user(*, token: str) -> User | None:
+    """Whom the token speaks for; None if it is unknown, revoked or its user was shut out."""
+    rows = ApiToken.objects.filter(token_hash=_hash(token), user__is_active=True)
+    found = rows.select_related("user").first()
+    if found is None:
+        return None
+    now = timezone.now()
+    if found.used_at is None or now - found.used_at > timedelta(minutes=1):
+        rows.update(used_at=now)
+    return found.user
+
+
+def api_token_revoke(*, token: ApiToken) -> None:
+    """From now on it opens nothing."""
+    token.delete()
 
 
 def _hash(token: str) -> str:

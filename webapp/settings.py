@@ -110,6 +110,8 @@ UPLOAD_MAX_BYTES = 4 * 2**30
 UPLOAD_IMAGE_SIZE = 32
 """Pixels a side at which an uploaded data set is packed and shown first; a search may ask for another size."""
 SIGN_IN_MINUTES = 30
+MAX_API_TOKENS = 20
+"""Of one user."""
 
 # Django
 

@@ -21,10 +21,12 @@ from nasengine.errors import ConfigError
 from webapp import health, relay, selectors, services
 from webapp.charts import CHARTS
 from webapp.downloads import download
-from webapp.forms import NewSearchForm, UploadForm
-from webapp.models import RESULT, Dataset, Search
+from webapp.forms import NewSearchForm, TokenForm, UploadForm
+from webapp.models import RESULT, ApiToken, Dataset, Search
 
 PAGE_SIZE = 25
+FRESH_TOKEN = "fresh_token"
+"""Where a session keeps a new API token until its page was shown."""
 
 
 class OwnedRequest(HttpRequest):
@@ -209,6 +211,40 @@ def dataset_thumbnail(request: OwnedRequest, pk: UUID, name: str) -> HttpRespons
     except FileNotFoundError:
         raise Http404 from None
     return HttpResponse(content, content_type="image/png", headers={"Cache-Control": "private, max-age=86400"})
+
+
+# API tokens
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@never_cache
+def tokens(request: OwnedRequest) -> HttpResponse:
+    """One's own tokens; a new one is shown once."""
+    form = TokenForm(request.POST) if request.method == "POST" else TokenForm()
+    if form.is_bound and form.is_valid():
+        try:
+            token = services.api_token_create(user=request.user, name=form.cleaned_data["name"])
+        except services.Refused as refusal:
+            form.add_error("name", str(refusal))
+        else:
+            request.session[FRESH_TOKEN] = token
+            return redirect("tokens")
+    fresh = request.session.pop(FRESH_TOKEN, None)
+    context = {
+        "form": form,
+        "tokens": ApiToken.objects.filter(user=request.user),
+        "fresh": fresh,
+        "address": request.build_absolute_uri("/api/v1/searches"),
+    }
+    return render(request, "tokens.html", context, status=422 if form.is_bound else 200)
+
+
+@require_POST
+def token_revoke(request: OwnedRequest, pk: int) -> HttpResponse:
+    token = get_object_or_404(ApiToken, pk=pk, user=request.user)
+    services.api_token_revoke(token=token)
+    messages.success(request, f"'{token.name}' was revoked: it opens nothing any more.")
+    return redirect("tokens")
 
 
 # Coming, going, being there

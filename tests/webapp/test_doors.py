@@ -1,21 +1,206 @@
-"""Doors that stay shut: what browsers are told, who may guess how often, what production refuses."""
+"""Doors that stay shut: whose a thing is, what browsers are told, who may guess how often, what production refuses."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
-from django.urls import reverse
+from django.urls import URLPattern, get_resolver, reverse
 
-from webapp.models import Search
+from tests.webapp.cast import config
+from webapp import selectors, services
+from webapp.models import ApiToken, Artifact, Dataset, Search
+
+pytestmark = pytest.mark.django_db(transaction=True)
 
 ROOT = Path(__file__).parents[2]
 STRONG = "Zx9-" * 15 + "q"
+OPEN = ("login", "logout", "sign_in", "healthz")
+"""What strangers may ask for; it tells them nothing of anybody."""
+
+
+def routes() -> list[tuple[str, str]]:
+    """(name, route) of every address but the operators' pages: a new one is walked, too."""
+    found = []
+
+    def walk(patterns: list[Any], prefix: str) -> None:
+        for pattern in patterns:
+            route = prefix + str(pattern.pattern)
+            if isinstance(pattern, URLPattern):
+                found.append((str(pattern.name), f"/{route}"))
+            elif not route.startswith("admin"):
+                walk(pattern.url_patterns, route)
+
+    walk(get_resolver().url_patterns, "")
+    return found
+
+
+ROUTES = routes()
+OWNED = [(name, route) for name, route in ROUTES if "pk>" in route]
+
+
+def address(route: str, search: object, dataset: object, token: object) -> str:
+    """The route with these ids, and names that exist."""
+    key = token if route.startswith("/tokens") else dataset if "dataset" in route else search
+    path = re.sub(r"<\w+:pk>", str(key), route).replace("<path:name>", "model.py").replace("<str:name>", "0-0.png")
+    return path.replace("<str:token>", "guessed")
+
+
+@dataclass(frozen=True)
+class Things:
+    """What Alice has: a search with a file and a log, a data set with a thumbnail, an API token."""
+
+    search: Search
+    dataset: Dataset
+    token: ApiToken
+    secret: str
+
+    def at(self, route: str) -> str:
+        return address(route, self.search.pk, self.dataset.pk, self.token.pk)
+
+    def untouched(self) -> bool:
+        """Whether all of it is there, and nothing was asked of the search."""
+        asked = Search.objects.filter(pk=self.search.pk, state="running", requested="none")
+        return asked.exists() and Dataset.objects.filter(pk=self.dataset.pk).exists()
+
+
+@pytest.fixture
+def things(alice: User, running: Search, ready_dataset: Dataset) -> Things:
+    folder = selectors.run_folder(running.pk) / "result"
+    folder.mkdir(parents=True)
+    (folder / "model.py").write_text("# hers")
+    selectors.log_file(running.pk).write_text("hers")
+    Artifact.objects.create(search=running, name="model.py", bytes=6, sha256="ab" * 32)
+    thumbnails = selectors.packed_folder(ready_dataset.pk) / "thumbnails"
+    thumbnails.mkdir(parents=True)
+    (thumbnails / "0-0.png").write_bytes(b"hers")
+    secret = services.api_token_create(user=alice, name="hers")
+    return Things(running, ready_dataset, ApiToken.objects.get(), secret)
+
+
+def told(client: Client, method: str, path: str, **options: Any) -> tuple[int, str]:
+    """Status and text, with ids left out: what one could tell two answers apart by."""
+    answer = client.generic(method, path, **options)
+    body = b"" if answer.streaming else answer.content
+    own = r"[0-9a-f-]{36}|tokens/\d+|(?<=csrfmiddlewaretoken\" value=\")\w+"
+    return answer.status_code, re.sub(own, "ID", body.decode(errors="replace"))
+
+
+# Whose is it?
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_nobody_sees_anything_without_signing_in(client: Client, things: Things, method: str) -> None:
+    for name, route in ROUTES:
+        if name in OPEN:
+            continue
+        answer = client.generic(method, things.at(route))
+        if answer.status_code == 302:
+            assert answer["Location"].startswith("/accounts/login/"), route
+        else:
+            assert answer.status_code in (401, 405) and route.startswith("/api/"), route
+    assert things.untouched()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_anothers_and_nobodys_look_the_same(strangers_page: Client, things: Things, method: str) -> None:
+    for _, route in OWNED:
+        hers = told(strangers_page, method, things.at(route))
+        assert hers == told(strangers_page, method, address(route, uuid4(), uuid4(), 10**6)), route
+        assert hers[0] in (404, 405), route
+    assert things.untouched()
+
+
+@pytest.mark.parametrize(("name", "route"), OWNED)
+def test_the_owner_gets_in_by_the_same_addresses(page: Client, things: Things, name: str, route: str) -> None:
+    """So the walk above knocks at doors that are there."""
+    statuses = {page.generic(method, things.at(route)).status_code for method in ("GET", "POST")}
+    assert statuses & {200, 302, 409} and 404 not in statuses
+
+
+# Tokens of scripts
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def test_a_script_acts_as_whoever_made_its_token(client: Client, page: Client, things: Things) -> None:
+    stranger = Client(enforce_csrf_checks=True)
+    headers = bearer(things.secret)
+    made = stranger.post("/api/v1/searches", json.dumps(config()), content_type="application/json", headers=headers)
+    assert made.status_code == 201
+    search = Search.objects.get(pk=made.json()["id"])
+    assert search.owner.username == "alice"
+    assert len(stranger.get("/api/v1/searches", headers=headers).json()) == 2
+    assert stranger.post(f"/api/v1/searches/{search.pk}/pause", headers=headers).json()["state"] == "paused"
+    things.token.refresh_from_db()
+    assert things.token.used_at is not None
+    assert stranger.get("/", headers=headers).status_code == 302, "pages want a person"
+
+
+def test_a_session_needs_the_csrf_token_that_a_script_does_not(alice: User) -> None:
+    browser = Client(enforce_csrf_checks=True)
+    browser.force_login(alice)
+    assert browser.post("/api/v1/searches", json.dumps(config()), content_type="application/json").status_code == 403
+    assert not Search.objects.exists()
+
+
+def test_a_revoked_token_opens_nothing(client: Client, things: Things) -> None:
+    services.api_token_revoke(token=things.token)
+    for _, route in ROUTES:
+        for method in ("GET", "POST") if route.startswith(("/api/v1/s", "/api/v1/d")) and "docs" not in route else ():
+            answer = client.generic(method, things.at(route), headers=bearer(things.secret))
+            assert answer.status_code in (401, 405), route
+    assert things.untouched()
+
+
+def test_a_token_of_somebody_who_was_shut_out_opens_nothing(client: Client, alice: User, things: Things) -> None:
+    assert client.get("/api/v1/searches", headers=bearer(things.secret)).status_code == 200
+    User.objects.filter(pk=alice.pk).update(is_active=False)
+    assert client.get("/api/v1/searches", headers=bearer(things.secret)).status_code == 401
+    for guess in ("", "coppice_", "coppice_guess", things.token.token_hash):
+        assert client.get("/api/v1/searches", headers=bearer(guess)).status_code == 401
+
+
+def test_a_token_is_scoped_to_its_user(client: Client, bob: User, things: Things) -> None:
+    headers = bearer(services.api_token_create(user=bob, name="his"))
+    for _, route in OWNED:
+        for method in ("GET", "POST") if route.startswith("/api/") else ():
+            assert client.generic(method, things.at(route), headers=headers).status_code in (404, 405), route
+    assert things.untouched()
+
+
+def test_a_token_is_shown_once_and_only_its_hash_is_kept(page: Client) -> None:
+    url = reverse("tokens")
+    assert "No tokens yet" in page.get(url).content.decode()
+    assert "say what it is for" in page.post(url, {"name": " "}).content.decode()
+    shown = page.post(url, {"name": "nightly"}, follow=True).content.decode()
+    (token,) = set(re.findall(r"coppice_[\w-]{43}", shown))
+    assert token not in page.get(url).content.decode()
+    assert token not in str(list(ApiToken.objects.values()))
+    assert services.api_token_user(token=token) == User.objects.get(username="alice")
+    revoked = page.post(reverse("token_revoke", args=[ApiToken.objects.get().pk]), follow=True).content.decode()
+    assert "&#x27;nightly&#x27; was revoked" in revoked and "No tokens yet" in revoked
+    assert services.api_token_user(token=token) is None
+
+
+def test_nobody_has_tokens_without_end(alice: User, settings: Any) -> None:
+    settings.MAX_API_TOKENS = 2
+    for _ in range(2):
+        services.api_token_create(user=alice, name="one")
+    with pytest.raises(services.Refused, match="You have 2 tokens; revoke one that is not needed any more"):
+        services.api_token_create(user=alice, name="one too many")
 
 
 # What browsers are told
