@@ -176,8 +176,8 @@ def get_search(request: HttpRequest, pk: UUID) -> Any:
 
 @api.get("/searches/{uuid:pk}/events", response={200: FeedOut, 404: Message}, summary="Its events after a number")
 def list_events(request: HttpRequest, pk: UUID, reader: Query[After]) -> Any:
-    owner_id = _user(request).pk
-    feed = selectors.search_feed(search_id=pk, owner_id=owner_id, after=reader.after, rewinds=reader.rewinds)
+    mine = selectors.search_of(_user(request).pk, pk)
+    feed = selectors.search_feed(of=mine, after=reader.after, rewinds=reader.rewinds)
     return Status(404, {"message": "Not Found"}) if feed is None else feed
 
 

@@ -13,9 +13,14 @@ from django.urls import path
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
 pages = get_asgi_application()
 
-from webapp.consumers import SearchConsumer  # noqa: E402 -- models exist only after the line above
+from webapp.consumers import SearchConsumer, SharedConsumer  # noqa: E402 -- models exist only after the line above
 
-sockets = URLRouter([path("ws/searches/<uuid:pk>/", SearchConsumer.as_asgi())])  # type: ignore[arg-type, list-item]
+sockets = URLRouter(
+    [
+        path("ws/searches/<uuid:pk>/", SearchConsumer.as_asgi()),  # type: ignore[arg-type, list-item]
+        path("ws/shared/<str:token>/", SharedConsumer.as_asgi()),  # type: ignore[arg-type, list-item]
+    ]
+)
 application = ProtocolTypeRouter(
     {"http": pages, "websocket": AllowedHostsOriginValidator(AuthMiddlewareStack(sockets))}
 )

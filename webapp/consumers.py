@@ -14,15 +14,16 @@ import contextlib
 from importlib import import_module
 from typing import Any
 from urllib.parse import parse_qs
-from uuid import UUID
 
 from channels.db import aclose_old_connections, database_sync_to_async
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from django.conf import settings
 from django.contrib.auth import get_user
+from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from webapp import relay, selectors
+from webapp.models import Search
 
 BAD_QUERY, NOT_SIGNED_IN, NOT_FOUND = 4400, 4401, 4404
 """Close codes. Another's search and an unknown one look the same."""
@@ -31,8 +32,6 @@ BAD_QUERY, NOT_SIGNED_IN, NOT_FOUND = 4400, 4401, 4404
 class SearchConsumer(AsyncJsonWebsocketConsumer):
     """One open page of one search."""
 
-    search_id: UUID
-    session_key: str
     sent = 0
     """Number of the last event sent."""
     rewinds = 0
@@ -44,17 +43,17 @@ class SearchConsumer(AsyncJsonWebsocketConsumer):
         await self.accept()  # only an accepted socket can tell the browser why it is closed
         self.delivery = asyncio.Lock()
         self.joined: list[str] = []
-        self.search_id = self.scope["url_route"]["kwargs"]["pk"]
-        self.session_key = self.scope["session"].session_key or ""
+        self.given = self.scope["url_route"]["kwargs"]
         query = parse_qs(self.scope["query_string"].decode("latin-1"))
         try:
             self.sent, self.rewinds = (max(0, int(query.get(name, ["0"])[-1])) for name in ("after", "rewinds"))
         except ValueError:
             await self.close(BAD_QUERY, "after and rewinds are whole numbers")
             return
-        if await self._next(limit=0) is None:
+        feed = await self._next(limit=0)
+        if feed is None:
             return
-        for group in (relay.group_of(self.search_id), relay.session_group(self.session_key)):
+        for group in (relay.group_of(feed.search_id), *self._own_groups()):
             await self.channel_layer.group_add(group, self.channel_name)
             self.joined.append(group)
         await self._deliver()
@@ -104,16 +103,34 @@ class SearchConsumer(AsyncJsonWebsocketConsumer):
     async def _next(self, *, limit: int) -> selectors.Feed | None:
         """What comes next; None, the socket being closed, if it is not (or no longer) this user's to see."""
         await aclose_old_connections()
-        user_id = await database_sync_to_async(_signed_in)(self.session_key)
-        if user_id is None:
+        visible = await database_sync_to_async(self._visible)()
+        if visible is None:
             await self.close(NOT_SIGNED_IN)
             return None
         feed = await database_sync_to_async(selectors.search_feed)(
-            search_id=self.search_id, owner_id=user_id, after=self.sent, rewinds=self.rewinds, limit=limit
+            of=visible, after=self.sent, rewinds=self.rewinds, limit=limit
         )
         if feed is None:
             await self.close(NOT_FOUND)
         return feed
+
+    def _visible(self) -> QuerySet[Search] | None:
+        """The search, if it is this user's now; None if nobody is signed in."""
+        user_id = _signed_in(self.scope["session"].session_key or "")
+        return None if user_id is None else selectors.search_of(user_id, self.given["pk"])
+
+    def _own_groups(self) -> tuple[str, ...]:
+        return (relay.session_group(self.scope["session"].session_key or ""),)
+
+
+class SharedConsumer(SearchConsumer):
+    """The page of a share link: who has it needs no account."""
+
+    def _visible(self) -> QuerySet[Search]:
+        return selectors.search_shared(self.given["token"])
+
+    def _own_groups(self) -> tuple[str, ...]:
+        return ()
 
 
 def _signed_in(session_key: str) -> int | None:

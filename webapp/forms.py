@@ -283,6 +283,15 @@ class TokenForm(forms.Form):
     )
 
 
+class ShareForm(forms.Form):
+    """How long a link shows a search."""
+
+    days = forms.TypedChoiceField(
+        label="Shown for", choices=[(1, "one day"), (7, "a week"), (30, "a month"), (365, "a year")], initial=7,
+        coerce=int,
+    )  # fmt: skip
+
+
 class UploadForm(forms.Form):
     """A zip of class folders."""
 

@@ -346,6 +346,21 @@ class SignInLink(models.Model):
         return f"for {self.user}, until {self.expires_at:%H:%M}"
 
 
+class ShareLink(models.Model):
+    """Shows one search to whoever has the link, until it expires or is revoked. Only its hash is stored."""
+
+    token_hash = models.CharField(max_length=64, unique=True)
+    search = models.ForeignKey(Search, on_delete=models.CASCADE, related_name="share_links")
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ("-created_at",)
+
+    def __str__(self) -> str:
+        return f"of {self.search}, until {self.expires_at:%Y-%m-%d}"
+
+
 class ApiToken(models.Model):
     """Lets a script act as its user, until it is revoked. Only its hash is stored."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,13 +13,14 @@ from uuid import UUID
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db.models import QuerySet
+from django.utils import timezone
 
 from nasengine import catalogue
 from nasengine.config import SearchConfig, parse
 from nasengine.errors import ConfigError
 from nasengine.outlook import Outlook, outlook
 from nasengine.splits import DataFacts, builtin_facts
-from webapp.models import UPLOAD, Artifact, Dataset, DatasetState, Search, SearchEvent, SearchState
+from webapp.models import UPLOAD, Artifact, Dataset, DatasetState, Search, SearchEvent, SearchState, ShareLink
 
 LOG = "engine.log"
 TAIL_BYTES = 8000
@@ -200,10 +202,32 @@ def state_frame(search: Search) -> dict[str, Any]:
     }
 
 
+def search_of(owner_id: int, search_id: UUID) -> QuerySet[Search]:
+    """The search of that id, if it is this user's."""
+    return Search.objects.filter(pk=search_id, owner_id=owner_id)
+
+
+def search_shared(token: str) -> QuerySet[Search]:
+    """The search that a link shows; none if it is unknown, revoked or too old."""
+    links = ShareLink.objects.filter(token_hash=token_hash(token), expires_at__gt=timezone.now())
+    return Search.objects.filter(share_links__in=links)
+
+
+def share_links_of(search: Search) -> QuerySet[ShareLink]:
+    """The links that show the search now."""
+    return search.share_links.filter(expires_at__gt=timezone.now())
+
+
+def token_hash(token: str) -> str:
+    """What is stored of a token."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Feed:
     """What is new to somebody who has seen everything up to a number."""
 
+    search_id: UUID
     rewind: int | None
     """Drop everything with a larger number; it is said again."""
     events: list[dict[str, Any]]
@@ -212,23 +236,25 @@ class Feed:
     state: dict[str, Any]
 
 
-def search_feed(*, search_id: UUID, owner_id: int, after: int, rewinds: int, limit: int = FEED_ROWS) -> Feed | None:
-    """The next events after `after`, in order; None for an unknown id or another's.
+def search_feed(*, of: QuerySet[Search], after: int, rewinds: int, limit: int = FEED_ROWS) -> Feed | None:
+    """The next events after `after`, in order; None if the reader may see no search.
 
     Args:
+        of: the search that the reader may see: `search_of` or `search_shared`.
         rewinds: how many restarts the reader has been told of; 0 costs a reader who has seen them all some events
             twice, never one too few.
     """
-    search = Search.objects.filter(pk=search_id, owner_id=owner_id).first()
+    search = of.first()
     if search is None:
         return None
     unseen = search.rewinds[rewinds:]
     rewind = min(unseen) if unseen and min(unseen) < after else None
     start = after if rewind is None else rewind
-    rows = SearchEvent.objects.filter(search_id=search_id, seq__gt=start).order_by("seq")
+    rows = SearchEvent.objects.filter(search=search, seq__gt=start).order_by("seq")
     events = list(rows.values_list("payload", flat=True)[: limit + 1])
     shown = events[:limit]
     return Feed(
+        search_id=search.pk,
         rewind=rewind,
         events=shown,
         last_seq=shown[-1]["seq"] if shown else start,

@@ -48,10 +48,11 @@ from webapp.models import (
     Search,
     SearchEvent,
     SearchState,
+    ShareLink,
     SignInLink,
     target_text,
 )
-from webapp.selectors import Asked, packed_folder, run_folder
+from webapp.selectors import Asked, packed_folder, run_folder, token_hash
 
 logger = logging.getLogger(__name__)
 
@@ -220,6 +221,28 @@ def search_delete(*, search: Search) -> None:
             raise Refused(f"'{search.name}' has not ended yet; cancel it first, then delete it.")
         transaction.on_commit(lambda: shutil.rmtree(folder, ignore_errors=True))
         transaction.on_commit(lambda: relay.ring(search.pk))
+
+
+def search_share(*, search: Search, days: int) -> str:
+    """The token of a link that shows the search, and nothing else, for so many days; it is told this once.
+
+    Raises:
+        Refused: if it is shown by as many links as may be.
+    """
+    links = search.share_links.filter(expires_at__gt=timezone.now())
+    if links.count() >= settings.MAX_SHARE_LINKS:
+        raise Refused(f"'{search.name}' has {settings.MAX_SHARE_LINKS} links; revoke one that is not needed any more.")
+    token = secrets.token_urlsafe(32)
+    expires_at = timezone.now() + timedelta(days=days)
+    ShareLink.objects.create(token_hash=token_hash(token), search=search, expires_at=expires_at)
+    return token
+
+
+def share_link_revoke(*, link: ShareLink) -> None:
+    """From now on it shows nothing; pages that it has opened are closed."""
+    search_id = link.search_id
+    link.delete()
+    transaction.on_commit(lambda: relay.ring(search_id))
 
 
 # Searches: what a worker reports
@@ -626,17 +649,19 @@ def sign_in_link_create(*, user: User) -> str:
     """The token of a link that signs the user in once, soon."""
     token = secrets.token_urlsafe(32)
     expires_at = timezone.now() + timedelta(minutes=settings.SIGN_IN_MINUTES)
-    SignInLink.objects.create(token_hash=_hash(token), user=user, expires_at=expires_at)
+    SignInLink.objects.create(token_hash=token_hash(token), user=user, expires_at=expires_at)
     return token
 
 
 def sign_in_link_use(*, token: str) -> User | None:
     """The user whom the token signs in; None if it is unknown, used or too old."""
     now = timezone.now()
-    rows = SignInLink.objects.filter(token_hash=_hash(token), used_at=None, expires_at__gt=now, user__is_active=True)
+    rows = SignInLink.objects.filter(
+        token_hash=token_hash(token), used_at=None, expires_at__gt=now, user__is_active=True
+    )
     if rows.update(used_at=now) != 1:
         return None
-    return SignInLink.objects.select_related("user").get(token_hash=_hash(token)).user
+    return SignInLink.objects.select_related("user").get(token_hash=token_hash(token)).user
 
 
 def api_token_create(*, user: User, name: str) -> str:
@@ -648,13 +673,13 @@ def api_token_create(*, user: User, name: str) -> str:
     if user.api_tokens.count() >= settings.MAX_API_TOKENS:
         raise Refused(f"You have {settings.MAX_API_TOKENS} tokens; revoke one that is not needed any more.")
     token = f"coppice_{secrets.token_urlsafe(32)}"
-    ApiToken.objects.create(token_hash=_hash(token), user=user, name=name)
+    ApiToken.objects.create(token_hash=token_hash(token), user=user, name=name)
     return token
 
 
 def api_token_user(*, token: str) -> User | None:
     """Whom the token speaks for; None if it is unknown, revoked or its user was shut out."""
-    rows = ApiToken.objects.filter(token_hash=_hash(token), user__is_active=True)
+    rows = ApiToken.objects.filter(token_hash=token_hash(token), user__is_active=True)
     found = rows.select_related("user").first()
     if found is None:
         return None
@@ -667,7 +692,3 @@ def api_token_user(*, token: str) -> User | None:
 def api_token_revoke(*, token: ApiToken) -> None:
     """From now on it opens nothing."""
     token.delete()
-
-
-def _hash(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()

@@ -112,6 +112,8 @@ UPLOAD_IMAGE_SIZE = 32
 SIGN_IN_MINUTES = 30
 MAX_API_TOKENS = 20
 """Of one user."""
+MAX_SHARE_LINKS = 20
+"""Of one search."""
 
 # Django
 

@@ -11,6 +11,7 @@ from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.models import User
 from django.contrib.auth.views import LogoutView
 from django.core.paginator import Paginator
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -21,12 +22,13 @@ from nasengine.errors import ConfigError
 from webapp import health, relay, selectors, services
 from webapp.charts import CHARTS
 from webapp.downloads import download
-from webapp.forms import NewSearchForm, TokenForm, UploadForm
+from webapp.forms import NewSearchForm, ShareForm, TokenForm, UploadForm
 from webapp.models import RESULT, ApiToken, Dataset, Search
 
 PAGE_SIZE = 25
 FRESH_TOKEN = "fresh_token"
-"""Where a session keeps a new API token until its page was shown."""
+FRESH_LINK = "fresh_link_"
+"""Where a session keeps a new API token, and a new link of a search, until their page was shown."""
 
 
 class OwnedRequest(HttpRequest):
@@ -74,23 +76,15 @@ def search_outlook(request: OwnedRequest) -> JsonResponse:
 @require_safe
 def search_detail(request: OwnedRequest, pk: UUID) -> HttpResponse:
     search = get_object_or_404(Search, pk=pk, owner=request.user)
-    feed = {
-        "id": str(search.pk),
-        "after": 0,
-        "socket": f"/ws/searches/{search.pk}/",
-        "events": reverse("search_events", args=[search.pk]),
-        "charts": CHARTS,
-        "state": selectors.state_frame(search),
-    }
     artifacts = list(search.artifacts.all())
     context = {
-        "search": search,
-        "config": search.config,
-        "feed": feed,
+        **_shown(search, f"/ws/searches/{search.pk}/", reverse("search_events", args=[search.pk])),
         "artifacts": [artifact for artifact in artifacts if artifact.folder == RESULT],
-        "report": search.report,
         "family": selectors.family_rows(search, artifacts),
         "log_tail": selectors.log_tail(search),
+        "share_links": selectors.share_links_of(search),
+        "share_form": ShareForm(),
+        "fresh_link": request.session.pop(f"{FRESH_LINK}{search.pk}", None),
     }
     return render(request, "searches/detail.html", context)
 
@@ -99,11 +93,15 @@ def search_detail(request: OwnedRequest, pk: UUID) -> HttpResponse:
 @never_cache
 def search_events(request: OwnedRequest, pk: UUID) -> JsonResponse:
     """The feed of the socket for those whose sockets are blocked."""
+    return _fed(request, selectors.search_of(request.user.pk, pk))
+
+
+def _fed(request: HttpRequest, visible: QuerySet[Search]) -> JsonResponse:
     try:
         after, rewinds = (max(0, int(request.GET.get(name) or 0)) for name in ("after", "rewinds"))
     except ValueError:
         return JsonResponse({"message": "after and rewinds are whole numbers, such as ?after=12&rewinds=0"}, status=400)
-    feed = selectors.search_feed(search_id=pk, owner_id=request.user.pk, after=after, rewinds=rewinds)
+    feed = selectors.search_feed(of=visible, after=after, rewinds=rewinds)
     if feed is None:
         raise Http404
     return JsonResponse(
@@ -115,6 +113,63 @@ def search_events(request: OwnedRequest, pk: UUID) -> JsonResponse:
             "state": feed.state,
         }
     )
+
+
+def _shown(search: Search, socket: str, events: str) -> dict[str, Any]:
+    """What its owner and whoever has a link to it see of a search."""
+    feed = {
+        "id": str(search.pk),
+        "after": 0,
+        "socket": socket,
+        "events": events,
+        "charts": CHARTS,
+        "state": selectors.state_frame(search),
+    }
+    return {"search": search, "config": search.config, "feed": feed, "report": search.report}
+
+
+@require_POST
+def search_share(request: OwnedRequest, pk: UUID) -> HttpResponse:
+    search = get_object_or_404(Search, pk=pk, owner=request.user)
+    form = ShareForm(request.POST)
+    if not form.is_valid():
+        messages.error(request, "A link is shown for a day, a week, a month or a year; choose one of them.")
+        return redirect(search)
+    try:
+        token = services.search_share(search=search, days=form.cleaned_data["days"])
+    except services.Refused as refusal:
+        messages.error(request, str(refusal))
+    else:
+        request.session[f"{FRESH_LINK}{pk}"] = request.build_absolute_uri(reverse("shared", args=[token]))
+    return redirect(search)
+
+
+@require_POST
+def share_link_revoke(request: OwnedRequest, pk: UUID, number: int) -> HttpResponse:
+    search = get_object_or_404(Search, pk=pk, owner=request.user)
+    services.share_link_revoke(link=get_object_or_404(search.share_links, pk=number))
+    messages.success(request, "The link was revoked: it shows nothing any more.")
+    return redirect(search)
+
+
+@login_not_required
+@require_safe
+@never_cache
+def shared(request: HttpRequest, token: str) -> HttpResponse:
+    """One search, to look at, for whoever has the link."""
+    search = get_object_or_404(selectors.search_shared(token))
+    context = _shown(search, f"/ws/shared/{token}/", reverse("shared_events", args=[token]))
+    family = selectors.family_rows(search, ())
+    answer = render(request, "searches/detail.html", {**context, "is_shared": True, "family": family})
+    answer["X-Robots-Tag"] = "noindex"
+    return answer
+
+
+@login_not_required
+@require_safe
+@never_cache
+def shared_events(request: HttpRequest, token: str) -> JsonResponse:
+    return _fed(request, selectors.search_shared(token))
 
 
 @require_POST

@@ -35,12 +35,14 @@ async def watch() -> AsyncIterator[Callable[..., Socket]]:
     """Opens sockets with a browser's cookies; all are closed in the end."""
     opened: list[Socket] = []
 
-    def open_(browser: Client | None, search_id: object, query: str = "", origin: bytes = LOCAL) -> Socket:
+    def open_(
+        browser: Client | None, search_id: object, query: str = "", origin: bytes = LOCAL, place: str = "searches"
+    ) -> Socket:
         headers = [(b"origin", origin), (b"host", b"127.0.0.1:8000")]
         if browser is not None:
             cookie = browser.cookies[django_settings.SESSION_COOKIE_NAME].value
             headers.append((b"cookie", f"{django_settings.SESSION_COOKIE_NAME}={cookie}".encode()))
-        opened.append(Socket(application, f"/ws/searches/{search_id}/{query}", headers))
+        opened.append(Socket(application, f"/ws/{place}/{search_id}/{query}", headers))
         return opened[-1]
 
     yield open_
@@ -246,3 +248,29 @@ async def test_a_frame_holds_a_bounded_number_of_events(
     await socket.connect()
     received = await frames(socket, until=has_seq(1000))
     assert max(len(frame.get("events", [])) for frame in received) == selectors.FEED_ROWS
+
+
+# Links
+
+
+async def test_a_link_opens_a_socket_without_an_account_until_it_is_revoked(
+    running: Search, watch: Callable[..., Socket], slow_checks: None
+) -> None:
+    await database_sync_to_async(say)(running, progress(1))
+    token = await database_sync_to_async(services.search_share)(search=running, days=1)
+    socket = watch(None, token, place="shared")
+    assert (await socket.connect())[0]
+    received = await frames(socket, until=is_state("running"))
+    assert seqs_of(received) == [1]
+    await database_sync_to_async(say)(running, progress(2))
+    assert seqs_of(await frames(socket, until=has_seq(2))) == [2]
+    link = await database_sync_to_async(running.share_links.get)()
+    await database_sync_to_async(services.share_link_revoke)(link=link)
+    assert await closed_with(socket) == 4404
+
+
+async def test_a_guessed_link_and_a_wrong_origin_open_nothing(running: Search, watch: Callable[..., Socket]) -> None:
+    socket = watch(None, "guessed", place="shared")
+    assert (await socket.connect())[0] and await closed_with(socket) == 4404
+    token = await database_sync_to_async(services.search_share)(search=running, days=1)
+    assert not (await watch(None, token, place="shared", origin=b"http://elsewhere.example").connect())[0]

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,16 +17,17 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import URLPattern, get_resolver, reverse
+from django.utils import timezone
 
-from tests.webapp.cast import config
+from tests.webapp.cast import config, progress, say
 from webapp import selectors, services
-from webapp.models import ApiToken, Artifact, Dataset, Search
+from webapp.models import ApiToken, Artifact, Dataset, Search, ShareLink
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 ROOT = Path(__file__).parents[2]
 STRONG = "Zx9-" * 15 + "q"
-OPEN = ("login", "logout", "sign_in", "healthz")
+OPEN = ("login", "logout", "sign_in", "healthz", "shared", "shared_events")
 """What strangers may ask for; it tells them nothing of anybody."""
 
 
@@ -49,29 +51,34 @@ ROUTES = routes()
 OWNED = [(name, route) for name, route in ROUTES if "pk>" in route]
 
 
-def address(route: str, search: object, dataset: object, token: object) -> str:
+def address(route: str, search: object, dataset: object, token: object, link: object) -> str:
     """The route with these ids, and names that exist."""
     key = token if route.startswith("/tokens") else dataset if "dataset" in route else search
     path = re.sub(r"<\w+:pk>", str(key), route).replace("<path:name>", "model.py").replace("<str:name>", "0-0.png")
-    return path.replace("<str:token>", "guessed")
+    return path.replace("<str:token>", "guessed").replace("<int:number>", str(link))
 
 
 @dataclass(frozen=True)
 class Things:
-    """What Alice has: a search with a file and a log, a data set with a thumbnail, an API token."""
+    """What Alice has: a search with a file, a log and a link to it, a data set with a thumbnail, an API token."""
 
     search: Search
     dataset: Dataset
     token: ApiToken
     secret: str
+    """Of the API token."""
+    shared: str
+    """Token of the link."""
 
     def at(self, route: str) -> str:
-        return address(route, self.search.pk, self.dataset.pk, self.token.pk)
+        link = self.search.share_links.first()
+        return address(route, self.search.pk, self.dataset.pk, self.token.pk, link.pk if link else 0)
 
     def untouched(self) -> bool:
         """Whether all of it is there, and nothing was asked of the search."""
         asked = Search.objects.filter(pk=self.search.pk, state="running", requested="none")
-        return asked.exists() and Dataset.objects.filter(pk=self.dataset.pk).exists()
+        kept = self.search.share_links.exists() and Dataset.objects.filter(pk=self.dataset.pk).exists()
+        return asked.exists() and kept
 
 
 @pytest.fixture
@@ -85,14 +92,15 @@ def things(alice: User, running: Search, ready_dataset: Dataset) -> Things:
     thumbnails.mkdir(parents=True)
     (thumbnails / "0-0.png").write_bytes(b"hers")
     secret = services.api_token_create(user=alice, name="hers")
-    return Things(running, ready_dataset, ApiToken.objects.get(), secret)
+    shared = services.search_share(search=running, days=7)
+    return Things(running, ready_dataset, ApiToken.objects.get(), secret, shared)
 
 
 def told(client: Client, method: str, path: str, **options: Any) -> tuple[int, str]:
     """Status and text, with ids left out: what one could tell two answers apart by."""
     answer = client.generic(method, path, **options)
     body = b"" if answer.streaming else answer.content
-    own = r"[0-9a-f-]{36}|tokens/\d+|(?<=csrfmiddlewaretoken\" value=\")\w+"
+    own = r"[0-9a-f-]{36}|(tokens|share)/\d+|(?<=csrfmiddlewaretoken\" value=\")\w+"
     return answer.status_code, re.sub(own, "ID", body.decode(errors="replace"))
 
 
@@ -116,7 +124,7 @@ def test_nobody_sees_anything_without_signing_in(client: Client, things: Things,
 def test_anothers_and_nobodys_look_the_same(strangers_page: Client, things: Things, method: str) -> None:
     for _, route in OWNED:
         hers = told(strangers_page, method, things.at(route))
-        assert hers == told(strangers_page, method, address(route, uuid4(), uuid4(), 10**6)), route
+        assert hers == told(strangers_page, method, address(route, uuid4(), uuid4(), 10**6, 10**6)), route
         assert hers[0] in (404, 405), route
     assert things.untouched()
 
@@ -201,6 +209,70 @@ def test_nobody_has_tokens_without_end(alice: User, settings: Any) -> None:
         services.api_token_create(user=alice, name="one")
     with pytest.raises(services.Refused, match="You have 2 tokens; revoke one that is not needed any more"):
         services.api_token_create(user=alice, name="one too many")
+
+
+# Links that show one search
+
+
+def test_a_link_shows_its_search_and_nothing_else_to_whoever_has_it(client: Client, things: Things) -> None:
+    say(things.search, progress(1), progress(2))
+    url = f"/shared/{things.shared}/"
+    answer = client.get(url)
+    content = answer.content.decode()
+    assert answer.status_code == 200 and things.search.name in content and answer["X-Robots-Tag"] == "noindex"
+    for hidden in (
+        "<dialog",
+        "<form",
+        "csrfmiddlewaretoken",
+        "hers",
+        "/files/",
+        "engine-log",
+        'href="/searches/',
+        "/datasets/",
+    ):
+        assert hidden not in content, hidden
+    assert [event["seq"] for event in client.get(f"{url}events/?after=1").json()["events"]] == [2]
+    assert f"/ws/shared/{things.shared}/" in content
+    for method in ("POST", "DELETE"):
+        assert client.generic(method, url).status_code == 405
+    assert client.get(things.search.url).status_code == 302, "its own address stays shut"
+    assert things.untouched()
+
+
+@pytest.mark.parametrize("path", ["", "events/"])
+def test_a_link_that_was_revoked_or_is_too_old_was_never_there(client: Client, things: Things, path: str) -> None:
+    never = told(client, "GET", f"/shared/guessed/{path}")
+    assert never[0] == 404
+    ShareLink.objects.update(expires_at=timezone.now())
+    assert told(client, "GET", f"/shared/{things.shared}/{path}") == never
+    again = services.search_share(search=things.search, days=1)
+    assert client.get(f"/shared/{again}/{path}").status_code == 200
+    services.share_link_revoke(link=things.search.share_links.order_by("-pk")[0])
+    assert told(client, "GET", f"/shared/{again}/{path}") == never
+    services.search_share(search=things.search, days=1)
+    Search.objects.all().delete()
+    assert not ShareLink.objects.exists()
+
+
+def test_links_are_made_shown_once_and_revoked_on_the_page(page: Client, things: Things) -> None:
+    share, url = reverse("search_share", args=[things.search.pk]), things.search.url
+    shown = page.post(share, {"days": "30"}, follow=True).content.decode()
+    (link,) = set(re.findall(r"http://testserver(/shared/[\w-]{43}/)", shown))
+    assert "(2 links)" in shown and link not in page.get(url).content.decode()
+    assert link.split("/")[2] not in str(list(ShareLink.objects.values()))
+    assert Client().get(link).status_code == 200
+    newest = things.search.share_links.latest("pk")
+    assert newest.expires_at - timezone.now() > timedelta(days=29)
+    page.post(reverse("share_link_revoke", args=[things.search.pk, newest.pk]))
+    assert Client().get(link).status_code == 404 and "(1 link)" in page.get(url).content.decode()
+    odd = page.post(share, {"days": "4000"}, follow=True).content.decode()
+    assert "for a day, a week, a month or a year; choose one of them" in odd
+
+
+def test_a_search_has_not_links_without_end(things: Things, settings: Any) -> None:
+    settings.MAX_SHARE_LINKS = 1
+    with pytest.raises(services.Refused, match="'digits' has 1 links; revoke one that is not needed any more"):
+        services.search_share(search=things.search, days=7)
 
 
 # What browsers are told

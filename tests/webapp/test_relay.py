@@ -59,13 +59,13 @@ def test_a_reader_is_told_of_a_rewind_once(running: Search) -> None:
     say(running, *(progress(seq) for seq in range(1, 11)))
     put_into(running, SearchState.RUNNING, attempt=2)
     say(running, progress(6))
-    who = {"search_id": running.pk, "owner_id": running.owner_id}
-    feed = selectors.search_feed(**who, after=10, rewinds=0)
+    mine = selectors.search_of(running.owner_id, running.pk)
+    feed = selectors.search_feed(of=mine, after=10, rewinds=0)
     assert feed and (feed.rewind, [event["seq"] for event in feed.events]) == (5, [6])
     assert feed.state["rewinds"] == 1
-    feed = selectors.search_feed(**who, after=6, rewinds=1)
+    feed = selectors.search_feed(of=mine, after=6, rewinds=1)
     assert feed and (feed.rewind, feed.events, feed.last_seq) == (None, [], 6)
-    feed = selectors.search_feed(**who, after=3, rewinds=0)
+    feed = selectors.search_feed(of=mine, after=3, rewinds=0)
     assert feed and feed.rewind is None, "who had not seen so much has nothing to drop"
 
 
