@@ -26,7 +26,7 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import User
 from django.core.files import File
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import F, Q, Sum
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 from kombu.exceptions import OperationalError
@@ -420,7 +420,7 @@ def dataset_upload(*, owner: User, name: str, file: File[bytes]) -> Dataset:
     """A new data set from an uploaded zip; a worker checks and packs it.
 
     Raises:
-        Refused: if it is too large or no zip file.
+        Refused: if it is too large, no zip file, or more than the user may keep.
     """
     dataset_id = uuid.uuid4()
     given = Path(file.name or "images.zip").name
@@ -431,6 +431,8 @@ def dataset_upload(*, owner: User, name: str, file: File[bytes]) -> Dataset:
     try:
         sha256, size = _save_zip(file, path, given)
         with transaction.atomic():
+            User.objects.select_for_update().get(pk=owner.pk)  # of two uploads at once one counts the other
+            _refuse_over_quota(owner, given, size)
             dataset = Dataset.objects.create(
                 id=dataset_id,
                 owner=owner,
@@ -553,6 +555,16 @@ def dataset_interrupt(
             message=reason,
             losses=losses,
             queued_at=timezone.now(),
+        )
+
+
+def _refuse_over_quota(owner: User, given: str, size: int) -> None:
+    kept = owner.datasets.aggregate(total=Sum("bytes"))["total"] or 0
+    quota = settings.UPLOAD_QUOTA_BYTES
+    if kept + size > quota:
+        raise Refused(
+            f"'{given}' has {size / 2**20:,.0f} MB, but of the {quota / 2**20:,.0f} MB that you may keep only "
+            f"{max(0, quota - kept) / 2**20:,.0f} are free; delete a data set first."
         )
 
 

@@ -107,6 +107,8 @@ RESEND_SECONDS = 5.0
 SOCKET_CHECK_SECONDS = 5.0
 """How often an open socket looks for news and permission by itself; doorbells may get lost."""
 UPLOAD_MAX_BYTES = 4 * 2**30
+UPLOAD_QUOTA_BYTES = 20 * 2**30
+"""All uploads of one user together."""
 UPLOAD_IMAGE_SIZE = 32
 """Pixels a side at which an uploaded data set is packed and shown first; a search may ask for another size."""
 SIGN_IN_MINUTES = 30

@@ -285,6 +285,21 @@ def test_an_upload_over_the_limit_is_refused_and_leaves_nothing(alice: User, set
     assert not list((settings.MEDIA_ROOT / "uploads").iterdir())
 
 
+def test_uploads_of_one_user_have_a_quota_and_leave_nothing_beyond_it(alice: User, bob: User, settings: Any) -> None:
+    settings.UPLOAD_QUOTA_BYTES = 3 * 2**20
+    padded = b"\0" * (2**20 - len(A_ZIP)) + A_ZIP
+    file = lambda: SimpleUploadedFile("cats.zip", b"PK\x03\x04" + padded)  # noqa: E731
+    for _ in range(2):
+        services.dataset_upload(owner=alice, name="", file=file())
+    before = sorted((settings.MEDIA_ROOT / "uploads").iterdir())
+    with pytest.raises(services.Refused, match=r"'cats\.zip' has 1 MB, but of the 3 MB that you may keep only 1 are"):
+        services.dataset_upload(owner=alice, name="", file=file())
+    assert sorted((settings.MEDIA_ROOT / "uploads").iterdir()) == before and Dataset.objects.count() == 2
+    services.dataset_upload(owner=bob, name="", file=file())
+    services.dataset_delete(dataset=Dataset.objects.filter(owner=alice)[0])
+    services.dataset_upload(owner=alice, name="", file=file())
+
+
 def test_a_data_set_in_use_is_not_deleted(
     ready_dataset: Dataset, new_search: Callable[..., Search], settings: Any
 ) -> None:
