@@ -26,7 +26,7 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import User
 from django.core.files import File
 from django.db import transaction
-from django.db.models import F, Q, Sum
+from django.db.models import F, Sum
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 from kombu.exceptions import OperationalError
@@ -86,7 +86,7 @@ def search_create(*, owner: User, asked: Asked) -> Search:
             dataset_label=label,
             queued_at=timezone.now(),
         )
-        _enqueue("webapp.tasks.run_search", search.pk)
+        enqueue("webapp.tasks.run_search", search.pk)
     return search
 
 
@@ -204,7 +204,7 @@ def _queue_again(search: Search, *, requested: Request) -> bool:
             queued_at=timezone.now(),
         )
         if moved:
-            _enqueue("webapp.tasks.run_search", search.pk)
+            enqueue("webapp.tasks.run_search", search.pk)
     return moved
 
 
@@ -377,18 +377,18 @@ def search_end_paused(*, search_id: UUID, attempt: int) -> bool:
 
 
 def search_interrupt(
-    *, search_id: UUID, attempt: int, reason: str, is_loss: bool, silent_since: datetime | None = None
+    *, search_id: UUID, attempt: int, reason: str, is_loss: bool, last_beat: datetime | None = None
 ) -> bool:
     """Queues a search again whose attempt ended early; gives up after too many losses without progress.
 
     Args:
         is_loss: whether the attempt died; an orderly shutdown is none.
-        silent_since: only if its last heartbeat is older.
+        last_beat: only if this is still its last heartbeat.
     """
     with transaction.atomic():
         rows = Search.objects.select_for_update().filter(pk=search_id, attempt=attempt, state__in=HELD_STATES)
-        if silent_since is not None:
-            rows = rows.filter(heartbeat_at__lt=silent_since)
+        if last_beat is not None:
+            rows = rows.filter(heartbeat_at=last_beat)
         search = rows.first()
         if search is None:
             return False
@@ -409,7 +409,7 @@ def search_interrupt(
             message = f"{reason} It goes on from its last checkpoint."
             now = timezone.now()
             search_move(search_id=search_id, old=interrupted, new=SearchState.QUEUED, message=message, queued_at=now)
-            _enqueue("webapp.tasks.run_search", search_id)
+            enqueue("webapp.tasks.run_search", search_id)
         return True
 
 
@@ -442,7 +442,7 @@ def dataset_upload(*, owner: User, name: str, file: File[bytes]) -> Dataset:
                 bytes=size,
                 queued_at=timezone.now(),
             )
-            _enqueue("webapp.tasks.ingest_dataset", dataset.pk)
+            enqueue("webapp.tasks.ingest_dataset", dataset.pk)
     except BaseException:
         shutil.rmtree(path.parent, ignore_errors=True)
         raise
@@ -529,13 +529,13 @@ def dataset_fail(*, dataset_id: UUID, attempt: int, message: str) -> bool:
 
 
 def dataset_interrupt(
-    *, dataset_id: UUID, attempt: int, reason: str, is_loss: bool, silent_since: datetime | None = None
+    *, dataset_id: UUID, attempt: int, reason: str, is_loss: bool, last_beat: datetime | None = None
 ) -> bool:
     """Queues a data set again whose packing ended early; gives up after too many losses."""
     with transaction.atomic():
         rows = Dataset.objects.select_for_update().filter(pk=dataset_id, attempt=attempt, state=DatasetState.PACKING)
-        if silent_since is not None:
-            rows = rows.filter(heartbeat_at__lt=silent_since)
+        if last_beat is not None:
+            rows = rows.filter(heartbeat_at=last_beat)
         dataset = rows.first()
         if dataset is None:
             return False
@@ -546,7 +546,7 @@ def dataset_interrupt(
             return dataset_move(
                 dataset_id=dataset_id, old=old, new=DatasetState.FAILED, fence=attempt, message=message, losses=losses
             )
-        _enqueue("webapp.tasks.ingest_dataset", dataset_id)
+        enqueue("webapp.tasks.ingest_dataset", dataset_id)
         return dataset_move(
             dataset_id=dataset_id,
             old=old,
@@ -594,44 +594,7 @@ def _found_size(report: dict[str, Any]) -> dict[str, Any]:
     return {} if size is None else {"size": size}
 
 
-# The reaper
-
-
-def reap() -> None:
-    """Queues again what is shown as running but has been silent for too long."""
-    silent_since = timezone.now() - timedelta(seconds=settings.SILENT_SECONDS)
-    silent = Q(heartbeat_at__lt=silent_since)
-    for pk, attempt in Search.objects.filter(silent, state__in=HELD_STATES).values_list("pk", "attempt"):
-        reason = "Its worker fell silent."
-        search_interrupt(search_id=pk, attempt=attempt, reason=reason, is_loss=True, silent_since=silent_since)
-    for pk, attempt in Dataset.objects.filter(silent, state=DatasetState.PACKING).values_list("pk", "attempt"):
-        reason = "Its worker fell silent."
-        dataset_interrupt(dataset_id=pk, attempt=attempt, reason=reason, is_loss=True, silent_since=silent_since)
-
-
-def resend_lost() -> None:
-    """Sends the messages of waiting rows again where their queue is empty: the broker has lost them."""
-    before = timezone.now() - timedelta(seconds=settings.RESEND_SECONDS)
-    searches = Search.objects.filter(state=SearchState.QUEUED, queued_at__lt=before)
-    datasets = Dataset.objects.filter(state=DatasetState.UPLOADED, queued_at__lt=before)
-    for task, queue, rows in (
-        ("webapp.tasks.run_search", "gpu", searches.values_list("pk", flat=True).order_by("queued_at")),
-        ("webapp.tasks.ingest_dataset", "cpu", datasets.values_list("pk", flat=True).order_by("queued_at")),
-    ):
-        waiting = list(rows)
-        if waiting and messages_in(queue) == 0:
-            for pk in waiting:
-                _enqueue(task, pk)
-
-
-def messages_in(queue: str) -> int:
-    """How many messages wait in a queue of the broker."""
-    with app.connection_for_read() as connection:
-        channel: Any = connection.default_channel  # its type does not know the method
-        return int(channel.queue_declare(queue).message_count)
-
-
-def _enqueue(task: str, pk: UUID) -> None:
+def enqueue(task: str, pk: UUID) -> None:
     """Sends the job after the commit. If the broker is away the row waits, and the reaper sends it when it is back."""
 
     def send() -> None:

@@ -98,7 +98,7 @@ ENGINE_ORPHAN_SECONDS = 30.0
 """How long a new attempt waits for the engine of a dead one to leave the run's folder."""
 HEARTBEAT_SECONDS = 2.0
 """How often a supervisor stamps its row and looks what its owner asks."""
-SILENT_SECONDS = 45.0
+SILENT_SECONDS = 20.0
 """Without a heartbeat for so long, work that is shown as running counts as dead."""
 MAX_LOSSES = 3
 """How often work may die without having saved anything new before it is given up."""
@@ -276,5 +276,5 @@ CELERY_TASK_ROUTES = {"webapp.tasks.run_search": {"queue": "gpu"}, "webapp.tasks
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_DISABLE_PREFETCH = True  # a busy worker reserves nothing: the idle one takes it
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
-CELERY_BEAT_SCHEDULE = {"reap": {"task": "webapp.tasks.reap", "schedule": 15.0, "options": {"expires": 15}}}
+CELERY_BEAT_SCHEDULE = {"reap": {"task": "webapp.tasks.reap", "schedule": 5.0, "options": {"expires": 5}}}
 CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "celerybeat-schedule")

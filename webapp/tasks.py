@@ -25,9 +25,12 @@ from nasengine.splits import DataFacts
 from webapp import relay, services
 from webapp.celery import app, worker_is_closing
 from webapp.models import Dataset, Request, Search
+from webapp.reaper import Reaper
 from webapp.selectors import LOG, engine_config, log_file, packed_folder, run_folder
 from webapp.supervisor import Deadlines, Ended, FolderBusy, Wish, folder_lock, supervise
 
+REAPER = Reaper()
+"""What it has seen before is known to this process alone."""
 DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 3
 """Exit codes of the engine."""
 REASON_LENGTH = 2000
@@ -95,8 +98,8 @@ def ingest_dataset(dataset_id: str) -> None:
 @app.task(name="webapp.tasks.reap")
 def reap() -> None:
     """By the clock: nothing that is shown as running is dead, nothing that waits is forgotten."""
-    services.reap()
-    services.resend_lost()
+    REAPER.reap()
+    REAPER.resend_lost()
 
 
 def _run(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -198,54 +197,6 @@ def test_an_interrupted_search_that_was_to_be_cancelled_is(running: Search) -> N
     assert running.state == SearchState.CANCELLED
 
 
-def test_the_reaper_takes_the_silent_and_leaves_the_living(new_search: Callable[..., Search]) -> None:
-    silent, living = new_search(), new_search()
-    for search in (silent, living):
-        services.search_claim(search_id=search.pk)
-    long_ago = timezone.now() - timedelta(minutes=5)
-    Search.objects.filter(pk=silent.pk).update(heartbeat_at=long_ago)
-    services.reap()
-    silent.refresh_from_db()
-    living.refresh_from_db()
-    assert (silent.state, silent.losses) == (SearchState.QUEUED, 1)
-    assert silent.message == "Its worker fell silent. It goes on from its last checkpoint."
-    assert (living.state, living.losses) == (SearchState.RUNNING, 0)
-
-
-def test_the_reaper_packs_again_what_a_dead_worker_left(new_dataset: Callable[..., Dataset]) -> None:
-    dataset = new_dataset()
-    services.dataset_claim(dataset_id=dataset.pk)
-    Dataset.objects.update(heartbeat_at=timezone.now() - timedelta(minutes=5))
-    services.reap()
-    dataset.refresh_from_db()
-    assert (dataset.state, dataset.losses, dataset.message) == (DatasetState.UPLOADED, 1, "Its worker fell silent.")
-
-
-@pytest.mark.parametrize(("messages", "again"), [(0, 1), (3, 0)])
-def test_lost_messages_are_sent_again_only_into_an_empty_queue(
-    messages: int,
-    again: int,
-    new_search: Callable[..., Search],
-    sent: list[tuple[str, str]],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    search = new_search()
-    Search.objects.update(queued_at=timezone.now() - timedelta(minutes=5))
-    sent.clear()
-    monkeypatch.setattr(services, "messages_in", lambda queue: messages)
-    services.resend_lost()
-    assert sent == [(RUN, str(search.pk))] * again
-
-
-def test_what_has_just_been_queued_is_not_sent_again(
-    new_search: Callable[..., Search], sent: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    new_search()
-    monkeypatch.setattr(services, "messages_in", lambda queue: 0)
-    services.resend_lost()
-    assert len(sent) == 1
-
-
 def test_a_broker_that_is_away_does_not_lose_the_search(
     alice: User, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -402,16 +353,6 @@ def test_a_search_moves_as_the_table_says_and_not_otherwise(
             services.search_move(search_id=running.pk, old=old, new=new)
     running.refresh_from_db()
     assert running.state == (new if new in MOVES[old] else old)
-
-
-@pytest.mark.parametrize("state", HELD_STATES)
-def test_what_falls_silent_is_queued_or_paused_whatever_was_asked(running: Search, state: SearchState) -> None:
-    long_ago = timezone.now() - timedelta(hours=1)
-    put_into(running, state, heartbeat_at=long_ago, requested=ASKED.get(state, Request.NONE))
-    services.reap()
-    running.refresh_from_db()
-    assert running.state == (SearchState.PAUSED if state == SearchState.PAUSING else SearchState.QUEUED)
-    assert running.requested == (Request.STOP if state == SearchState.STOPPING else Request.NONE)
 
 
 @pytest.mark.parametrize("state", HELD_STATES)
