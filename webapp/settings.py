@@ -272,7 +272,11 @@ CELERY_TASK_IGNORE_RESULT = True  # the truth is in our own rows
 CELERY_TASK_TRACK_STARTED = True
 CELERY_TASK_ACKS_LATE = False  # what runs again is decided from our rows, never by the broker
 CELERY_TASK_DEFAULT_QUEUE = "cpu"
-CELERY_TASK_ROUTES = {"webapp.tasks.run_search": {"queue": "gpu"}, "webapp.tasks.*": {"queue": "cpu"}}
+CELERY_TASK_ROUTES = {
+    "webapp.tasks.run_search": {"queue": "gpu"},
+    "webapp.tasks.ingest_dataset": {"queue": "cpu"},
+    "webapp.tasks.reap": {"queue": "care"},  # a worker of its own: neither a search nor a large zip holds it up
+}
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_DISABLE_PREFETCH = True  # a busy worker reserves nothing: the idle one takes it
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False

@@ -268,10 +268,11 @@ def test_make_alone_lists_what_there_is(tmp_path: Path) -> None:
 
 def test_the_procfile_names_the_parts_and_their_queues() -> None:
     commands = parts.procfile(ROOT / "Procfile")
-    assert list(commands) == ["web", "gpu", "cpu", "beat"]
+    assert list(commands) == ["web", "gpu", "cpu", "care", "beat"]
     assert "webapp.asgi:application" in commands["web"]
     assert "worker --queues gpu --concurrency 1" in commands["gpu"]
     assert "worker --queues cpu" in commands["cpu"]
+    assert "--queues care" in commands["care"] and "care" not in commands["cpu"], "nothing holds the reaper up"
 
 
 def test_vendor_files_are_copied_once_and_renewed_when_the_package_changes(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ class Parts:
 
     def worker(self, queue: str, *options: str) -> subprocess.Popen[bytes]:
         command = (sys.executable, "-m", "celery", "-A", "webapp.celery", "worker", "-Q", queue, "-c", "1")
-        return self.start(queue, *command, "-n", f"{queue}@test", "-l", "INFO", *options)
+        return self.start(queue, *command, "-n", f"{queue.partition(',')[0]}@test", "-l", "INFO", *options)
 
     def manage(self, *command: str) -> str:
         done = subprocess.run(
@@ -132,7 +132,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
         found.manage("migrate")
         daphne = (sys.executable, "-m", "daphne", "-b", "127.0.0.1", "-p", str(found.port), "webapp.asgi:application")
         found.start("daphne", *daphne)
-        found.worker("cpu", "-B")
+        found.worker("cpu,care", "-B")
         soon(lambda: _is_healthy(found.port), seconds=60)
         yield found
     finally:
