@@ -202,6 +202,8 @@ class StageFinished(Event):
     target: int
     validation: dict[str, float | None]
     seconds: float
+    last: bool = False
+    """Whether the search is over with it."""
 
 
 @dataclass(frozen=True, kw_only=True)

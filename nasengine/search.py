@@ -280,6 +280,8 @@ class _Run:
             self.seconds["search"] = self._elapsed()
             self.since = time.perf_counter()
             self.position = _Position(phase="retrain")
+            if self.early:
+                self._time_anew()
         yield from self._retrainings()
         yield from self._published()
 
@@ -321,7 +323,7 @@ class _Run:
                     continue
                 closing = True
                 yield events.StageFinished(
-                    stage=stage.index, name=stage.name, size=self._size(stage), target=stage.target,
+                    stage=stage.index, name=stage.name, size=self._size(stage), target=stage.target, last=stage.last,
                     validation=self._masked(self._drawn(self._resting(stage))), seconds=time.perf_counter() - started,
                 )  # fmt: skip
             self.position = (
@@ -415,6 +417,9 @@ class _Run:
         """Checks and keeps the network that a stage ends with: for the target of the search, or a further one."""
         gains = {name: gain.detach() for name, gain in self.strategy.gains(self.net).items()}
         found = architecture(self.plan, self.net.kept)
+        above = [metric for metric, bound in stage.bounds.items() if found.size(metric) > bound]
+        if above:  # whatever a strategy decided: never above the target
+            raise EngineError(f"the network that was found has more {above[0]} than was asked for")
         self.members.append(
             {
                 "target": stage.target,
@@ -651,9 +656,13 @@ class _Run:
             self.early += ["search"] * searching + ["comparison"] * bool(self.config.baseline.random)
         if not self.finished and not searching and self.control.finish:
             self.finished = True
-            self.early += ["retraining"]
+            self.early += ["retraining"] * (self.position.stage < len(self.members))
         if len(self.early) > before:
-            self.began, self.resumed_fraction = time.perf_counter(), self._fraction()
+            self._time_anew()
+
+    def _time_anew(self) -> None:
+        """What is left takes another time than what was so far."""
+        self.began, self.resumed_fraction = time.perf_counter(), self._fraction()
 
     def _phase_clock(self) -> str:
         return "search" if self.position.phase == "search" else "retrain"
@@ -667,7 +676,7 @@ class _Run:
     def _fraction(self) -> float:
         """Share of the whole run that is over, by epochs; a retraining epoch counts a third."""
         retrain = self.config.retrain.epochs / 3
-        networks = len(self.look.family) + self.config.baseline.random
+        networks = len(self.look.family) + (0 if self.stopped else self.config.baseline.random)
         total = self.config.search.epochs + retrain * networks
         steps = self.steps if self.position.phase == "search" else self.feeds.all.steps
         part = self.position.epoch + self.position.step / max(1, steps)

@@ -17,6 +17,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.urls import URLPattern
 from ninja import NinjaAPI, Query, Schema, Status
+from ninja.errors import AuthenticationError
 from ninja.security import HttpBearer, django_auth
 from pydantic import Field
 
@@ -29,10 +30,11 @@ from webapp.models import Search
 class Token(HttpBearer):
     """`Authorization: Bearer coppice_...`: a script that acts as whoever made the token."""
 
-    def authenticate(self, request: HttpRequest, token: str) -> User | None:
+    def authenticate(self, request: HttpRequest, token: str) -> User:
         user = services.api_token_user(token=token)
-        if user is not None:
-            request.user = user
+        if user is None:
+            raise AuthenticationError  # whoever shows a token is not asked for a session as well
+        request.user = user
         return user
 
 

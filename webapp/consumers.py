@@ -32,6 +32,7 @@ BAD_QUERY, NOT_SIGNED_IN, NOT_FOUND = 4400, 4401, 4404
 class SearchConsumer(AsyncJsonWebsocketConsumer):
     """One open page of one search."""
 
+    to_owner = True
     sent = 0
     """Number of the last event sent."""
     rewinds = 0
@@ -108,7 +109,7 @@ class SearchConsumer(AsyncJsonWebsocketConsumer):
             await self.close(NOT_SIGNED_IN)
             return None
         feed = await database_sync_to_async(selectors.search_feed)(
-            of=visible, after=self.sent, rewinds=self.rewinds, limit=limit
+            of=visible, after=self.sent, rewinds=self.rewinds, limit=limit, to_owner=self.to_owner
         )
         if feed is None:
             await self.close(NOT_FOUND)
@@ -125,6 +126,8 @@ class SearchConsumer(AsyncJsonWebsocketConsumer):
 
 class SharedConsumer(SearchConsumer):
     """The page of a share link: who has it needs no account."""
+
+    to_owner = False
 
     def _visible(self) -> QuerySet[Search]:
         return selectors.search_shared(self.given["token"])

@@ -46,7 +46,7 @@ def download(request: HttpRequest, path: Path, *, sha256: str) -> HttpResponseBa
     if wanted:
         headers["Content-Range"] = f"bytes {first}-{end - 1}/{size}"
     return StreamingHttpResponse(
-        _chunks(path, first, end),
+        _chunks(path, first, end if request.method == "GET" else first),
         status=206 if wanted else 200,
         content_type=mimetypes.guess_type(path.name)[0] or "application/octet-stream",
         headers={**headers, "Content-Length": str(end - first)},
@@ -58,12 +58,17 @@ def _range(request: HttpRequest, etag: str, size: int) -> tuple[int, int] | None
 
     A range of another version of the file, several ranges at once and what is no range at all mean the whole file.
     """
+    if request.method != "GET":
+        return None
     asked = parse_range_header(request.headers.get("Range"))
     if asked is None or asked.units != "bytes" or len(asked.ranges) != 1:
         return None
     condition = request.headers.get("If-Range")
     if condition and f'"{parse_if_range_header(condition).etag}"' != etag:
         return None
+    start, _ = asked.ranges[0]
+    if start < 0 and size:  # the last bytes, as many as there are
+        return max(0, size + start), size
     return asked.range_for_length(size) or (size, size)
 
 

@@ -1,9 +1,10 @@
-"""Static files under ASGI."""
+"""Static files under ASGI, and where a request comes from."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from whitenoise.middleware import WhiteNoiseMiddleware
 
@@ -24,3 +25,11 @@ class StaticFiles(WhiteNoiseMiddleware):  # type: ignore[misc]  # whitenoise's c
         for key, value in found.headers:
             response[key] = value
         return response
+
+
+def client_address(request: HttpRequest) -> str:
+    """Whoever asks: behind our proxy (HTTPS=1) as it says, which adds its own word last; else as the socket says."""
+    direct: str = request.META.get("REMOTE_ADDR", "")
+    if not settings.HTTPS:
+        return direct
+    return request.headers.get("X-Forwarded-For", direct).rpartition(",")[2].strip()

@@ -256,6 +256,11 @@ class Search(models.Model):
         return " ".join(filter(None, (SearchState(self.state).sentence, self.message)))
 
     @property
+    def plain_sentence(self) -> str:
+        """Without what its engine or its machine said, which is for its owner."""
+        return self.sentence.removesuffix(self.message).rstrip() if self.message else self.sentence
+
+    @property
     def target_text(self) -> str:
         return target_text(self.config["target"])
 

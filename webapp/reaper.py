@@ -20,32 +20,38 @@ from webapp.celery import app
 from webapp.models import HELD_STATES, Dataset, DatasetState, Search, SearchState
 
 SILENT = "Its worker fell silent."
+BEATS_MISSED = 3
+"""So many, and the worker's process is not there: then it is dead, without more patience."""
+LOOKS = 3
+"""Who is asleep while time passes, a stopped virtual machine, looks once more before it judges."""
 
 
 class Watch:
     """Since when things look the same, by a clock that nobody can set."""
 
     def __init__(self) -> None:
-        self.seen: dict[Any, float] = {}
+        self.seen: dict[Any, tuple[float, int]] = {}
 
     def unchanged(self, looks: Iterable[Any], *, seconds: float) -> list[Any]:
-        """Of what is seen now, that which was seen just so that long ago, and at every look since."""
+        """Of what is seen now, that which was seen just so that long ago, and at every look since, some at least."""
         now = time.monotonic()
-        self.seen = {look: self.seen.get(look, now) for look in looks}
-        return [look for look, since in self.seen.items() if now - since >= seconds]
+        before = self.seen
+        self.seen = {look: (before[look][0], before[look][1] + 1) if look in before else (now, 1) for look in looks}
+        return [look for look, (since, times) in self.seen.items() if now - since >= seconds and times >= LOOKS]
 
 
 class Reaper:
     """One for each process that looks after the others."""
 
     def __init__(self) -> None:
-        self.searching, self.packing, self.waiting, self.uploaded = Watch(), Watch(), Watch(), Watch()
+        self.here, self.searching, self.packing, self.waiting, self.uploaded = (Watch() for _ in range(5))
 
     def reap(self) -> None:
         """Queues again what is shown as running but has been silent for too long, or whose worker is dead."""
         held = Search.objects.filter(state__in=HELD_STATES)
         here = held.filter(host=socket.gethostname()).values_list("pk", "attempt", "heartbeat_at", "pid")
-        for pk, attempt, beat, pid in here:
+        patience = BEATS_MISSED * settings.HEARTBEAT_SECONDS
+        for pk, attempt, beat, pid in self.here.unchanged(here, seconds=patience):
             if pid is not None and not psutil.pid_exists(pid):
                 _interrupt(pk, attempt, beat, "Its worker died.")
         looks = held.values_list("pk", "attempt", "heartbeat_at")

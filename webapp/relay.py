@@ -117,6 +117,8 @@ def _summary(said: Sequence[events.Event]) -> dict[str, Any]:
                 changes |= {"stage": event.name, "size": event.size}
             case events.Progress():
                 changes |= {"fraction": event.fraction, "eta_seconds": event.eta_seconds, "size": event.size}
+            case events.StageFinished(last=True):
+                changes |= {"size": event.size, "stage": TRAINING}
             case events.EpochFinished() | events.Committed() | events.StageFinished():
                 changes |= {"size": event.size}
             case events.RetrainEpoch():

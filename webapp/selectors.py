@@ -159,15 +159,18 @@ def log_file(search_id: UUID) -> Path:
     return run_folder(search_id) / LOG
 
 
+def log_text(search: Search) -> bytes:
+    """All that is kept of it: the file that grows and the one before; empty if nothing was said."""
+    newest = log_file(search.pk)
+    files = (newest.with_name(f"{LOG}.1"), newest)
+    return b"".join(file.read_bytes() for file in files if file.exists())
+
+
 def log_tail(search: Search) -> str:
-    """The last lines of its log; empty if nothing was said."""
-    try:
-        with log_file(search.pk).open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
-            last = file.read().decode(errors="replace")
-    except FileNotFoundError:
-        return ""
-    return last if len(last) < TAIL_BYTES else last.partition("\n")[2]
+    """Its last lines."""
+    content = log_text(search)
+    last = content[-TAIL_BYTES:].decode(errors="replace")
+    return last if len(content) <= TAIL_BYTES else last.partition("\n")[2]
 
 
 def searches_of(owner: User) -> QuerySet[Search]:
@@ -188,13 +191,13 @@ def queue_position(search: Search) -> int | None:
     return Search.objects.filter(state=SearchState.QUEUED, queued_at__lt=search.queued_at).count() + 1
 
 
-def state_frame(search: Search) -> dict[str, Any]:
-    """The state of a search as socket and feed tell it."""
+def state_frame(search: Search, *, to_owner: bool) -> dict[str, Any]:
+    """The state of a search as socket and feed tell it; what went wrong is for its owner."""
     return {
         "type": "state",
         "state": search.state,
         "label": search.state_label,
-        "sentence": search.sentence,
+        "sentence": search.sentence if to_owner else search.plain_sentence,
         "finished": search.is_finished,
         "queue_position": queue_position(search),
         "rewinds": len(search.rewinds),
@@ -236,11 +239,14 @@ class Feed:
     state: dict[str, Any]
 
 
-def search_feed(*, of: QuerySet[Search], after: int, rewinds: int, limit: int = FEED_ROWS) -> Feed | None:
+def search_feed(
+    *, of: QuerySet[Search], after: int, rewinds: int, limit: int = FEED_ROWS, to_owner: bool = True
+) -> Feed | None:
     """The next events after `after`, in order; None if the reader may see no search.
 
     Args:
         of: the search that the reader may see: `search_of` or `search_shared`.
+        to_owner: whether the reader is its owner; others are not told what went wrong, and with which files.
         rewinds: how many restarts the reader has been told of; 0 costs a reader who has seen them all some events
             twice, never one too few.
     """
@@ -252,12 +258,21 @@ def search_feed(*, of: QuerySet[Search], after: int, rewinds: int, limit: int = 
     start = after if rewind is None else rewind
     rows = SearchEvent.objects.filter(search=search, seq__gt=start).order_by("seq")
     events = list(rows.values_list("payload", flat=True)[: limit + 1])
-    shown = events[:limit]
+    shown = events[:limit] if to_owner else [_for_others(event) for event in events[:limit]]
     return Feed(
         search_id=search.pk,
         rewind=rewind,
         events=shown,
         last_seq=shown[-1]["seq"] if shown else start,
         more=len(events) > limit,
-        state=state_frame(search),
+        state=state_frame(search, to_owner=to_owner),
     )
+
+
+def _for_others(event: dict[str, Any]) -> dict[str, Any]:
+    match event["kind"]:
+        case "search_failed":
+            return {**event, "error": "", "message": "It ended with an error.", "problems": []}
+        case "data_ready":
+            return {**event, "left_out": []}
+    return event

@@ -131,7 +131,7 @@ def search_resume(*, search: Search) -> None:
     Raises:
         Refused: if it is not paused.
     """
-    if not _queue_again(search, requested=Request.NONE):
+    if not _queue_again(search):
         search.refresh_from_db()
         raise Refused(f"'{search.name}' is {search.state_label.lower()}; only what is paused can be resumed.")
 
@@ -193,15 +193,15 @@ WISHES = {
 """What the owner of a search may ask of it."""
 
 
-def _queue_again(search: Search, *, requested: Request) -> bool:
+def _queue_again(search: Search, **changes: Any) -> bool:
     with transaction.atomic():
         moved = search_move(
             search_id=search.pk,
             old=SearchState.PAUSED,
             new=SearchState.QUEUED,
-            requested=requested,
             message="",
             queued_at=timezone.now(),
+            **changes,
         )
         if moved:
             enqueue("webapp.tasks.run_search", search.pk)

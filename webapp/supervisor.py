@@ -115,8 +115,11 @@ def supervise(
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path, *, seconds: float) -> Iterator[int]:
+def folder_lock(folder: Path, *, seconds: float, goes_on: Callable[[], bool] = lambda: True) -> Iterator[int]:
     """A lock on a run's folder, waited for: the engine of a dead supervisor may still be saving there.
+
+    Args:
+        goes_on: asked while it waits, whether it is to wait any longer.
 
     Raises:
         FolderBusy: if it stays locked.
@@ -130,7 +133,7 @@ def folder_lock(folder: Path, *, seconds: float) -> Iterator[int]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline or not goes_on():
                     raise FolderBusy(f"another engine still uses {folder}") from None
                 time.sleep(0.1)
         yield descriptor
@@ -219,7 +222,7 @@ class _Child:
         return "\n".join(line[:TAIL_WIDTH] for line in self.last)
 
     def _escalation(self, wish: Wish) -> Iterator[None]:
-        if wish in (Wish.STOP, Wish.FINISH):  # it takes as long as it takes: there is a network to train or to write
+        if wish in (Wish.STOP, Wish.FINISH, Wish.PAUSE):  # it takes as long as it takes: something is to be kept
             self._say(wish.name.lower())
             return
         if wish < Wish.DIE:

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -54,15 +55,19 @@ def run_search(search_id: str) -> None:
         services.search_fail(search_id=search.pk, attempt=search.attempt, message=str(error), problems=error.problems)
         return
     said_last: list[events.Event] = []
+
+    def ask() -> Wish:
+        return _wish(services.search_beat(search_id=search.pk, attempt=search.attempt))
+
     try:
-        with folder_lock(folder, seconds=settings.ENGINE_ORPHAN_SECONDS) as lock:
+        with folder_lock(folder, seconds=settings.ENGINE_ORPHAN_SECONDS, goes_on=_beating(ask)) as lock:
             (folder / "config.json").write_text(config)
             ended = _run(
                 ["search", str(folder / "config.json"), "--out", str(folder), "--supervised"],
                 lock=lock,
                 log=log_file(search.pk),
                 hear=lambda lines: _store(search, lines, said_last),
-                ask=lambda: _wish(services.search_beat(search_id=search.pk, attempt=search.attempt)),
+                ask=ask,
             )
     except FolderBusy:
         services.search_interrupt(search_id=search.pk, attempt=search.attempt, reason=BUSY, is_loss=True)
@@ -79,15 +84,19 @@ def ingest_dataset(dataset_id: str) -> None:
     folder = packed_folder(dataset.pk)
     zip_file = Path(settings.MEDIA_ROOT) / dataset.file
     said: dict[str, events.Event] = {}
+
+    def ask() -> Wish:
+        return _wish(Request.NONE if _beats(dataset) else None)
+
     command = ["pack", "--dataset", "zip", "--path", str(zip_file), "--image-size", str(settings.UPLOAD_IMAGE_SIZE)]
     try:
-        with folder_lock(folder, seconds=settings.ENGINE_ORPHAN_SECONDS) as lock:
+        with folder_lock(folder, seconds=settings.ENGINE_ORPHAN_SECONDS, goes_on=_beating(ask)) as lock:
             ended = _run(
                 [*command, "--out", str(folder)],
                 lock=lock,
                 log=folder / LOG,
                 hear=lambda lines: _note_packing(dataset, lines, said),
-                ask=lambda: _wish(Request.NONE if _beats(dataset) else None),
+                ask=ask,
             )
     except FolderBusy:
         services.dataset_interrupt(dataset_id=dataset.pk, attempt=dataset.attempt, reason=BUSY, is_loss=True)
@@ -122,6 +131,20 @@ def _run(
                 kill=settings.ENGINE_KILL_SECONDS,
             ),
         )
+
+
+def _beating(ask: Callable[[], Wish]) -> Callable[[], bool]:
+    """Shows signs of life while it waits for a folder; whether there is still something to wait for."""
+    next_ask = time.monotonic()
+
+    def goes_on() -> bool:
+        nonlocal next_ask
+        if time.monotonic() < next_ask:
+            return True
+        next_ask = time.monotonic() + settings.HEARTBEAT_SECONDS
+        return ask() < Wish.CANCEL
+
+    return goes_on
 
 
 def _wish(requested: Request | None) -> Wish:

@@ -26,9 +26,6 @@ from webapp.forms import NewSearchForm, ShareForm, TokenForm, UploadForm
 from webapp.models import RESULT, ApiToken, Dataset, Search
 
 PAGE_SIZE = 25
-FRESH_TOKEN = "fresh_token"
-FRESH_LINK = "fresh_link_"
-"""Where a session keeps a new API token, and a new link of a search, until their page was shown."""
 
 
 class OwnedRequest(HttpRequest):
@@ -84,7 +81,6 @@ def search_detail(request: OwnedRequest, pk: UUID) -> HttpResponse:
         "log_tail": selectors.log_tail(search),
         "share_links": selectors.share_links_of(search),
         "share_form": ShareForm(),
-        "fresh_link": request.session.pop(f"{FRESH_LINK}{search.pk}", None),
     }
     return render(request, "searches/detail.html", context)
 
@@ -96,12 +92,12 @@ def search_events(request: OwnedRequest, pk: UUID) -> JsonResponse:
     return _fed(request, selectors.search_of(request.user.pk, pk))
 
 
-def _fed(request: HttpRequest, visible: QuerySet[Search]) -> JsonResponse:
+def _fed(request: HttpRequest, visible: QuerySet[Search], *, to_owner: bool = True) -> JsonResponse:
     try:
         after, rewinds = (max(0, int(request.GET.get(name) or 0)) for name in ("after", "rewinds"))
     except ValueError:
         return JsonResponse({"message": "after and rewinds are whole numbers, such as ?after=12&rewinds=0"}, status=400)
-    feed = selectors.search_feed(of=visible, after=after, rewinds=rewinds)
+    feed = selectors.search_feed(of=visible, after=after, rewinds=rewinds, to_owner=to_owner)
     if feed is None:
         raise Http404
     return JsonResponse(
@@ -115,7 +111,7 @@ def _fed(request: HttpRequest, visible: QuerySet[Search]) -> JsonResponse:
     )
 
 
-def _shown(search: Search, socket: str, events: str) -> dict[str, Any]:
+def _shown(search: Search, socket: str, events: str, *, to_owner: bool = True) -> dict[str, Any]:
     """What its owner and whoever has a link to it see of a search."""
     feed = {
         "id": str(search.pk),
@@ -123,12 +119,13 @@ def _shown(search: Search, socket: str, events: str) -> dict[str, Any]:
         "socket": socket,
         "events": events,
         "charts": CHARTS,
-        "state": selectors.state_frame(search),
+        "state": selectors.state_frame(search, to_owner=to_owner),
     }
     return {"search": search, "config": search.config, "feed": feed, "report": search.report}
 
 
 @require_POST
+@never_cache
 def search_share(request: OwnedRequest, pk: UUID) -> HttpResponse:
     search = get_object_or_404(Search, pk=pk, owner=request.user)
     form = ShareForm(request.POST)
@@ -139,9 +136,9 @@ def search_share(request: OwnedRequest, pk: UUID) -> HttpResponse:
         token = services.search_share(search=search, days=form.cleaned_data["days"])
     except services.Refused as refusal:
         messages.error(request, str(refusal))
-    else:
-        request.session[f"{FRESH_LINK}{pk}"] = request.build_absolute_uri(reverse("shared", args=[token]))
-    return redirect(search)
+        return redirect(search)
+    link = request.build_absolute_uri(reverse("shared", args=[token]))
+    return render(request, "searches/link.html", {"search": search, "link": link, "days": form.cleaned_data["days"]})
 
 
 @require_POST
@@ -158,7 +155,7 @@ def share_link_revoke(request: OwnedRequest, pk: UUID, number: int) -> HttpRespo
 def shared(request: HttpRequest, token: str) -> HttpResponse:
     """One search, to look at, for whoever has the link."""
     search = get_object_or_404(selectors.search_shared(token))
-    context = _shown(search, f"/ws/shared/{token}/", reverse("shared_events", args=[token]))
+    context = _shown(search, f"/ws/shared/{token}/", reverse("shared_events", args=[token]), to_owner=False)
     family = selectors.family_rows(search, ())
     answer = render(request, "searches/detail.html", {**context, "is_shared": True, "family": family})
     answer["X-Robots-Tag"] = "noindex"
@@ -169,7 +166,7 @@ def shared(request: HttpRequest, token: str) -> HttpResponse:
 @require_safe
 @never_cache
 def shared_events(request: HttpRequest, token: str) -> JsonResponse:
-    return _fed(request, selectors.search_shared(token))
+    return _fed(request, selectors.search_shared(token), to_owner=False)
 
 
 @require_POST
@@ -209,10 +206,9 @@ def search_file(request: OwnedRequest, pk: UUID, name: str) -> HttpResponseBase:
 def search_log(request: OwnedRequest, pk: UUID) -> HttpResponse:
     """What its engines have said on stderr, as text."""
     search = get_object_or_404(Search, pk=pk, owner=request.user)
-    try:
-        content = selectors.log_file(search.pk).read_bytes()
-    except FileNotFoundError:
-        raise Http404 from None
+    content = selectors.log_text(search)
+    if not content:
+        raise Http404
     named = {"Content-Disposition": f'attachment; filename="{search.pk}.log"'}
     return HttpResponse(content, content_type="text/plain; charset=utf-8", headers=named)
 
@@ -275,16 +271,14 @@ def dataset_thumbnail(request: OwnedRequest, pk: UUID, name: str) -> HttpRespons
 @never_cache
 def tokens(request: OwnedRequest) -> HttpResponse:
     """One's own tokens; a new one is shown once."""
-    form = TokenForm(request.POST) if request.method == "POST" else TokenForm()
+    form, fresh = TokenForm(request.POST) if request.method == "POST" else TokenForm(), ""
     if form.is_bound and form.is_valid():
         try:
             token = services.api_token_create(user=request.user, name=form.cleaned_data["name"])
         except services.Refused as refusal:
             form.add_error("name", str(refusal))
         else:
-            request.session[FRESH_TOKEN] = token
-            return redirect("tokens")
-    fresh = request.session.pop(FRESH_TOKEN, None)
+            fresh, form = token, TokenForm()
     context = {
         "form": form,
         "tokens": ApiToken.objects.filter(user=request.user),

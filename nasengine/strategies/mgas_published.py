@@ -108,7 +108,7 @@ class PublishedMGAS(MGAS):
     def decide(self, net: Supernet, moment: Moment, point: Point, batches: Sequence[Batch]) -> list[Decision]:
         if point == "regrow":
             return self._drawn_again(net, moment)
-        if bool(self.probing):
+        if bool(self.probing) and not moment.stage.fits:
             return [Decision(kept=dict(net.kept))]  # the masks were frozen, so nothing died
         net.store()
         scores, thresholds, margins = self._margins(net)

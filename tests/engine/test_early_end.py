@@ -19,6 +19,7 @@ from nasengine.errors import Interrupted
 from nasengine.outlook import plan_of
 from nasengine.search import search
 from nasengine.splits import builtin_facts
+from nasengine.strategies import mgas_published
 from nasengine.supernet import architecture
 
 SAME = ("architecture.json", "model.safetensors", "model.onnx")
@@ -165,6 +166,38 @@ def test_stop_while_a_random_network_is_trained_drops_the_comparison(
     assert bytes_of(tmp_path) == bytes_of(whole.folder), "the found network was trained by then"
     report = report_of(run)
     assert report["ended_early"] == ["comparison"] and report["baseline"] is None
+
+
+def test_finish_while_a_random_network_is_trained_leaves_the_found_one_whole(
+    whole_of: Callable[[str], Whole], tmp_path: Path
+) -> None:
+    whole = whole_of("limits")
+    run = ran(tmp_path, Early(finish=whole.looks - 3), VARIANTS["limits"])
+    assert bytes_of(tmp_path) == bytes_of(whole.folder) and report_of(run)["ended_early"] == ["comparison"]
+
+
+def test_a_stop_while_a_published_search_only_looks_on_still_fits_the_network(tmp_path: Path) -> None:
+    """Its probe: an epoch with frozen masks after which nothing is cut."""
+    changes = {
+        "strategy.recipe": "published", "strategy.cuts": [1, 2], "space.cells": 3, "search.epochs": 30,
+        "retrain.epochs": 1, "data.limit": 100,
+    }  # fmt: skip
+    seen: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        make = mgas_published.strategy
+
+        def made(*arguments: Any) -> Any:
+            seen["strategy"] = make(*arguments)
+            return seen["strategy"]
+
+        patch.setattr(mgas_published, "strategy", made)
+        control = Told()
+        for event in search(configuration(changes), tmp_path, control=control):
+            if isinstance(event, events.CheckpointSaved) and bool(seen["strategy"].probing):
+                control.stop = True
+            seen.setdefault("said", []).append(event)
+    assert control.stop, "it never looked on"
+    sound(Whole(tmp_path, seen["said"], 0))
 
 
 def test_a_whole_run_did_not_end_early(whole_of: Callable[[str], Whole]) -> None:

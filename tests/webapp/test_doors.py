@@ -15,13 +15,15 @@ from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import User
-from django.test import Client
+from django.test import Client, RequestFactory
 from django.urls import URLPattern, get_resolver, reverse
 from django.utils import timezone
 
-from tests.webapp.cast import config, progress, say
+from nasengine import events
+from tests.webapp.cast import config, progress, put_into, say
 from webapp import selectors, services
-from webapp.models import ApiToken, Artifact, Dataset, Search, ShareLink
+from webapp.middleware import client_address
+from webapp.models import ApiToken, Artifact, Dataset, Search, SearchState, ShareLink
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -164,11 +166,12 @@ def test_a_session_needs_the_csrf_token_that_a_script_does_not(alice: User) -> N
     assert not Search.objects.exists()
 
 
-def test_a_revoked_token_opens_nothing(client: Client, things: Things) -> None:
+def test_a_revoked_token_opens_nothing(things: Things) -> None:
+    strict = Client(enforce_csrf_checks=True)
     services.api_token_revoke(token=things.token)
     for _, route in ROUTES:
         for method in ("GET", "POST") if route.startswith(("/api/v1/s", "/api/v1/d")) and "docs" not in route else ():
-            answer = client.generic(method, things.at(route), headers=bearer(things.secret))
+            answer = strict.generic(method, things.at(route), headers=bearer(things.secret))
             assert answer.status_code in (401, 405), route
     assert things.untouched()
 
@@ -177,7 +180,7 @@ def test_a_token_of_somebody_who_was_shut_out_opens_nothing(client: Client, alic
     assert client.get("/api/v1/searches", headers=bearer(things.secret)).status_code == 200
     User.objects.filter(pk=alice.pk).update(is_active=False)
     assert client.get("/api/v1/searches", headers=bearer(things.secret)).status_code == 401
-    for guess in ("", "coppice_", "coppice_guess", things.token.token_hash):
+    for guess in ("coppice_", "coppice_guess", things.token.token_hash):
         assert client.get("/api/v1/searches", headers=bearer(guess)).status_code == 401
 
 
@@ -193,7 +196,7 @@ def test_a_token_is_shown_once_and_only_its_hash_is_kept(page: Client) -> None:
     url = reverse("tokens")
     assert "No tokens yet" in page.get(url).content.decode()
     assert "say what it is for" in page.post(url, {"name": " "}).content.decode()
-    shown = page.post(url, {"name": "nightly"}, follow=True).content.decode()
+    shown = page.post(url, {"name": "nightly"}).content.decode()
     (token,) = set(re.findall(r"coppice_[\w-]{43}", shown))
     assert token not in page.get(url).content.decode()
     assert token not in str(list(ApiToken.objects.values()))
@@ -239,6 +242,17 @@ def test_a_link_shows_its_search_and_nothing_else_to_whoever_has_it(client: Clie
     assert things.untouched()
 
 
+def test_a_link_does_not_tell_what_went_wrong_on_the_machine(client: Client, page: Client, things: Things) -> None:
+    secret = "error: /srv/coppice/media/runs is full"
+    say(things.search, events.SearchFailed(seq=0, error="OSError", message=secret, problems=[["data.path", secret]]))
+    put_into(things.search, SearchState.FAILED, message=secret, problems=[["data.path", secret]])
+    assert secret in page.get(things.search.url).content.decode()
+    url = f"/shared/{things.shared}/"
+    for shown in (client.get(url).content.decode(), client.get(f"{url}events/").content.decode()):
+        assert "/srv" not in shown and "data.path" not in shown and "Ended without a result." in shown
+    assert "its owner knows more" in client.get(url).content.decode()
+
+
 @pytest.mark.parametrize("path", ["", "events/"])
 def test_a_link_that_was_revoked_or_is_too_old_was_never_there(client: Client, things: Things, path: str) -> None:
     never = told(client, "GET", f"/shared/guessed/{path}")
@@ -256,9 +270,10 @@ def test_a_link_that_was_revoked_or_is_too_old_was_never_there(client: Client, t
 
 def test_links_are_made_shown_once_and_revoked_on_the_page(page: Client, things: Things) -> None:
     share, url = reverse("search_share", args=[things.search.pk]), things.search.url
-    shown = page.post(share, {"days": "30"}, follow=True).content.decode()
+    shown = page.post(share, {"days": "30"}).content.decode()
     (link,) = set(re.findall(r"http://testserver(/shared/[\w-]{43}/)", shown))
-    assert "(2 links)" in shown and link not in page.get(url).content.decode()
+    again = page.get(url).content.decode()
+    assert "(2 links)" in again and link not in again
     assert link.split("/")[2] not in str(list(ShareLink.objects.values()))
     assert Client().get(link).status_code == 200
     newest = things.search.share_links.latest("pk")
@@ -321,6 +336,15 @@ def test_who_guesses_passwords_has_to_wait_and_others_need_not(client: Client, a
     assert client.post(url, {"username": "bob", "password": "bob-knows"}).status_code == 302
     elsewhere = Client(REMOTE_ADDR="10.0.0.9")
     assert elsewhere.post(url, {"username": "alice", "password": "alice-knows"}).status_code == 302
+
+
+def test_behind_a_proxy_its_word_counts_and_only_the_last_of_it(settings: Any) -> None:
+    """What stands before was sent by whoever asks."""
+    requests = RequestFactory(REMOTE_ADDR="10.0.0.1", headers={"X-Forwarded-For": "1.2.3.4, 5.6.7.8"})
+    assert client_address(requests.get("/")) == "10.0.0.1"
+    settings.HTTPS = True
+    assert client_address(requests.get("/")) == "5.6.7.8"
+    assert client_address(RequestFactory(REMOTE_ADDR="10.0.0.1").get("/")) == "10.0.0.1"
 
 
 def test_who_remembers_in_time_starts_anew(client: Client, alice: User) -> None:

@@ -69,6 +69,13 @@ def test_a_cut_download_goes_on_and_is_whole(path: Path, cut: int) -> None:
 
 def test_the_last_bytes_can_be_asked_for(path: Path) -> None:
     assert got(path, Range="bytes=-5")[1] == CONTENT[-5:]
+    answer, body = got(path, Range=f"bytes=-{5 * len(CONTENT)}")
+    assert (answer.status_code, body) == (206, CONTENT), "as many as there are"
+
+
+def test_a_question_for_the_headers_reads_no_file(path: Path) -> None:
+    answer, body = got(path, method="HEAD", Range="bytes=5-9")
+    assert (answer.status_code, body, answer["Content-Length"]) == (200, b"", str(len(CONTENT)))
 
 
 def test_another_version_of_the_file_is_sent_whole(path: Path) -> None:

@@ -24,6 +24,13 @@ pytestmark = pytest.mark.django_db(transaction=True)
 RUN = "webapp.tasks.run_search"
 
 
+def looked_at(watcher: Reaper, clock: Clock, seconds: float) -> None:
+    """Looks now, so much later, and in between."""
+    for pause in (0, seconds / 2, seconds / 2):
+        clock.now += pause
+        watcher.reap()
+
+
 class Clock:
     """The one that nobody can set."""
 
@@ -46,12 +53,13 @@ def test_a_watch_names_what_was_seen_at_every_look_for_so_long(looks: list[tuple
     watch, now = Watch(), 0.0
     before = time.monotonic
     try:
-        since: dict[int, float] = {}
+        since: dict[int, list[float]] = {}
         for pause, seen in looks:
             now += pause
             reaper.time.monotonic = lambda: now  # noqa: B023 -- read at once
-            since = {thing: since.get(thing, now) for thing in seen}
-            assert set(watch.unchanged(seen, seconds=5)) == {thing for thing in seen if now - since[thing] >= 5}
+            since = {thing: [*since.get(thing, []), now] for thing in seen}
+            old = {thing for thing in seen if now - since[thing][0] >= 5 and len(since[thing]) >= reaper.LOOKS}
+            assert set(watch.unchanged(seen, seconds=5)) == old
     finally:
         reaper.time.monotonic = before
 
@@ -81,36 +89,59 @@ def test_a_clock_that_is_set_makes_nobody_look_dead_or_alive(
     watcher, now = Reaper(), timezone.now()
     watcher.reap()
     monkeypatch.setattr(timezone, "now", lambda: now + timedelta(hours=hours))
-    for _ in range(5):  # it goes on beating
+    for _ in range(6):  # it goes on beating
         clock.now += settings.SILENT_SECONDS / 4
         monkeypatch.setattr(timezone, "now", lambda: now + timedelta(hours=hours, seconds=clock.now))
         services.search_beat(search_id=running.pk, attempt=1)
         watcher.reap()
     running.refresh_from_db()
     assert running.state == SearchState.RUNNING
-    clock.now += settings.SILENT_SECONDS  # and stops
-    watcher.reap()
+    looked_at(watcher, clock, settings.SILENT_SECONDS)  # and stops
     running.refresh_from_db()
     assert running.state == SearchState.QUEUED
 
 
-def test_a_dead_worker_of_this_machine_is_found_at_the_first_look(running: Search) -> None:
+def test_a_dead_worker_of_this_machine_is_found_long_before_its_silence_says_so(
+    running: Search, clock: Clock, settings: Any
+) -> None:
     process = subprocess.Popen([sys.executable, "-c", "pass"])
     process.wait()
     Search.objects.update(pid=process.pid)
-    Reaper().reap()
+    patience = reaper.BEATS_MISSED * settings.HEARTBEAT_SECONDS
+    assert patience < settings.SILENT_SECONDS / 2
+    looked_at(Reaper(), clock, patience)
     running.refresh_from_db()
     assert (running.state, running.losses) == (SearchState.QUEUED, 1)
     assert running.message == "Its worker died. It goes on from its last checkpoint."
 
 
-def test_a_number_of_a_process_says_nothing_about_another_machine(running: Search) -> None:
+@pytest.mark.parametrize("beats", [True, False])
+def test_a_number_of_a_process_says_nothing_about_another_machine(
+    running: Search, clock: Clock, settings: Any, beats: bool
+) -> None:
+    """Nor about a container of the same name, whose worker beats."""
     process = subprocess.Popen([sys.executable, "-c", "pass"])
     process.wait()
-    Search.objects.update(pid=process.pid, host="another")
-    Reaper().reap()
+    Search.objects.update(pid=process.pid, **({} if beats else {"host": "another"}))
+    watcher = Reaper()
+    for _ in range(4):
+        watcher.reap()
+        clock.now += settings.SILENT_SECONDS / 4.5
+        if beats:
+            services.search_beat(search_id=running.pk, attempt=1)
     running.refresh_from_db()
     assert running.state == SearchState.RUNNING and running.pid != os.getpid()
+
+
+def test_who_slept_looks_again_before_it_judges(running: Search, clock: Clock, settings: Any) -> None:
+    watcher = Reaper()
+    watcher.reap()
+    clock.now += 10 * settings.SILENT_SECONDS  # the whole machine stood still
+    watcher.reap()
+    services.search_beat(search_id=running.pk, attempt=1)
+    watcher.reap()
+    running.refresh_from_db()
+    assert running.state == SearchState.RUNNING
 
 
 @pytest.mark.parametrize("state", HELD_STATES)
@@ -119,10 +150,7 @@ def test_what_falls_silent_is_queued_or_paused_as_was_asked(
 ) -> None:
     asked = {SearchState.PAUSING: Request.PAUSE, SearchState.STOPPING: Request.STOP}.get(state, Request.NONE)
     put_into(running, state, requested=asked)
-    watcher = Reaper()
-    watcher.reap()
-    clock.now += settings.SILENT_SECONDS
-    watcher.reap()
+    looked_at(Reaper(), clock, settings.SILENT_SECONDS)
     running.refresh_from_db()
     assert running.state == (SearchState.PAUSED if state == SearchState.PAUSING else SearchState.QUEUED)
     assert running.requested == (Request.STOP if state == SearchState.STOPPING else Request.NONE)
@@ -142,10 +170,7 @@ def test_the_reaper_packs_again_what_a_dead_worker_left(
 ) -> None:
     dataset = new_dataset()
     services.dataset_claim(dataset_id=dataset.pk)
-    watcher = Reaper()
-    watcher.reap()
-    clock.now += settings.SILENT_SECONDS
-    watcher.reap()
+    looked_at(Reaper(), clock, settings.SILENT_SECONDS)
     dataset.refresh_from_db()
     assert (dataset.state, dataset.losses, dataset.message) == (DatasetState.UPLOADED, 1, "Its worker fell silent.")
 
@@ -166,6 +191,7 @@ def test_lost_messages_are_sent_again_only_into_an_empty_queue(
     watcher = Reaper()
     watcher.resend_lost()
     assert not sent, "its message may be on its way"
-    clock.now += settings.RESEND_SECONDS
-    watcher.resend_lost()
+    for _ in range(2):
+        clock.now += settings.RESEND_SECONDS
+        watcher.resend_lost()
     assert sent == [(RUN, str(search.pk))] * again

@@ -375,6 +375,28 @@ def test_stop_of_a_search_that_trains_already_says_so(running: Search) -> None:
     assert (running.state, running.requested) == (SearchState.STOPPING, Request.FINISH)
 
 
+def test_a_stop_outlives_a_pause(running: Search) -> None:
+    put_into(running, SearchState.QUEUED, requested=Request.STOP)
+    services.search_pause(search=running)
+    services.search_resume(search=running)
+    again = services.search_claim(search_id=running.pk)
+    assert again is not None
+    again.refresh_from_db()
+    assert (again.state, again.requested) == (SearchState.STOPPING, Request.STOP)
+
+
+def test_a_search_counts_as_training_from_the_end_of_its_last_stage(running: Search) -> None:
+    def finished(seq: int, *, last: bool) -> events.StageFinished:
+        return events.StageFinished(seq=seq, stage=1, name="a", size=5, target=6, validation={}, seconds=1.0, last=last)
+
+    say(running, finished(1, last=False))
+    running.refresh_from_db()
+    assert not running.is_training
+    say(running, finished(2, last=True))
+    running.refresh_from_db()
+    assert running.is_training and running.size == 5
+
+
 def test_stop_of_a_search_that_has_not_begun_is_refused(new_search: Callable[..., Search]) -> None:
     with pytest.raises(services.Refused, match="'digits' has not begun, so there is nothing to keep; cancel it"):
         services.search_stop(search=new_search())

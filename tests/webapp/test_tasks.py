@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,7 @@ def test_a_log_is_bounded(new_search: Callable[..., Search], monkeypatch: pytest
     assert [file.name for file in files] == ["engine.log", "engine.log.1"]
     assert all(file.stat().st_size <= 10_000 for file in files)
     tail = selectors.log_tail(search)
+    assert len(page.get(f"{search.url}log").content) == sum(file.stat().st_size for file in files)
     assert tail.splitlines()[-1].endswith("word 999") and len(tail) <= selectors.TAIL_BYTES
     assert re.match(r"\d{4}-", tail), "whole lines"
 
@@ -230,11 +232,14 @@ def test_pause_frees_the_worker_and_resume_starts_a_new_attempt(
 def test_a_search_whose_engine_dies_while_it_is_paused_is_paused_all_the_same(
     new_search: Callable[..., Search], in_background: Callable[..., threading.Thread], settings: Any
 ) -> None:
-    settings.ENGINE_SAVE_SECONDS = settings.ENGINE_KILL_SECONDS = 0.2
+    settings.ENGINE_SAVE_SECONDS = settings.ENGINE_KILL_SECONDS = 0.1
     search = new_search(name="is stubborn")
     worker = in_background(tasks.run_search, str(search.pk))
     soon(lambda: seqs(search))
     services.search_pause(search=search)
+    time.sleep(0.5)
+    assert worker.is_alive(), "what saves is not killed, however long it takes"
+    os.kill(starts(search)[0], 9)
     worker.join(timeout=20)
     search.refresh_from_db()
     assert (search.state, search.requested) == (SearchState.PAUSED, Request.NONE)
@@ -375,6 +380,20 @@ def test_a_folder_that_an_engine_still_uses_is_left_alone(new_search: Callable[.
     assert not starts(search)
     assert search.message.startswith("The engine of an earlier attempt does not let go of its folder.")
     assert search.state == SearchState.QUEUED
+
+
+def test_who_waits_for_a_folder_beats_and_hears(
+    new_search: Callable[..., Search], in_background: Callable[..., threading.Thread]
+) -> None:
+    search = new_search(name="finishes")
+    with folder_lock(selectors.run_folder(search.pk), seconds=1):
+        worker = in_background(tasks.run_search, str(search.pk))
+        first = soon(lambda: Search.objects.get().heartbeat_at)
+        soon(lambda: Search.objects.get().heartbeat_at != first)
+        services.search_cancel(search=search)
+        worker.join(timeout=20)
+    search.refresh_from_db()
+    assert search.state == SearchState.CANCELLED and not starts(search)
 
 
 def test_the_folder_stays_locked_while_an_engine_lives_that_lost_its_supervisor(tmp_path: Path) -> None:

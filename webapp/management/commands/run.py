@@ -41,7 +41,8 @@ class Command(BaseCommand):
 
 def _run() -> None:
     data, port = settings.DATA_DIR, settings.PORT
-    address = f"http://127.0.0.1:{port}"
+    name = _own_name()
+    address = f"https://{name}" if settings.HTTPS else f"http://{name}:{port}"
     redis_url = os.environ.get("REDIS_URL")
     launch.require_folder(data)
     with launch.alone(data, address):
@@ -55,7 +56,15 @@ def _run() -> None:
         token = services.sign_in_link_create(user=services.local_owner())
         commands = parts.procfile(settings.BASE_DIR / "Procfile")
         greeting = GREETING.format(link=address + reverse("sign_in", args=[token]), data=data)
-        asyncio.run(parts.run_together(commands, _environment(redis_url), data=data, port=port, greeting=greeting))
+        asyncio.run(
+            parts.run_together(commands, _environment(redis_url), data=data, port=port, name=name, greeting=greeting)
+        )
+
+
+def _own_name() -> str:
+    """A name that this site answers to."""
+    names = [host.removeprefix(".") for host in settings.ALLOWED_HOSTS if host != "*"]
+    return "127.0.0.1" if "127.0.0.1" in names or not names else names[0]
 
 
 def _migrate() -> None:
