@@ -179,8 +179,8 @@ def test_finish_while_a_random_network_is_trained_leaves_the_found_one_whole(
 def test_a_stop_while_a_published_search_only_looks_on_still_fits_the_network(tmp_path: Path) -> None:
     """Its probe: an epoch with frozen masks after which nothing is cut."""
     changes = {
-        "strategy.recipe": "published", "strategy.cuts": [1, 2], "space.cells": 3, "search.epochs": 30, "target.value": "25%",
-        "retrain.epochs": 1, "data.limit": 100,
+        "strategy.recipe": "published", "strategy.cuts": [1, 2], "space.cells": 3, "search.epochs": 30,
+        "target.value": "25%", "retrain.epochs": 1, "data.limit": 100,
     }  # fmt: skip
     seen: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
