@@ -56,14 +56,15 @@ def procfile(path: Path) -> dict[str, str]:
 
 
 async def run_together(
-    commands: Mapping[str, str], environment: Mapping[str, str], *, data: Path, port: int, name: str, greeting: str
+    commands: Mapping[str, str], environment: Mapping[str, str], *, data: Path, port: int, host: str, greeting: str
 ) -> None:
     """Start all parts, greet when the web server answers, and stay until a signal asks to end.
 
     Args:
         environment: of the parts. Without REDIS_URL in it they get a Redis that lives as long as they do.
         data: where that Redis writes its log.
-        port: where `/healthz` is asked, and under which name.
+        port: where `/healthz` is asked.
+        host: the name that it is asked under.
 
     Raises:
         CannotStart: if a part ended by itself or did not come up; by then everything has ended.
@@ -81,7 +82,7 @@ async def run_together(
             for name, command in commands.items():
                 group.create_task(crew.watch(name, await crew.start(name, command)))
             await _until(
-                lambda: _is_healthy(port, name), READY_SECONDS, "the web server does not answer; its lines are above"
+                lambda: _is_healthy(port, host), READY_SECONDS, "the web server does not answer; its lines are above"
             )
             crew.greet(greeting)
     except* CannotStart as reasons:
@@ -232,10 +233,10 @@ def _listens(port: int) -> bool:
     return False
 
 
-def _is_healthy(port: int, name: str) -> bool:
+def _is_healthy(port: int, host: str) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
-        connection.request("GET", "/healthz", headers={"Host": name})
+        connection.request("GET", "/healthz", headers={"Host": host})
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False

@@ -24,7 +24,7 @@ import pytest
 
 from webapp import launch, parts
 from webapp.launch import CannotStart
-from webapp.management.commands import fetch_assets
+from webapp.management.commands import fetch_assets, run
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_SECONDS = 90
@@ -273,6 +273,20 @@ def test_the_procfile_names_the_parts_and_their_queues() -> None:
     assert "worker --queues gpu --concurrency 1" in commands["gpu"]
     assert "worker --queues cpu" in commands["cpu"]
     assert "--queues care" in commands["care"] and "care" not in commands["cpu"], "nothing holds the reaper up"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "host"),
+    [
+        (["localhost", "127.0.0.1"], "127.0.0.1"),
+        (["coppice.example"], "coppice.example"),
+        ([".coppice.example", "*"], "coppice.example"),
+        (["*"], "127.0.0.1"),
+    ],
+)
+def test_the_site_is_asked_under_a_name_that_it_answers_to(hosts: list[str], host: str, settings: Any) -> None:
+    settings.ALLOWED_HOSTS = hosts
+    assert run._own_name() == host
 
 
 def test_vendor_files_are_copied_once_and_renewed_when_the_package_changes(tmp_path: Path) -> None:

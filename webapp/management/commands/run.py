@@ -41,8 +41,8 @@ class Command(BaseCommand):
 
 def _run() -> None:
     data, port = settings.DATA_DIR, settings.PORT
-    name = _own_name()
-    address = f"https://{name}" if settings.HTTPS else f"http://{name}:{port}"
+    host = _own_name()
+    address = f"https://{host}" if settings.HTTPS else f"http://{host}:{port}"
     redis_url = os.environ.get("REDIS_URL")
     launch.require_folder(data)
     with launch.alone(data, address):
@@ -57,7 +57,7 @@ def _run() -> None:
         commands = parts.procfile(settings.BASE_DIR / "Procfile")
         greeting = GREETING.format(link=address + reverse("sign_in", args=[token]), data=data)
         asyncio.run(
-            parts.run_together(commands, _environment(redis_url), data=data, port=port, name=name, greeting=greeting)
+            parts.run_together(commands, _environment(redis_url), data=data, port=port, host=host, greeting=greeting)
         )
 
 
