@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -390,6 +391,7 @@ def test_when_the_launcher_is_killed_its_parts_end_too(tmp_path: Path) -> None:
 TOGETHER = """
 import asyncio, json, os, sys
 from pathlib import Path
+from typing import Any
 from webapp import launch, parts
 parts.READY_SECONDS, parts.SAVE_SECONDS, parts.KILL_SECONDS = json.loads(sys.argv[2])
 together = parts.run_together(
