@@ -3,9 +3,10 @@
 A fixed part of CIFAR-10's training images, the same training for every network (from fresh weights, same epochs),
 scored on the 10,000 test images. Each row is written when it is done; started again, it goes on where it was.
 
-    python -m benchmarks.accuracy_at_size cifar10.zip                  # 2.5 hours on two cores
+    python -m benchmarks.accuracy_at_size cifar10.zip                  # 2.5 to 3.5 hours on two cores
     python -m benchmarks.accuracy_at_size cifar10.zip --quick          # 10 minutes: shows that it works, proves nothing
     python -m benchmarks.accuracy_at_size cifar10.zip --only ours random --sizes 30%   # some of it
+    python -m benchmarks.accuracy_at_size cifar10.zip --known benchmarks/accuracy_at_size.jsonl   # the rest of it
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import multiprocessing
 import statistics
 import time
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -283,6 +284,27 @@ def rows(bench: Bench, wanted: Sequence[Job], workers: int) -> Iterator[dict[str
 # -- the table ------------------------------------------------------------------------------------------------------
 
 
+def known_rows(path: Path) -> dict[Job, dict[str, Any]]:
+    """Rows of earlier runs, each with what it was `made` with; the code may have changed since.
+
+    Raises:
+        ConfigError: if a line is no row.
+    """
+    found = {}
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            row = json.loads(line)
+            found[Job(row["metric"], row["size"], row["contender"], row["seed"])] = row
+            complete = {"test", "params", "macs"} <= row.keys()
+        except (ValueError, KeyError, TypeError):
+            complete = False
+        if not complete:
+            raise ConfigError.at(
+                "known", f"line {number} of {path} is no row; expected what --json prints, one object a line"
+            )
+    return found
+
+
 def mean_and_spread(found: Rows) -> tuple[float, float]:
     """Mean and standard deviation of the rows' accuracies, in points; the deviation of a single one is nan."""
     values = [100 * row["test"] for row in found]
@@ -304,11 +326,16 @@ def table(found: Rows) -> list[str]:
     for (metric, size, contender), group in _grouped(found).items():
         mean, spread = mean_and_spread(group)
         each = ", ".join(f"{100 * row['test']:.1f}" for row in group)
-        params, macs = (round(statistics.fmean(row[name] for row in group)) for name in ("params", "macs"))
+        params, macs = (_mean(row[name] for row in group) for name in ("params", "macs"))
         of = "parameters" if metric == "params" else "multiply-adds"
         deviation = "" if math.isnan(spread) else f" ± {spread:.1f}"
-        lines.append(f"| {size} of {of} | {contender} | {params:,} | {macs:,} | {each} | {mean:.1f}{deviation} |")
+        lines.append(f"| {size} of {of} | {contender} | {params} | {macs} | {each} | {mean:.1f}{deviation} |")
     return lines
+
+
+def _mean(values: Iterable[int | None]) -> str:
+    known = [value for value in values if value is not None]  # an old row may not have noted it
+    return f"{round(statistics.fmean(known)):,}" if known else ""
 
 
 def promises(found: Rows) -> list[dict[str, Any]]:
@@ -342,7 +369,9 @@ def promises(found: Rows) -> list[dict[str, Any]]:
 
 def agreements(found: Rows, bench: Bench) -> dict[str, Any]:
     """For each kind of search, how far its seeds keep the same units."""
-    searched = {key: group for key, group in _grouped(found).items() if len(group) > 1 and "network" in group[0]}
+    searched = {
+        key: group for key, group in _grouped([row for row in found if "network" in row]).items() if len(group) > 1
+    }
     if not searched:
         return {}
     asked = bench.config(Job(*next(iter(searched)), seed=0))  # the space is the same for all
@@ -381,16 +410,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="few images and epochs, and one seed, whatever --seeds says"
     )
+    parser.add_argument("--known", type=Path, help="rows of earlier runs, one JSON object a line: not made again")
     parser.add_argument("--json", action="store_true", help="one JSON object a row instead of the table")
     asked = parser.parse_args(arguments)
     setting, seeds = (QUICK, 1) if asked.quick else (Setting(), asked.seeds)
     try:
         bench = Bench.of(asked.archive, asked.out, setting)
+        known = known_rows(asked.known) if asked.known else {}
     except (ConfigError, OSError, zipfile.BadZipFile) as error:
         parser.error(str(error))
-    found = []
     wanted = jobs(seeds, asked.sizes, asked.only)
-    for row in tqdm(rows(bench, wanted, asked.workers), total=len(wanted), unit="row", disable=None):  # on a terminal
+    found = [known[job] for job in wanted if job in known]
+    missing = [job for job in wanted if job not in known]
+    for row in tqdm(rows(bench, missing, asked.workers), total=len(missing), unit="row", disable=None):  # on a terminal
         found.append(row)
         if asked.json:
             print(json.dumps({name: value for name, value in row.items() if name != "network"}), flush=True)

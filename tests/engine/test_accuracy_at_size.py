@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,39 @@ def test_two_of_three_sizes_must_be_won(won: int, kept: bool) -> None:
         for seed, value in enumerate((0.50, 0.51, 0.52))
     ]
     assert accuracy_at_size.promises(rows)[0]["kept"] is kept
+
+
+def test_known_rows_are_not_made_again_and_stand_in_the_table(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = accuracy_at_size.jobs(1, ["10%"], ["ours", "random"])
+    known = tmp_path / "known.jsonl"
+    known.write_text(
+        "".join(json.dumps({**row("ours", 0.5), **asdict(job), "macs": None}) + "\n" for job in wanted[1:])
+    )
+    made: list[accuracy_at_size.Job] = []
+
+    def rows(bench: object, missing: list[accuracy_at_size.Job], workers: int) -> Any:
+        made.extend(missing)
+        return iter([{**row("ours", 0.4), **asdict(job)} for job in missing])
+
+    monkeypatch.setattr(accuracy_at_size, "rows", rows)
+    monkeypatch.setattr(accuracy_at_size, "QUICK", SETTING)
+    asked = [str(archive), "--out", str(tmp_path / "out"), "--quick", "--sizes", "10%", "--only", "ours", "random"]
+    accuracy_at_size.main([*asked, "--known", str(known)])
+    assert made == wanted[:1]
+    said = capsys.readouterr().out
+    assert "| 10% of parameters | random | 9 |  | 50.0 | 50.0 |" in said and "| ours | 9 | 90 | 40.0 |" in said
+
+
+@pytest.mark.parametrize(
+    "line", ["{}", "[]", "no", '{"metric": "params", "size": "5%", "contender": "ours", "seed": 0}']
+)
+def test_a_line_that_is_no_row_is_refused(line: str, tmp_path: Path) -> None:
+    known = tmp_path / "known.jsonl"
+    known.write_text(f"{line}\n")
+    with pytest.raises(ConfigError, match=r"line 1 of .*known\.jsonl is no row; expected what --json prints"):
+        accuracy_at_size.known_rows(known)
 
 
 def test_of_a_single_seed_nothing_is_said() -> None:

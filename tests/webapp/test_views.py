@@ -62,10 +62,10 @@ def test_list_and_detail_cost_the_same_few_queries_however_much_there_is(
         new_search()
     with django_assert_num_queries(4):  # session, user, count, page
         page.get(reverse("searches"))
-    with django_assert_num_queries(4):  # session, user, search, artifacts
+    with django_assert_num_queries(5):  # session, user, search, artifacts, links
         page.get(finished.url)
     say(put_into(finished, SearchState.RUNNING), *(progress(seq) for seq in range(3, 100)))
-    with django_assert_num_queries(4):
+    with django_assert_num_queries(5):
         page.get(finished.url)
     with django_assert_num_queries(4):  # session, user, search, events
         page.get(reverse("search_events", args=[finished.pk]))
