@@ -908,15 +908,16 @@ def test_12c_draws_that_find_nothing_dead_are_lost_and_said_by_the_published_rec
 def test_12d_a_vital_candidate_killed_on_purpose_returns_and_stays(which: str) -> None:
     """It is the most salient of its node, has its old weights, cannot be switched off while it is sheltered, and the
     prunings that follow leave it alive."""
-    course = Course(SPACES[which](), seed=2, share=0.6, search__epochs=14, strategy__regrow_fraction=0.1)
-    plan, choice, vital = course.plan, BLOCKED[which], 0
-    strategy = course.strategy
-    for name in course.net.nursery:  # the others hardly reach the node
-        owner = plan.layer[name.split("/")[0]].owner
-        if owner and owner[0] == choice and owner[1] != vital and name.endswith(("_pw/weight", "_project/weight")):
-            course.net.nursery[name].mul_(1e-3)
-    course.net = Supernet(plan, course.net.nursery, course.net.kept)
+    course = Course(SPACES[which](), seed=2, lr=0.0, share=0.6, search__epochs=14, strategy__regrow_fraction=0.1)
     course.weights_learn(8)
+    plan, strategy, choice, vital = course.plan, course.strategy, BLOCKED[which], 0
+    nursery = course.net.nursery
+    for end in plan.ends:  # the others hardly reach the node, and with fixed weights it stays so
+        owner = plan.layer[end].owner
+        if owner and owner[0] == choice and owner[1] != vital:
+            nursery[f"{end}/weight"].mul_(1e-2)
+            nursery[f"{end}/bias"].mul_(1e-2)
+    course.net = Supernet(plan, nursery, course.net.kept)
     net = course.net
     warmed(net, strategy, course.stage, course.steps)
     learned = {name: value.clone() for name, value in net.nursery.items()}
@@ -932,7 +933,7 @@ def test_12d_a_vital_candidate_killed_on_purpose_returns_and_stays(which: str) -
     for values in (by_choice(strategy, "operation", strategy.alpha.data), scores_of(strategy, "operation")):
         own = values[choice]
         lowest = float(own[torch.arange(len(own)) != vital].min())
-        assert own[vital] == pytest.approx(lowest)
+        assert own[vital] == pytest.approx(lowest, rel=1e-4)
     place = net.units[choice].index(vital)
     for moment, draw in course.run(first):
         if moment.epoch == first:

@@ -394,9 +394,8 @@ from pathlib import Path
 from typing import Any
 from webapp import launch, parts
 parts.READY_SECONDS, parts.SAVE_SECONDS, parts.KILL_SECONDS = json.loads(sys.argv[2])
-together = parts.run_together(
-    json.loads(sys.argv[1]), os.environ, data=Path(os.environ["DATA_DIR"]), port=int(os.environ["PORT"]), greeting="up"
-)
+place = {"data": Path(os.environ["DATA_DIR"]), "host": "127.0.0.1", "port": int(os.environ["PORT"])}
+together = parts.run_together(json.loads(sys.argv[1]), os.environ, **place, greeting="up")
 try:
     asyncio.run(together)
 except launch.CannotStart as reason:
