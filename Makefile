@@ -31,7 +31,7 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	@$(IN_VENV) manage.py fetch_assets
-	@$(IN_VENV) -m pytest -n 2 --dist loadgroup
+	@$(IN_VENV) -m pytest -n 2 --dist loadscope
 
 check: $(VENV)/installed-dev
 	$(IN_VENV) -m ruff format --check .
