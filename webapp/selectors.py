@@ -159,16 +159,21 @@ def log_file(search_id: UUID) -> Path:
     return run_folder(search_id) / LOG
 
 
-def log_text(search: Search) -> bytes:
-    """All that is kept of it: the file that grows and the one before; empty if nothing was said."""
-    newest = log_file(search.pk)
-    files = (newest.with_name(f"{LOG}.1"), newest)
-    return b"".join(file.read_bytes() for file in files if file.exists())
+def log_text(search: Search, *, most: int | None = None) -> bytes:
+    """What is kept of it, or no more than its last bytes: the file before and the one that grows; empty if none is."""
+    newest, content = log_file(search.pk), b""
+    for file in (newest, newest.with_name(f"{LOG}.1")):
+        if file.exists() and (most is None or len(content) < most):
+            with file.open("rb") as stream:
+                size = stream.seek(0, 2)
+                stream.seek(0 if most is None else max(0, size - most + len(content)))
+                content = stream.read() + content
+    return content
 
 
 def log_tail(search: Search) -> str:
     """Its last lines."""
-    content = log_text(search)
+    content = log_text(search, most=TAIL_BYTES + 1)
     last = content[-TAIL_BYTES:].decode(errors="replace")
     return last if len(content) <= TAIL_BYTES else last.partition("\n")[2]
 

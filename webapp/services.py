@@ -52,7 +52,7 @@ from webapp.models import (
     SignInLink,
     target_text,
 )
-from webapp.selectors import Asked, packed_folder, run_folder, token_hash
+from webapp.selectors import Asked, packed_folder, run_folder, share_links_of, token_hash
 
 logger = logging.getLogger(__name__)
 
@@ -229,8 +229,7 @@ def search_share(*, search: Search, days: int) -> str:
     Raises:
         Refused: if it is shown by as many links as may be.
     """
-    links = search.share_links.filter(expires_at__gt=timezone.now())
-    if links.count() >= settings.MAX_SHARE_LINKS:
+    if share_links_of(search).count() >= settings.MAX_SHARE_LINKS:
         raise Refused(f"'{search.name}' has {settings.MAX_SHARE_LINKS} links; revoke one that is not needed any more.")
     token = secrets.token_urlsafe(32)
     expires_at = timezone.now() + timedelta(days=days)

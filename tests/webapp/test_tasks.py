@@ -47,6 +47,22 @@ def in_background() -> Iterator[Callable[..., threading.Thread]]:
         assert not thread.is_alive()
 
 
+UnderWay = Callable[[str], tuple[Search, threading.Thread]]
+
+
+@pytest.fixture
+def under_way(new_search: Callable[..., Search], in_background: Callable[..., threading.Thread]) -> UnderWay:
+    """Starts a search of that name, with its worker, and waits for its first words."""
+
+    def start(name: str) -> tuple[Search, threading.Thread]:
+        search = new_search(name=name)
+        worker = in_background(tasks.run_search, str(search.pk))
+        soon(lambda: seqs(search))
+        return search, worker
+
+    return start
+
+
 def run(search: Search) -> Search:
     tasks.run_search(str(search.pk))
     search.refresh_from_db()
@@ -152,12 +168,8 @@ def test_what_dies_is_resumed_and_its_events_are_said_once(new_search: Callable[
     assert search.rewinds == [2]
 
 
-def test_cancel_is_obeyed_by_the_engine(
-    new_search: Callable[..., Search], in_background: Callable[..., threading.Thread]
-) -> None:
-    search = new_search(name="waits")
-    worker = in_background(tasks.run_search, str(search.pk))
-    soon(lambda: seqs(search))
+def test_cancel_is_obeyed_by_the_engine(under_way: UnderWay) -> None:
+    search, worker = under_way("waits")
     services.search_cancel(search=search)
     worker.join(timeout=20)
     search.refresh_from_db()
@@ -209,13 +221,9 @@ def test_the_kernel_counts_whom_it_has_killed() -> None:
 
 
 def test_pause_frees_the_worker_and_resume_starts_a_new_attempt(
-    new_search: Callable[..., Search],
-    in_background: Callable[..., threading.Thread],
-    sent: list[tuple[str, str]],
+    under_way: UnderWay, sent: list[tuple[str, str]]
 ) -> None:
-    search = new_search(name="waits once")
-    worker = in_background(tasks.run_search, str(search.pk))
-    soon(lambda: seqs(search))
+    search, worker = under_way("waits once")
     services.search_pause(search=search)
     search.refresh_from_db()
     assert search.state == SearchState.PAUSING
@@ -230,12 +238,10 @@ def test_pause_frees_the_worker_and_resume_starts_a_new_attempt(
 
 
 def test_a_search_whose_engine_dies_while_it_is_paused_is_paused_all_the_same(
-    new_search: Callable[..., Search], in_background: Callable[..., threading.Thread], settings: Any
+    under_way: UnderWay, settings: Any
 ) -> None:
     settings.ENGINE_SAVE_SECONDS = settings.ENGINE_KILL_SECONDS = 0.1
-    search = new_search(name="is stubborn")
-    worker = in_background(tasks.run_search, str(search.pk))
-    soon(lambda: seqs(search))
+    search, worker = under_way("is stubborn")
     services.search_pause(search=search)
     time.sleep(0.5)
     assert worker.is_alive(), "what saves is not killed, however long it takes"
@@ -246,13 +252,9 @@ def test_a_search_whose_engine_dies_while_it_is_paused_is_paused_all_the_same(
     assert search.message.startswith("Its engine was ended by signal 9 (Killed).")
 
 
-def test_cancel_of_a_search_that_is_about_to_pause_wins(
-    new_search: Callable[..., Search], in_background: Callable[..., threading.Thread], settings: Any
-) -> None:
+def test_cancel_of_a_search_that_is_about_to_pause_wins(under_way: UnderWay, settings: Any) -> None:
     settings.ENGINE_CANCEL_SECONDS = settings.ENGINE_KILL_SECONDS = 0.2
-    search = new_search(name="is stubborn")
-    worker = in_background(tasks.run_search, str(search.pk))
-    soon(lambda: seqs(search))
+    search, worker = under_way("is stubborn")
     services.search_pause(search=search)
     services.search_cancel(search=search)
     worker.join(timeout=20)
@@ -260,12 +262,8 @@ def test_cancel_of_a_search_that_is_about_to_pause_wins(
     assert search.state == SearchState.CANCELLED
 
 
-def test_stop_and_keep_reach_the_engine_in_this_order_and_end_with_a_result(
-    new_search: Callable[..., Search], in_background: Callable[..., threading.Thread]
-) -> None:
-    search = new_search(name="waits")
-    worker = in_background(tasks.run_search, str(search.pk))
-    soon(lambda: seqs(search))
+def test_stop_and_keep_reach_the_engine_in_this_order_and_end_with_a_result(under_way: UnderWay) -> None:
+    search, worker = under_way("waits")
     services.search_stop(search=search)
     soon(lambda: heard(search) == ["stop"])
     search.refresh_from_db()
@@ -303,13 +301,9 @@ def test_an_attempt_that_takes_over_a_stopping_search_is_told_again(
     assert search.state == SearchState.FINISHED
 
 
-def test_a_stubborn_engine_is_killed_with_all_its_children(
-    new_search: Callable[..., Search], in_background: Callable[..., threading.Thread], settings: Any
-) -> None:
+def test_a_stubborn_engine_is_killed_with_all_its_children(under_way: UnderWay, settings: Any) -> None:
     settings.ENGINE_CANCEL_SECONDS = settings.ENGINE_KILL_SECONDS = 0.2
-    search = new_search(name="is stubborn")
-    worker = in_background(tasks.run_search, str(search.pk))
-    soon(lambda: seqs(search))
+    search, worker = under_way("is stubborn")
     grandchild = int((selectors.run_folder(search.pk) / "grandchild").read_text())
     services.search_cancel(search=search)
     worker.join(timeout=20)
@@ -359,12 +353,8 @@ def test_the_heart_beats_while_the_engine_is_quiet(
     services.search_cancel(search=search)
 
 
-def test_an_engine_whose_search_was_taken_away_dies_and_changes_nothing(
-    new_search: Callable[..., Search], in_background: Callable[..., threading.Thread]
-) -> None:
-    search = new_search(name="waits")
-    worker = in_background(tasks.run_search, str(search.pk))
-    soon(lambda: seqs(search))
+def test_an_engine_whose_search_was_taken_away_dies_and_changes_nothing(under_way: UnderWay) -> None:
+    search, worker = under_way("waits")
     Search.objects.update(attempt=2)
     worker.join(timeout=20)
     search.refresh_from_db()
