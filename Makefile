@@ -1,7 +1,7 @@
 # What to type. Whatever needs .venv makes it first.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run link demo test check clean
+.PHONY: help run link demo test chaos check clean
 
 VENV := .venv
 IN_VENV := $(VENV)/bin/python
@@ -13,6 +13,7 @@ help:
 	@echo "make link    A fresh link to sign in with, while Coppice runs (DATA_DIR=data)"
 	@echo "make demo    One quick search on the command line; its result lands in runs/demo/result"
 	@echo "make test    The whole test suite"
+	@echo "make chaos   20 kills of real processes at random moments, as a table (ROUNDS=20)"
 	@echo "make check   Format, lint, types, import contracts, an import of every module"
 	@echo "make clean   Remove what make made; your data and runs stay"
 	@echo "The first of them installs into .venv; PYTHON=/path/to/python3.12 names the interpreter (3.11 or newer)."
@@ -32,6 +33,9 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-dev
 	@$(IN_VENV) manage.py fetch_assets
 	@$(IN_VENV) -m pytest -n 2 --dist loadscope
+
+chaos: $(VENV)/installed-dev
+	@$(IN_VENV) -m tests.chaos --rounds $(or $(ROUNDS),20)
 
 check: $(VENV)/installed-dev
 	$(IN_VENV) -m ruff format --check .

@@ -17,7 +17,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScope
 
 class Halves(LoadScopeScheduling):  # type: ignore[misc]  # it carries no types
     def _split_scope(self, nodeid: str) -> str:
-        return "web" if nodeid.startswith(("webapp/", "tests/webapp/")) else "engine"
+        return "web" if nodeid.startswith(("webapp/", "tests/webapp/", "tests/chaos/")) else "engine"
 
 
 @pytest.fixture(scope="session")

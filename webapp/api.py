@@ -62,6 +62,7 @@ class SearchOut(Schema):
     sentence: str
     dataset: str = Field(alias="dataset_label")
     config: dict[str, Any]
+    attempt: int
     fraction: float
     size: int | None
     message: str

@@ -9,131 +9,29 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
 
-from tests.webapp.cast import config, soon
-from webapp.launch import free_port, redis_server
+from tests.webapp.cast import soon
+from tests.webapp.parts import Parts, Person, family
 
 pytestmark = [pytest.mark.slow, pytest.mark.redis]
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-class Parts:
-    """Redis and daphne, and workers as a test wants them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.port, self.redis_port = free_port(), free_port()
-        self.environment = {
-            key: value for key, value in os.environ.items() if key not in ("SECRET_KEY", "DATABASE_URL")
-        }
-        self.environment |= {
-            "DATA_DIR": str(folder),
-            "REDIS_URL": f"redis://127.0.0.1:{self.redis_port}/0",
-            "DJANGO_SETTINGS_MODULE": "tests.webapp.fake_settings",
-            "PYTHONUNBUFFERED": "1",
-        }
-        self.processes: list[subprocess.Popen[bytes]] = []
-
-    def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
-        with (self.folder / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(
-                command, cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-        self.processes.append(process)
-        return process
-
-    def worker(self, queue: str, *options: str) -> subprocess.Popen[bytes]:
-        command = (sys.executable, "-m", "celery", "-A", "webapp.celery", "worker", "-Q", queue, "-c", "1")
-        return self.start(queue, *command, "-n", f"{queue.partition(',')[0]}@test", "-l", "INFO", *options)
-
-    def manage(self, *command: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "manage.py", *command], cwd=ROOT, env=self.environment, capture_output=True, check=True
-        )
-        return done.stdout.decode().strip()
-
-    def end(self) -> None:
-        for process in reversed(self.processes):
-            if process.poll() is None:
-                process.terminate()
-                try:
-                    process.wait(timeout=30)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
-
-    def log(self, name: str) -> str:
-        return (self.folder / f"{name}.log").read_text()
-
-
-class Person:
-    """Somebody with a browser, signed in by a link."""
-
-    def __init__(self, parts: Parts, name: str) -> None:
-        self.parts = parts
-        self.cookies: dict[str, str] = {}
-        token = parts.manage("shell", "-v0", "-c", MAKE_LINK.format(name=name)).splitlines()[-1]
-        assert self.ask("GET", f"/sign-in/{token}/")[0] == 302
-        self.ask("GET", "/accounts/logout/")
-
-    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.parts.port, timeout=30)
-        headers = {"Cookie": self.cookie, "Content-Type": "application/json"}
-        headers |= {"X-CSRFToken": self.cookies.get("coppice_csrf", "")}
-        connection.request(method, path, None if body is None else json.dumps(body), headers)
-        answer = connection.getresponse()
-        for given in answer.headers.get_all("Set-Cookie") or []:
-            self.cookies |= {name: morsel.value for name, morsel in SimpleCookie(given).items()}
-        content = answer.read()
-        connection.close()
-        return answer.status, content
-
-    def start_search(self, name: str) -> str:
-        status, content = self.ask("POST", "/api/v1/searches", config(name=name))
-        assert status == 201, content
-        return str(json.loads(content)["id"])
-
-    def search(self, search_id: str) -> dict[str, Any]:
-        return dict(json.loads(self.ask("GET", f"/api/v1/searches/{search_id}")[1]))
-
-    def watch(self, search_id: str, **options: Any) -> ClientConnection:
-        origin = options.pop("origin", f"http://127.0.0.1:{self.parts.port}")
-        address = f"ws://127.0.0.1:{self.parts.port}/ws/searches/{search_id}/"
-        return connect(address, origin=origin, additional_headers={"Cookie": self.cookie}, max_size=None, proxy=None)
-
-    @property
-    def cookie(self) -> str:
-        return "; ".join(f"{name}={value}" for name, value in self.cookies.items())
-
-
-MAKE_LINK = """
-from django.contrib.auth.models import User
-from webapp import services
-print(services.sign_in_link_create(user=User.objects.get_or_create(username="{name}")[0]))
-"""
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
-    found = Parts(tmp_path_factory.mktemp("parts"))
+    found = Parts(tmp_path_factory.mktemp("parts"), "tests.webapp.fake_settings")
     try:
-        found.start("redis", redis_server(), "--port", str(found.redis_port), "--save", "", "--bind", "127.0.0.1")
+        found.redis()
         found.manage("migrate")
-        daphne = (sys.executable, "-m", "daphne", "-b", "127.0.0.1", "-p", str(found.port), "webapp.asgi:application")
-        found.start("daphne", *daphne)
+        found.web()
         found.worker("cpu,care", "-B")
-        soon(lambda: _is_healthy(found.port), seconds=60)
+        soon(found.is_healthy, seconds=60)
         yield found
     finally:
         found.end()
@@ -157,13 +55,6 @@ def gpu_worker(parts: Parts) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
     for worker in started:
         worker.terminate()
         worker.wait(timeout=60)
-
-
-def _is_healthy(port: int) -> bool:
-    with contextlib.suppress(OSError), contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
-        connection.request("GET", "/healthz")
-        return connection.getresponse().status == 200
-    return False
 
 
 def folder(parts: Parts, search_id: str) -> Path:
@@ -233,7 +124,7 @@ def test_a_killed_worker_leaves_no_engine_behind_and_its_search_goes_on(
     worker = gpu_worker()
     (engine,) = soon(lambda: engines(parts, search_id), seconds=30)
     soon(lambda: alice.search(search_id)["state"] == "running")
-    for pid in _family(worker.pid):
+    for pid in family(worker.pid):
         if pid != engine:
             os.kill(pid, signal.SIGKILL)
     worker.wait(timeout=10)
@@ -277,9 +168,3 @@ def test_a_busy_worker_reserves_nothing(parts: Parts, alice: Person, gpu_worker:
     assert alice.search(busy)["state"] == "running"
     alice.ask("POST", f"/api/v1/searches/{busy}/cancel")
     soon(lambda: alice.search(busy)["state"] == "cancelled", seconds=30)
-
-
-def _family(pid: int) -> list[int]:
-    """A process and all below it."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(grandchild for child in children for grandchild in _family(int(child)))]
