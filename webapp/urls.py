@@ -37,6 +37,7 @@ urlpatterns = [
     path("accounts/logout/", views.SignOut.as_view(), name="logout"),
     path("sign-in/<str:token>/", views.sign_in, name="sign_in"),
     path("healthz", views.healthz, name="healthz"),
+    path("metrics", views.metrics, name="metrics"),
     path("api/v1/", api_urls()),
     path("admin/", admin.site.urls),
 ]

@@ -9,7 +9,7 @@ from django.contrib import messages
 from django.contrib.auth import login
 from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.models import User
-from django.contrib.auth.views import LogoutView
+from django.contrib.auth.views import LogoutView, redirect_to_login
 from django.core.paginator import Paginator
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
@@ -17,9 +17,11 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from nasengine.errors import ConfigError
 from webapp import health, relay, selectors, services
+from webapp import metrics as figures
 from webapp.charts import CHARTS
 from webapp.downloads import download
 from webapp.forms import NewSearchForm, ShareForm, TokenForm, UploadForm
@@ -331,3 +333,22 @@ def healthz(request: HttpRequest) -> JsonResponse:
     """How the parts are; 200 if pages can be served, else 503."""
     found = health.health()
     return JsonResponse(found, status=200 if health.can_serve(found) else 503)
+
+
+@login_not_required  # a scraper shows the token of somebody of the staff
+@require_safe
+@never_cache
+def metrics(request: HttpRequest) -> HttpResponse:
+    """Figures for Prometheus; whoever is not of the staff finds nothing here."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme == "Bearer":
+        scraper = services.api_token_user(token=token)
+        if scraper is None:
+            return HttpResponse(status=401)
+    elif isinstance(request.user, User):
+        scraper = request.user
+    else:
+        return redirect_to_login(request.path)
+    if not scraper.is_staff:
+        raise Http404
+    return HttpResponse(figures.exposition(), content_type=CONTENT_TYPE_LATEST)

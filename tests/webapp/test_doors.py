@@ -118,7 +118,7 @@ def test_nobody_sees_anything_without_signing_in(client: Client, things: Things,
         if answer.status_code == 302:
             assert answer["Location"].startswith("/accounts/login/"), route
         else:
-            assert answer.status_code in (401, 405) and route.startswith("/api/"), route
+            assert answer.status_code in (401, 405) and route.startswith(("/api/", "/metrics")), route
     assert things.untouched()
 
 
