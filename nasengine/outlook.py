@@ -179,15 +179,33 @@ def _stage_problems(config: SearchConfig, plan: Plan) -> list[tuple[str, str]]:
     return found
 
 
+def fitting_batch(config: SearchConfig, facts: DataFacts, memory_mib: float) -> int | None:
+    """The largest batch size whose estimated peak is no more than `memory_mib`.
+
+    None if the estimate is of no help: it finds none, or none smaller than the one that is asked for.
+    """
+    plan = plan_of(config, facts)
+    fixed, each = _memory(config, plan)
+    fitting = math.floor((memory_mib - fixed) / each)
+    return fitting if 2 <= fitting < batch_size(config, splits.sizes(facts, config.data)["train"]) else None
+
+
+def _memory(config: SearchConfig, plan: Plan) -> tuple[float, float]:
+    """MiB of the engine's process at its peak: what it takes whatever the batch, and for each image of one."""
+    weights = lowered(plan, {}).params_dense
+    values = activations(plan, plan.layers, {})
+    return TORCH_MIB + weights * 16 / 2**20, values * 8 * config.runtime.memory_share / 2**20
+
+
 def _estimate(config: SearchConfig, plan: Plan, train: int) -> dict[str, float]:
     values = activations(plan, plan.layers, {})
-    weights = lowered(plan, {}).params_dense
     batch = batch_size(config, train)
+    fixed, each = _memory(config, plan)
     step = len(plan.layers) * SECONDS_PER_LAYER + values * batch * SECONDS_PER_VALUE
     steps = max(1, train // batch)
     networks = 1 + len(config.target.also) + config.baseline.random
     epochs = SEARCH_SHARE * config.search.epochs + RETRAIN_SHARE * config.retrain.epochs * networks
     return {
-        "memory_mib": TORCH_MIB + (values * batch * 8 * config.runtime.memory_share + weights * 16) / 2**20,
+        "memory_mib": fixed + each * batch,
         "seconds_cpu": step * steps * epochs,
     }

@@ -18,7 +18,7 @@ from django.utils import timezone
 from nasengine import catalogue
 from nasengine.config import SearchConfig, parse
 from nasengine.errors import ConfigError
-from nasengine.outlook import Outlook, outlook
+from nasengine.outlook import Outlook, fitting_batch, outlook
 from nasengine.splits import DataFacts, builtin_facts
 from webapp.models import UPLOAD, Artifact, Dataset, DatasetState, Search, SearchEvent, SearchState, ShareLink
 
@@ -68,8 +68,11 @@ def search_asked(*, owner: User, raw: object) -> Asked:
     else:
         raw, dataset = _without_paths(owner, raw)
         config = parse(raw)
-    facts = DataFacts.from_json(dataset.facts) if dataset else builtin_facts(config.data.dataset)
-    return Asked(config=config, dataset=dataset, outlook=outlook(config, facts))
+    return Asked(config=config, dataset=dataset, outlook=outlook(config, _facts(config, dataset)))
+
+
+def _facts(config: SearchConfig, dataset: Dataset | None) -> DataFacts:
+    return DataFacts.from_json(dataset.facts) if dataset else builtin_facts(config.data.dataset)
 
 
 def engine_config(search: Search) -> dict[str, Any]:
@@ -80,6 +83,15 @@ def engine_config(search: Search) -> dict[str, Any]:
             raise ConfigError.at("data.dataset", f"the data set '{search.dataset_label}' was deleted; upload it again")
         config["data"] |= {"dataset": "zip", "path": str(settings.MEDIA_ROOT / search.dataset.file)}
     return config
+
+
+def fitting_batch_of(search: Search, memory_mib: float) -> int | None:
+    """The batch size with which its engine would have kept within this memory, if that can be told."""
+    try:
+        config = parse(engine_config(search))
+    except ConfigError:
+        return None
+    return fitting_batch(config, _facts(config, search.dataset), memory_mib)
 
 
 def _without_paths(owner: User, raw: Mapping[str, Any]) -> tuple[dict[str, Any], Dataset | None]:

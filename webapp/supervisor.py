@@ -67,6 +67,8 @@ class Ended:
     """The last lines of its stderr."""
     ran_out_of_memory: bool
     """Whether the system killed it, or something else on this machine, for want of memory."""
+    memory_mib: float
+    """The most that it was seen to hold."""
 
 
 def supervise(
@@ -102,6 +104,7 @@ def supervise(
                 child.obey(Wish.SAVE)
             if time.monotonic() >= next_ask:
                 child.obey(ask())
+                child.weigh()
                 next_ask = time.monotonic() + ask_every
             child.insist()
         code = child.clear_away()
@@ -109,7 +112,9 @@ def supervise(
             if not hear(lines):
                 break
         starved = code == -signal.SIGKILL and not child.killed and _out_of_memory_kills() > kills
-        return Ended(code=code, wish=child.wish, tail=child.tail(), ran_out_of_memory=starved)
+        return Ended(
+            code=code, wish=child.wish, tail=child.tail(), ran_out_of_memory=starved, memory_mib=child.memory_mib
+        )
     finally:
         child.clear_away()
 
@@ -148,6 +153,7 @@ class _Child:
     ) -> None:  # fmt: skip
         self.deadlines = deadlines
         self.killed = False
+        self.memory_mib = 0.0
         self.log = RotatingFileHandler(log, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8", errors="replace")
         self.log.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         self.wish = Wish.GO_ON
@@ -201,6 +207,12 @@ class _Child:
     def insist(self) -> None:
         """Takes the next step of the escalation if its time has come."""
         next(self.insisting, None)
+
+    def weigh(self) -> None:
+        """Notes how much memory it has held at most."""
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            status = Path(f"/proc/{self.process.pid}/status").read_text()
+            self.memory_mib = int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
     def clear_away(self) -> int:
         """Ends what is left of its group, so that nobody holds the pipes, and reaps it; exit status."""

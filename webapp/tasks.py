@@ -27,7 +27,7 @@ from webapp import relay, services
 from webapp.celery import app, worker_is_closing
 from webapp.models import Dataset, Request, Search
 from webapp.reaper import Reaper
-from webapp.selectors import LOG, engine_config, log_file, packed_folder, run_folder
+from webapp.selectors import LOG, engine_config, fitting_batch_of, log_file, packed_folder, run_folder
 from webapp.supervisor import Deadlines, Ended, FolderBusy, Wish, folder_lock, supervise
 
 REAPER = Reaper()
@@ -35,10 +35,8 @@ REAPER = Reaper()
 DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 3
 """Exit codes of the engine."""
 REASON_LENGTH = 2000
-STARVED = (
-    "The machine ran out of memory and ended its engine; if it happens again, start a new search with half the "
-    "search.batch_size, or with fewer space.channels."
-)
+SHARE_OF_ROOM = 0.9
+"""Of the memory that an engine held when it was ended for it: what the next one is advised to need at most."""
 BUSY = "The engine of an earlier attempt does not let go of its folder."
 
 
@@ -194,7 +192,7 @@ def _conclude(search: Search, ended: Ended, said_last: list[events.Event]) -> No
     elif ended.code == STOPPED:
         services.search_interrupt(**mine, reason="Its engine was stopped.", is_loss=True)
     elif ended.ran_out_of_memory:
-        services.search_interrupt(**mine, reason=STARVED, is_loss=True)
+        services.search_interrupt(**mine, reason=_starved(search, ended), is_loss=True)
     elif ended.code < 0:
         reason = f"Its engine was ended by signal {-ended.code} ({signal.strsignal(-ended.code)})."
         services.search_interrupt(**mine, reason=_reason(reason, ended), is_loss=True)
@@ -204,6 +202,16 @@ def _conclude(search: Search, ended: Ended, said_last: list[events.Event]) -> No
             services.search_fail(**mine, message=last.message, problems=last.problems)
         else:
             services.search_fail(**mine, message=_reason(f"The engine ended with exit status {ended.code}.", ended))
+
+
+def _starved(search: Search, ended: Ended) -> str:
+    held = f", which held {ended.memory_mib / 1024:.1f} GB by then" if ended.memory_mib else ""
+    fitting = fitting_batch_of(search, SHARE_OF_ROOM * ended.memory_mib)
+    batch = f"a search.batch_size of {fitting}, which should fit" if fitting else "half the search.batch_size"
+    return (
+        f"The machine ran out of memory and ended its engine{held}; if it happens again, start a new search with "
+        f"{batch}, or with fewer space.channels."
+    )
 
 
 def _note_packing(dataset: Dataset, lines: list[str], said: dict[str, events.Event]) -> bool:

@@ -13,7 +13,7 @@ from nasengine.architecture import lowered, smallest
 from nasengine.config import parse
 from nasengine.discretise import fitted
 from nasengine.errors import ConfigError
-from nasengine.outlook import outlook, plan_of
+from nasengine.outlook import fitting_batch, outlook, plan_of
 from nasengine.splits import DataFacts, builtin_facts
 from nasengine.supernet import architecture, everything
 
@@ -219,3 +219,14 @@ def test_a_limit_beside_the_target_is_resolved_and_refused_where_it_is_out_of_re
         ),
     )
     assert sentences({"target.limits.macs": 10**12}) == (), "a device may be larger than the space"
+
+
+def test_the_batch_that_fits_a_memory_is_the_largest_whose_estimate_does() -> None:
+    def need(batch: int) -> float:
+        return outlook(configuration({"search": {"batch_size": batch}}), DIGITS).estimate["memory_mib"]
+
+    config = configuration({"search": {"batch_size": 256}})
+    room = (need(100) + need(101)) / 2
+    assert fitting_batch(config, DIGITS, room) == 100
+    assert fitting_batch(config, DIGITS, need(2) - 1) is None, "PyTorch alone is larger"
+    assert fitting_batch(config, DIGITS, need(256) + 1) is None, "by the estimate, the one asked for fits"

@@ -12,8 +12,6 @@ from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
 
-from django.core.files.uploadedfile import SimpleUploadedFile
-from django.test.client import BOUNDARY, MULTIPART_CONTENT, encode_multipart
 from websockets.sync.client import ClientConnection, connect
 
 from tests.webapp.cast import config
@@ -95,13 +93,11 @@ class Person:
         assert self.ask("GET", f"/sign-in/{token}/")[0] == 302
         self.ask("GET", "/accounts/logout/")
 
-    def ask(
-        self, method: str, path: str, body: bytes | None = None, kind: str = "application/json"
-    ) -> tuple[int, bytes]:
+    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.parts.port, timeout=30)
-        headers = {"Cookie": self.cookie, "Content-Type": kind}
+        headers = {"Cookie": self.cookie, "Content-Type": "application/json"}
         headers |= {"X-CSRFToken": self.cookies.get("coppice_csrf", "")}
-        connection.request(method, path, body, headers)
+        connection.request(method, path, None if body is None else json.dumps(body), headers)
         answer = connection.getresponse()
         for given in answer.headers.get_all("Set-Cookie") or []:
             self.cookies |= {name: morsel.value for name, morsel in SimpleCookie(given).items()}
@@ -110,20 +106,9 @@ class Person:
         return answer.status, content
 
     def start_search(self, name: str, **changes: Any) -> str:
-        body = json.dumps(config(name=name, **changes)).encode()
-        status, content = self.ask("POST", "/api/v1/searches", body)
+        status, content = self.ask("POST", "/api/v1/searches", config(name=name, **changes))
         assert status == 201, content
         return str(json.loads(content)["id"])
-
-    def upload(self, name: str, content: bytes) -> str:
-        """The reference of a data set of these bytes, which is yet to be packed."""
-        form = {"name": name, "file": SimpleUploadedFile("images.zip", content)}
-        status, page = self.ask("POST", "/datasets/", encode_multipart(BOUNDARY, form), MULTIPART_CONTENT)
-        assert status == 302, page
-        return str(self.datasets()[0]["reference"])
-
-    def datasets(self) -> list[dict[str, Any]]:
-        return list(json.loads(self.ask("GET", "/api/v1/datasets")[1]))
 
     def search(self, search_id: str) -> dict[str, Any]:
         return dict(json.loads(self.ask("GET", f"/api/v1/searches/{search_id}")[1]))

@@ -20,7 +20,7 @@ from django.test import Client
 from tests.webapp.cast import seqs, soon
 from webapp import selectors, services, supervisor, tasks
 from webapp.models import Dataset, DatasetState, Request, Search, SearchState
-from webapp.supervisor import FolderBusy, folder_lock
+from webapp.supervisor import Ended, FolderBusy, Wish, folder_lock
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("fake_engine")]
 
@@ -211,8 +211,25 @@ def test_an_engine_that_the_system_ends_for_its_memory_says_what_helps(
     monkeypatch.setattr(supervisor, "_out_of_memory_kills", lambda: next(counts))
     search = run(new_search(name="is killed"))
     assert search.state == SearchState.QUEUED and search.losses == 1
-    assert search.message.startswith("The machine ran out of memory and ended its engine; if it happens again, start a")
-    assert "half the search.batch_size" in search.message
+    assert search.message.startswith("The machine ran out of memory and ended its engine")
+    assert "start a new search with half the search.batch_size" in search.message
+
+
+def test_the_advice_names_the_batch_that_would_have_fitted_if_it_is_known(new_search: Callable[..., Search]) -> None:
+    search = new_search(search={"batch_size": 512})
+    need = selectors.search_asked(owner=search.owner, raw=search.config).outlook.estimate["memory_mib"]
+    ended = Ended(code=-9, wish=Wish.GO_ON, tail="", ran_out_of_memory=True, memory_mib=need)
+    words = re.search(r"held ([\d.]+) GB by then.* a search\.batch_size of (\d+), which", tasks._starved(search, ended))
+    assert words and float(words[1]) == pytest.approx(need / 1024, abs=0.05) and 256 < int(words[2]) < 512
+
+
+def test_an_engine_is_weighed_while_it_runs(under_way: UnderWay, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[Ended] = []
+    monkeypatch.setattr(tasks, "_conclude", lambda search, ended, said: ends.append(ended))
+    search, worker = under_way("waits once")
+    services.search_pause(search=search)
+    worker.join(timeout=20)
+    assert 5 < ends[0].memory_mib < 1000
 
 
 def test_the_kernel_counts_whom_it_has_killed() -> None:
