@@ -1,7 +1,7 @@
 # What to type. Whatever needs .venv makes it first.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run link demo test chaos check clean
+.PHONY: help run link demo test chaos load check clean
 
 VENV := .venv
 IN_VENV := $(VENV)/bin/python
@@ -14,6 +14,7 @@ help:
 	@echo "make demo    One quick search on the command line; its result lands in runs/demo/result"
 	@echo "make test    The whole test suite"
 	@echo "make chaos   20 kills of real processes at random moments, as a table (ROUNDS=20)"
+	@echo "make load    200 open pages, the relay, the pages of many searches: figures as a table (10 minutes)"
 	@echo "make check   Format, lint, types, import contracts, an import of every module"
 	@echo "make clean   Remove what make made; your data and runs stay"
 	@echo "The first of them installs into .venv; PYTHON=/path/to/python3.12 names the interpreter (3.11 or newer)."
@@ -36,6 +37,9 @@ test: $(VENV)/installed-dev
 
 chaos: $(VENV)/installed-dev
 	@$(IN_VENV) -m tests.chaos --rounds $(or $(ROUNDS),20)
+
+load: $(VENV)/installed-dev
+	@$(IN_VENV) -m benchmarks.load
 
 check: $(VENV)/installed-dev
 	$(IN_VENV) -m ruff format --check .

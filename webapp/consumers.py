@@ -1,8 +1,9 @@
 """Who watches a search: authorise, join, replay, forward.
 
-The doorbell carries nothing: at each ring, and every few seconds without one, the socket asks the database for the rows
-above the last it sent, and whether it may still see them. So nothing is lost with a lost message, and a signed-out
-session or a deleted search ends the socket.
+The doorbell carries nothing: after it rings, and every few seconds without it, the socket asks the database for the
+rows above the last it sent, and whether it may still see them. So nothing is lost with a lost message, and a signed-out
+session or a deleted search ends the socket. However often it rings, a socket asks a few times a second, and sockets
+that ask the same (the tabs of a session, all who have a link) share one answer.
 
 Order is the promise, not dense numbers: between two frames old `progress` rows may have been thinned out.
 """
@@ -11,11 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 from urllib.parse import parse_qs
 
-from channels.db import aclose_old_connections, database_sync_to_async
+from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from django.conf import settings
 from django.contrib.auth import get_user
@@ -25,7 +28,9 @@ from django.http import HttpRequest
 from webapp import relay, selectors
 from webapp.models import Search
 
-BAD_QUERY, NOT_SIGNED_IN, NOT_FOUND = 4400, 4401, 4404
+logger = logging.getLogger(__name__)
+
+BAD_QUERY, NOT_SIGNED_IN, NOT_FOUND, TRY_AGAIN = 4400, 4401, 4404, 1011
 """Close codes. Another's search and an unknown one look the same."""
 
 
@@ -38,11 +43,11 @@ class SearchConsumer(AsyncJsonWebsocketConsumer):
     rewinds = 0
     """How many restarts the page has been told of."""
     state: dict[str, Any] | None = None
-    checks: asyncio.Task[None] | None = None
+    delivery: asyncio.Task[None] | None = None
 
     async def connect(self) -> None:
         await self.accept()  # only an accepted socket can tell the browser why it is closed
-        self.delivery = asyncio.Lock()
+        self.rung = asyncio.Event()
         self.joined: list[str] = []
         self.given = self.scope["url_route"]["kwargs"]
         query = parse_qs(self.scope["query_string"].decode("latin-1"))
@@ -57,14 +62,13 @@ class SearchConsumer(AsyncJsonWebsocketConsumer):
         for group in (relay.group_of(feed.search_id), *self._own_groups()):
             await self.channel_layer.group_add(group, self.channel_name)
             self.joined.append(group)
-        await self._deliver()
-        self.checks = asyncio.create_task(self._check_again())
+        self.delivery = asyncio.create_task(self._deliver_or_close())
 
     async def disconnect(self, code: int) -> None:
-        if self.checks is not None:
-            self.checks.cancel()
+        if self.delivery is not None:
+            self.delivery.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self.checks
+                await self.delivery
         for group in self.joined:
             await self.channel_layer.group_discard(group, self.channel_name)
 
@@ -73,47 +77,61 @@ class SearchConsumer(AsyncJsonWebsocketConsumer):
 
     async def search_changed(self, message: dict[str, Any]) -> None:
         """The doorbell."""
-        await self._deliver()
+        self.rung.set()
 
     async def session_ended(self, message: dict[str, Any]) -> None:
         """The user signed out."""
         await self.close(NOT_SIGNED_IN)
 
-    async def _check_again(self) -> None:
-        while True:
-            await asyncio.sleep(settings.SOCKET_CHECK_SECONDS)
+    async def _deliver_or_close(self) -> None:
+        """A socket that cannot deliver must not stay open in silence: its page connects again."""
+        try:
             await self._deliver()
+        except Exception:
+            logger.exception("a socket could not deliver")
+            await self.close(TRY_AGAIN)
 
     async def _deliver(self) -> None:
-        """Sends everything that is new, in order."""
-        async with self.delivery:
-            more = True
-            while more:
-                feed = await self._next(limit=selectors.FEED_ROWS)
-                if feed is None:
-                    return
-                if feed.rewind is not None:
-                    await self.send_json({"type": "rewind", "after": feed.rewind})
-                if feed.events:
-                    await self.send_json({"type": "events", "events": feed.events})
-                self.sent, self.rewinds, more = feed.last_seq, feed.state["rewinds"], feed.more
-                if not more and feed.state != self.state:  # a state is told after all events that led to it
-                    self.state = feed.state
-                    await self.send_json(feed.state)
+        """Sends everything that is new, in order, now and whenever it rings."""
+        while True:
+            self.rung.clear()
+            feed = await self._next(limit=selectors.FEED_ROWS)
+            if feed is None:
+                return
+            if feed.rewind is not None:
+                await self.send_json({"type": "rewind", "after": feed.rewind})
+            if feed.events:
+                await self.send_json({"type": "events", "events": feed.events})
+            self.sent, self.rewinds = feed.last_seq, feed.state["rewinds"]
+            if feed.more:
+                continue
+            if feed.state != self.state:  # a state is told after all events that led to it
+                self.state = feed.state
+                await self.send_json(feed.state)
+            await asyncio.sleep(settings.SOCKET_REST_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.rung.wait(), settings.SOCKET_CHECK_SECONDS)
 
     async def _next(self, *, limit: int) -> selectors.Feed | None:
         """What comes next; None, the socket being closed, if it is not (or no longer) this user's to see."""
-        await aclose_old_connections()
-        visible = await database_sync_to_async(self._visible)()
-        if visible is None:
-            await self.close(NOT_SIGNED_IN)
+        after, rewinds = self.sent, self.rewinds
+
+        def read() -> selectors.Feed | int:
+            visible = self._visible()
+            if visible is None:
+                return NOT_SIGNED_IN
+            feed = selectors.search_feed(of=visible, after=after, rewinds=rewinds, limit=limit, to_owner=self.to_owner)
+            return NOT_FOUND if feed is None else feed
+
+        found = await _shared((self._reader(), after, rewinds, limit), read)
+        if isinstance(found, int):
+            await self.close(found)
             return None
-        feed = await database_sync_to_async(selectors.search_feed)(
-            of=visible, after=self.sent, rewinds=self.rewinds, limit=limit, to_owner=self.to_owner
-        )
-        if feed is None:
-            await self.close(NOT_FOUND)
-        return feed
+        return found
+
+    def _reader(self) -> tuple[object, ...]:
+        """Sockets of which this is the same may see the same."""
+        return (self.given["pk"], self.scope["session"].session_key)
 
     def _visible(self) -> QuerySet[Search] | None:
         """The search, if it is this user's now; None if nobody is signed in."""
@@ -129,11 +147,33 @@ class SharedConsumer(SearchConsumer):
 
     to_owner = False
 
+    def _reader(self) -> tuple[object, ...]:
+        return (self.given["token"],)
+
     def _visible(self) -> QuerySet[Search]:
         return selectors.search_shared(self.given["token"])
 
     def _own_groups(self) -> tuple[str, ...]:
         return ()
+
+
+Key = tuple[object, ...]
+_waiting: dict[Key, asyncio.Future[Any]] = {}
+"""Reads that were asked for and have not begun."""
+
+
+async def _shared(key: Key, read: Callable[[], selectors.Feed | int]) -> selectors.Feed | int:
+    """What `read` finds; shared by all who ask under the same key before it begins, so nobody gets what was before."""
+    found = _waiting.get(key)
+    if found is None:
+
+        def begin() -> selectors.Feed | int:
+            _waiting.pop(key, None)
+            return read()
+
+        found = _waiting[key] = asyncio.ensure_future(database_sync_to_async(begin)())
+        found.add_done_callback(lambda _: _waiting.pop(key, None) if _waiting.get(key) is found else None)
+    return await asyncio.shield(found)
 
 
 def _signed_in(session_key: str) -> int | None:

@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import IO
 
 BATCH_LINES = 1000
+GATHER_SECONDS = 0.1
+"""An engine's lines are passed on in batches: each costs a transaction, and a look of everybody who watches."""
 TAIL_LINES = 30
 TAIL_WIDTH = 500
 LOG_BYTES = 2 * 2**20
@@ -182,10 +184,11 @@ class _Child:
             reader.start()
 
     def lines(self, *, wait: float) -> list[str]:
-        """What it said since the last time, at most BATCH_LINES; waits for the first line."""
+        """What it said since the last time, at most BATCH_LINES; waits for the first line, and then for more."""
         found: list[str] = []
         try:
             found.append(self.heard.get(timeout=wait) if wait else self.heard.get_nowait())
+            time.sleep(GATHER_SECONDS if wait else 0)
             while len(found) < BATCH_LINES:
                 found.append(self.heard.get_nowait())
         except queue.Empty:

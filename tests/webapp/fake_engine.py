@@ -32,7 +32,7 @@ def main() -> int:
     return {
         "finishes": finishes, "forgets": forgets, "refuses": refuses, "crashes": crashes,
         "waits": waits, "waits once": waits_once, "is stubborn": is_stubborn, "is killed": is_killed,
-        "dies once": dies_once, "bursts": bursts, "talks": talks,
+        "dies once": dies_once, "bursts": bursts, "talks": talks, "chats": chats,
     }[name](folder)  # fmt: skip
 
 
@@ -139,6 +139,24 @@ def bursts(folder: Path) -> int:
         time.sleep(0.02)
     say(STARTED, *(progress(seq) for seq in range(2, 500)))
     return result(folder, 500)
+
+
+def chats(folder: Path) -> int:
+    """50 events a second from `go` until `enough`; notes when it said which."""
+    say(STARTED)
+    seq = 1
+    with (folder / "said").open("w") as said:
+        said.write(f"1 {time.time()}\n")
+        while not (folder / "go").exists():
+            time.sleep(0.02)
+        began = time.monotonic()
+        while not (folder / "enough").exists():
+            seq += 1
+            time.sleep(max(0.0, began + (seq - 1) / 50 - time.monotonic()))
+            said.write(f"{seq} {time.time()}\n")
+            say(progress(seq))
+        said.write(f"{seq + 1} {time.time()}\n{seq + 2} {time.time()}\n")
+    return result(folder, seq + 1)
 
 
 def pack(folder: Path, path: Path) -> int:

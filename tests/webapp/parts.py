@@ -23,9 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 class Parts:
     """Redis, web server and workers, each started when a test wants it; ports and folder stay the same."""
 
-    def __init__(self, folder: Path, settings: str) -> None:
+    def __init__(self, folder: Path, settings: str, *, redis_port: int = 0) -> None:
         self.folder = folder
-        self.port, self.redis_port = free_port(), free_port()
+        self.port, self.redis_port = free_port(), redis_port or free_port()
         self.environment = {
             key: value for key, value in os.environ.items() if key not in ("SECRET_KEY", "DATABASE_URL")
         }

@@ -11,6 +11,7 @@ from channels.db import database_sync_to_async
 from channels.testing import WebsocketCommunicator
 from django.conf import settings as django_settings
 from django.contrib.auth.models import User
+from django.db import OperationalError
 from django.test import Client
 
 from tests.webapp.cast import progress, put_into, say
@@ -227,6 +228,39 @@ async def test_permission_is_asked_again_at_each_doorbell(
     await database_sync_to_async(Search.objects.update)(owner=bob)
     await database_sync_to_async(say)(running, progress(1))
     assert await closed_with(socket) == 4404
+
+
+async def test_sockets_that_ask_the_same_share_an_answer_and_none_gets_an_old_one(
+    page: Client, running: Search, watch: Callable[..., Socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    feed = selectors.search_feed
+    monkeypatch.setattr(selectors, "search_feed", lambda **options: asked.append(options) or feed(**options))
+    sockets = [watch(page, running.pk) for _ in range(10)]
+    for socket in sockets:
+        await socket.connect()
+        await frames(socket, until=is_state("running"))
+    asked.clear()
+    for seq in range(1, 31):
+        await database_sync_to_async(say)(running, progress(seq))
+    for socket in sockets:
+        assert seqs_of(await frames(socket, until=has_seq(30))) == list(range(1, 31))
+    assert len(asked) < 100, "ten sockets, thirty doorbells"
+
+
+async def test_a_socket_that_cannot_deliver_is_closed_so_that_its_page_connects_again(
+    page: Client, running: Search, watch: Callable[..., Socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    socket = watch(page, running.pk)
+    await socket.connect()
+    await frames(socket, until=is_state("running"))
+
+    def fails(**options: Any) -> None:
+        raise OperationalError("the database is away")
+
+    monkeypatch.setattr(selectors, "search_feed", fails)
+    await database_sync_to_async(say)(running, progress(1))
+    assert await closed_with(socket) == 1011
 
 
 async def test_who_waits_sees_the_place_in_the_queue(
