@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.postgres import database_beside
 from webapp.launch import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +31,11 @@ class Stack:
 @contextlib.contextmanager
 def running(folder: Path, *, settings: str = "webapp.settings") -> Iterator[Stack]:
     """Everything of one machine while it lasts; nothing of it is left afterwards."""
+    with database_beside(os.environ.get("DATABASE_URL")) as database:
+        yield from _running(folder, settings, {"DATABASE_URL": database} if database else {})
+
+
+def _running(folder: Path, settings: str, database: dict[str, str]) -> Iterator[Stack]:
     port = free_port()
     log = folder / "stack.log"
     environment = {
@@ -43,6 +49,7 @@ def running(folder: Path, *, settings: str = "webapp.settings") -> Iterator[Stac
         "DJANGO_SETTINGS_MODULE": settings,
         "ALLOWED_HOSTS": "127.0.0.1",
         "PYTHONUNBUFFERED": "1",
+        **database,
     }
     with log.open("wb") as output:
         process = subprocess.Popen(
