@@ -10,6 +10,7 @@ import getpass
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -40,7 +41,7 @@ def program(name: str) -> str:
 def running() -> Iterator[str]:
     """Its address, as DATABASE_URL wants it: a socket in a folder that only this user may enter."""
     initdb, control = program("initdb"), program("pg_ctl")
-    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+    folder = Path(tempfile.mkdtemp(prefix="postgres-", dir="/tmp"))
     as_its_user: list[str] = []
     user = getpass.getuser()
     try:
@@ -79,6 +80,7 @@ def database_beside(url: str | None) -> Iterator[str | None]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the server is ended, too
     try:
         with running() as address:
             sys.exit(subprocess.run(sys.argv[2:], env={**os.environ, "DATABASE_URL": address}, check=False).returncode)

@@ -4,7 +4,7 @@
 |---|---|---|
 | DATA_DIR | folder of database, uploads, runs and packed images | data/ beside this project |
 | REDIS_URL | broker and channel layer | redis://127.0.0.1:6379/0 |
-| DATABASE_URL | another database than SQLite in DATA_DIR | |
+| DATABASE_URL | another database than SQLite in DATA_DIR: postgres://user:password@host/name | |
 | PORT | where the web server listens | 8000 |
 | SECRET_KEY | signs cookies | made once, kept in DATA_DIR/secret_key |
 | ALLOWED_HOSTS | names this site may be called by, with commas | this machine only |

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 import yaml
 from django.conf import settings
@@ -26,7 +27,7 @@ from tests import postgres
 from tests.webapp.cast import soon
 from tests.webapp.stack import Stack, running
 from tests.webapp.story import FILES
-from tests.webapp.test_browser import SOON, WIDE, drawn, expect_state, listened, start
+from tests.webapp.test_browser import SOON, WIDE, drawn, expect_state, listened, start, wait_until
 from webapp import parts
 from webapp.launch import free_port
 
@@ -146,15 +147,21 @@ def missing() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def site(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Everything, behind nginx, whose address it has."""
+def database(browser: Browser) -> Iterator[str]:
     if lacks := missing():
         reason = f"not installed: {', '.join(lacks)}; sudo apt install nginx-light redis-server postgresql openssl"
         if os.environ.get("REQUIRE_DEPLOY") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
+    with postgres.running() as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def site(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Everything, behind nginx, whose address it has."""
     folder = tmp_path_factory.mktemp("deployed")
-    with postgres.running() as database, redis(folder) as redis_url:
+    with redis(folder) as redis_url:
         told = {"DATABASE_URL": database, "REDIS_URL": redis_url, "HTTPS": "1", "ACCEL": "1"}
         with running(folder, settings="tests.webapp.story_settings", **told) as stack, nginx(stack) as address:
             yield Stack(address=address, link=address + urlsplit(stack.link).path, folder=folder)
@@ -285,8 +292,8 @@ def test_security_headers_come_once_on_pages_and_files(searched: Page) -> None:
 
 @whole
 def test_the_inner_address_of_files_is_nobodys(searched: Page, site: Stack, browser: Browser) -> None:
-    (file,) = site.folder.glob("media/runs/*/result/model.onnx")
-    inner = "/protected/" + file.relative_to(site.folder / "media").as_posix()
+    inner = f"/protected/runs/{searched.url.split('/')[-2]}/result/model.onnx"
+    assert (site.folder / "media" / inner.removeprefix("/protected/")).exists()
     stranger = browser.new_context(base_url=site.address, ignore_https_errors=True)
     for ask in (searched.context.request, stranger.request):
         for address in (inner, "/protected/../secret_key", "/protected/%2e%2e/secret_key", "/protected../secret_key"):
@@ -337,3 +344,19 @@ def test_scripts_come_packed_and_what_is_plain_is_sent_to_tls(context: BrowserCo
     assert plain is not None
     moved = context.request.get(f"http://127.0.0.1:{plain[1]}/searches/", max_redirects=0)
     assert (moved.status, moved.headers["location"]) == (301, "https://127.0.0.1/searches/")
+
+
+@whole
+def test_a_database_that_went_away_costs_no_search(context: BrowserContext, database: str) -> None:
+    page = context.new_page()
+    start(page, "cut off in 12 seconds")
+    page.locator("#chart-losses").scroll_into_view_if_needed()
+    wait_until(lambda: drawn(page, "losses") > 10, "that it has said something")
+    with psycopg.connect(database, autocommit=True) as server:
+        cut = server.execute(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+            " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        ).fetchone()
+    assert cut is not None and cut[0] > 0
+    expect_state(page, "Finished", 90)
+    page.close()
