@@ -1,7 +1,7 @@
 # What to type. Whatever needs .venv makes it first.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run link demo test chaos load check clean
+.PHONY: help run link demo test test-postgres chaos load check clean
 
 VENV := .venv
 IN_VENV := $(VENV)/bin/python
@@ -13,6 +13,7 @@ help:
 	@echo "make link    A fresh link to sign in with, while Coppice runs (DATA_DIR=data)"
 	@echo "make demo    One quick search on the command line; its result lands in runs/demo/result"
 	@echo "make test    The whole test suite"
+	@echo "make test-postgres  The web application's tests on a PostgreSQL of their own (needs Debian's postgresql)"
 	@echo "make chaos   20 kills of real processes at random moments, as a table (ROUNDS=20)"
 	@echo "make load    200 open pages, the relay, the pages of many searches: figures as a table (10 minutes)"
 	@echo "make check   Format, lint, types, import contracts, an import of every module"
@@ -34,6 +35,11 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-dev
 	@$(IN_VENV) manage.py fetch_assets
 	@$(IN_VENV) -m pytest -n 2 --dist loadscope
+
+# What starts browsers and launchers is the same on every database.
+test-postgres: $(VENV)/installed-dev
+	@$(IN_VENV) manage.py fetch_assets
+	@$(IN_VENV) -m tests.postgres -- $(IN_VENV) -m pytest tests/webapp -m "not browser" --ignore tests/webapp/test_launch.py
 
 chaos: $(VENV)/installed-dev
 	@$(IN_VENV) -m tests.chaos --rounds $(or $(ROUNDS),20)

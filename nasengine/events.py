@@ -1,18 +1,22 @@
 """What a run says while it runs: typed events, to and from one JSON line each.
 
-Durations, never wall-clock times; a number that is not finite becomes null. A run's events are numbered by `seq`
-from 1; a resumed run goes on from its checkpoint's number, so what a killed attempt said after it is said again.
+Durations, never wall-clock times; a number that is not finite becomes null, a character that no database keeps U+FFFD.
+A run's events are numbered by `seq` from 1; a resumed run goes on from its checkpoint's number, so what a killed
+attempt said after it is said again.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from nasengine.errors import EngineError
+
+UNSTORABLE = re.compile("[\\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,28 +273,36 @@ def to_line(event: Event) -> str:
     '{"kind":"search_finished","seq":9,"seconds":null}'
     """
     said = {"kind": event.kind, **asdict(event)}
-    return json.dumps(_finite(said), separators=(",", ":"), allow_nan=False)
+    return json.dumps(_plain(said), separators=(",", ":"), allow_nan=False)
 
 
 def from_line(line: str) -> Event:
-    """The event that a line says.
+    r"""The event that a line says.
+
+    >>> from_line(r'{"kind":"search_failed","seq":1,"error":"E","message":"\u0000","problems":[]}').message
+    '\ufffd'
 
     Raises:
         EngineError: if it is not an event.
     """
     try:
         raw = json.loads(line)
+        if "\\u" in line:
+            raw = _plain(raw)
         cls = KINDS[raw.pop("kind")]
         return cls(**{field.name: raw[field.name] for field in fields(cls)})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EngineError(f"not an event line ({type(error).__name__}: {error}): {line[:200]!r}") from None
 
 
-def _finite(value: object) -> object:
+def _plain(value: object) -> Any:
+    """Without what JSON or databases refuse: numbers that are not finite, NULs and halves of characters in text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", value)
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {_plain(str(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [_plain(item) for item in value]
     return value

@@ -1,4 +1,7 @@
-"""A file that can be fetched in parts: a download that was cut off goes on where it was."""
+"""A file that can be fetched in parts: a download that was cut off goes on where it was.
+
+With ACCEL=1 the nginx in front does the fetching: it is told which file, once everything else is settled.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,17 @@ import asyncio
 import mimetypes
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import quote
 
+from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.utils.cache import get_conditional_response
 from django.utils.http import content_disposition_header
 from werkzeug.http import parse_if_range_header, parse_range_header
 
 CHUNK_BYTES = 1 << 18
+PROTECTED = "/protected/"
+"""Where nginx has the media folder, for itself alone."""
 
 
 def download(request: HttpRequest, path: Path, *, sha256: str) -> HttpResponseBase:
@@ -39,6 +46,10 @@ def download(request: HttpRequest, path: Path, *, sha256: str) -> HttpResponseBa
     if known is not None:
         known["ETag"] = etag
         return known
+    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    if settings.ACCEL:
+        inside = PROTECTED + quote(path.relative_to(settings.MEDIA_ROOT).as_posix())
+        return HttpResponse(content_type=kind, headers={**headers, "X-Accel-Redirect": inside})
     wanted = _range(request, etag, size)
     first, end = wanted or (0, size)
     if wanted and first == end:
@@ -48,7 +59,7 @@ def download(request: HttpRequest, path: Path, *, sha256: str) -> HttpResponseBa
     return StreamingHttpResponse(
         _chunks(path, first, end if request.method == "GET" else first),
         status=206 if wanted else 200,
-        content_type=mimetypes.guess_type(path.name)[0] or "application/octet-stream",
+        content_type=kind,
         headers={**headers, "Content-Length": str(end - first)},
     )
 

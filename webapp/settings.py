@@ -4,11 +4,12 @@
 |---|---|---|
 | DATA_DIR | folder of database, uploads, runs and packed images | data/ beside this project |
 | REDIS_URL | broker and channel layer | redis://127.0.0.1:6379/0 |
-| DATABASE_URL | another database than SQLite in DATA_DIR | |
+| DATABASE_URL | another database than SQLite in DATA_DIR: postgres://user:password@host/name | |
 | PORT | where the web server listens | 8000 |
 | SECRET_KEY | signs cookies | made once, kept in DATA_DIR/secret_key |
 | ALLOWED_HOSTS | names this site may be called by, with commas | this machine only |
 | HTTPS | 1 behind a proxy that speaks TLS: everything is asked for over it, keys must be strong | 0 |
+| ACCEL | 1 behind an nginx that hands out files itself (docker/nginx.conf.template) | 0 |
 | DEBUG | 1 shows tracebacks in the browser | 0 |
 """
 
@@ -75,6 +76,7 @@ REDIS_URL = os.environ.get("REDIS_URL") or "redis://127.0.0.1:6379/0"
 PORT = _port()
 DEBUG = _flag("DEBUG")
 HTTPS = _flag("HTTPS")
+ACCEL = _flag("ACCEL")
 if HTTPS and DEBUG:
     raise ImproperlyConfigured("DEBUG shows strangers the inside; expected 0 where HTTPS is 1")
 SECRET_KEY = _secret_key(DATA_DIR)

@@ -282,5 +282,5 @@ def _until(seconds: float) -> Iterator[None]:
 def _read(stream: IO[str], take: Callable[[str], None]) -> None:
     with stream:
         for line in stream:
-            if text := line.rstrip("\n"):
+            if text := line.rstrip("\n").replace("\0", "\N{REPLACEMENT CHARACTER}"):  # not every database takes NULs
                 take(text)

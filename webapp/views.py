@@ -198,6 +198,8 @@ def search_delete(request: OwnedRequest, pk: UUID) -> HttpResponse:
 def search_file(request: OwnedRequest, pk: UUID, name: str) -> HttpResponseBase:
     """A file of a found network; only names that the engine announced exist."""
     search = get_object_or_404(Search, pk=pk, owner=request.user)
+    if "\0" in name:  # PostgreSQL does not even look for it
+        raise Http404
     artifact = get_object_or_404(search.artifacts, name=name)
     path = selectors.run_folder(search.pk) / artifact.folder / artifact.file
     return download(request, path, sha256=artifact.sha256)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path.cwd()))
@@ -32,7 +33,7 @@ def main() -> int:
     return {
         "finishes": finishes, "forgets": forgets, "refuses": refuses, "crashes": crashes,
         "waits": waits, "waits once": waits_once, "is stubborn": is_stubborn, "is killed": is_killed,
-        "dies once": dies_once, "bursts": bursts, "talks": talks, "chats": chats,
+        "dies once": dies_once, "bursts": bursts, "talks": talks, "chats": chats, "mumbles": mumbles,
     }[name](folder)  # fmt: skip
 
 
@@ -83,6 +84,15 @@ def talks(folder: Path) -> int:
     for number in range(1000):
         sys.stderr.write(f"word {number}\n")
     return result(folder, 1)
+
+
+def mumbles(folder: Path) -> int:
+    sys.stdout.write(
+        events.to_line(replace(progress(1), losses={"told": 1.0})).replace("told", "\\u0000\\udce9") + "\n"
+    )
+    sys.stdout.flush()
+    sys.stderr.write("No such file: caf\0\n")
+    return 7
 
 
 def note(folder: Path, command: str) -> None:

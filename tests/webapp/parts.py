@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 class Parts:
     """Redis, web server and workers, each started when a test wants it; ports and folder stay the same."""
 
-    def __init__(self, folder: Path, settings: str, *, redis_port: int = 0) -> None:
+    def __init__(self, folder: Path, settings: str, database: str | None = None, *, redis_port: int = 0) -> None:
         self.folder = folder
         self.port, self.redis_port = free_port(), redis_port or free_port()
         self.environment = {
@@ -34,6 +34,7 @@ class Parts:
             "REDIS_URL": f"redis://127.0.0.1:{self.redis_port}/0",
             "DJANGO_SETTINGS_MODULE": settings,
             "PYTHONUNBUFFERED": "1",
+            **({"DATABASE_URL": database} if database else {}),
         }
         self.processes: list[subprocess.Popen[bytes]] = []
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.postgres import database_beside
 from webapp.launch import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,14 +29,23 @@ class Stack:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *, settings: str = "webapp.settings") -> Iterator[Stack]:
-    """Everything of one machine while it lasts; nothing of it is left afterwards."""
+def running(folder: Path, *, settings: str = "webapp.settings", **changes: str) -> Iterator[Stack]:
+    """Everything of one machine while it lasts; nothing of it is left afterwards.
+
+    Args:
+        changes: of its environment.
+    """
+    with database_beside(os.environ.get("DATABASE_URL")) as database:
+        yield from _running(folder, settings, ({"DATABASE_URL": database} if database else {}) | changes)
+
+
+def _running(folder: Path, settings: str, changes: dict[str, str]) -> Iterator[Stack]:
     port = free_port()
     log = folder / "stack.log"
     environment = {
         name: value
         for name, value in os.environ.items()
-        if name not in ("REDIS_URL", "DATABASE_URL", "SECRET_KEY", "HTTPS")
+        if name not in ("REDIS_URL", "DATABASE_URL", "SECRET_KEY", "HTTPS", "ACCEL")
     }
     environment |= {
         "DATA_DIR": str(folder),
@@ -43,6 +53,7 @@ def running(folder: Path, *, settings: str = "webapp.settings") -> Iterator[Stac
         "DJANGO_SETTINGS_MODULE": settings,
         "ALLOWED_HOSTS": "127.0.0.1",
         "PYTHONUNBUFFERED": "1",
+        **changes,
     }
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -68,7 +79,7 @@ def running(folder: Path, *, settings: str = "webapp.settings") -> Iterator[Stac
 def _printed_link(process: subprocess.Popen[bytes], log: Path) -> str:
     deadline = time.monotonic() + STARTS_WITHIN
     while time.monotonic() < deadline:
-        if found := re.search(r"http://127\.0\.0\.1:\d+/sign-in/\S+", log.read_text()):
+        if found := re.search(r"https?://127\.0\.0\.1(:\d+)?/sign-in/\S+", log.read_text()):
             return found[0]
         if process.poll() is not None:
             break

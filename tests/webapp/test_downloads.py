@@ -101,6 +101,25 @@ def test_a_file_that_is_gone_is_not_found(tmp_path: Path) -> None:
         downloads.download(requests.get("/"), tmp_path / "gone", sha256=SHA)
 
 
+@pytest.mark.parametrize("headers", [{}, {"Range": "bytes=5-9"}])
+def test_an_nginx_in_front_is_told_which_file_and_keeps_the_rest(
+    tmp_path: Path, settings: Any, headers: dict[str, str]
+) -> None:
+    """The fixture of that name, not hypothesis' settings; nginx cuts the range out itself."""
+    file = tmp_path / "media" / "runs" / "family" / "50% or so.onnx"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(CONTENT)
+    whole, _ = got(file)
+    settings.ACCEL = True
+    answer, body = got(file, **headers)
+    assert (answer.status_code, body) == (200, b"")
+    told = {"X-Accel-Redirect": "/protected/runs/family/50%25%20or%20so.onnx"}
+    assert dict(answer.items()) == {name: whole[name] for name in whole.headers if name != "Content-Length"} | told
+    assert got(file, If_None_Match=f'"{SHA}"')[0].status_code == 304
+    with pytest.raises(Http404):
+        got(file.with_name("gone"))
+
+
 def test_a_large_file_is_never_held_in_memory(path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(downloads, "CHUNK_BYTES", 100)
     answer = downloads.download(requests.get("/", headers={"Range": "bytes=50-449"}), path, sha256=SHA)

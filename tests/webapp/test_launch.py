@@ -22,6 +22,7 @@ from typing import Any
 
 import psutil
 import pytest
+from django.core.management import call_command
 
 from webapp import launch, parts
 from webapp.launch import CannotStart
@@ -221,6 +222,12 @@ def test_where_it_runs_is_told_while_it_runs(tmp_path: Path) -> None:
         launch.running_at(tmp_path)
 
 
+def test_a_link_to_parts_that_were_started_by_hand(settings: Any, db: None, capsys: pytest.CaptureFixture[str]) -> None:
+    settings.HTTPS, settings.ALLOWED_HOSTS = True, ["coppice.example"]
+    call_command("sign_in_link")
+    assert re.fullmatch(r"https://coppice\.example/sign-in/[\w-]+/\n", capsys.readouterr().out)
+
+
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Make in a folder with nothing but what installing needs, as if typed (not as part of the make that runs us)."""
     if shutil.which("make") is None:
@@ -260,8 +267,8 @@ def test_a_python_without_venv_is_told_what_to_install(tmp_path: Path) -> None:
 def test_make_alone_lists_what_there_is(tmp_path: Path) -> None:
     result = make(tmp_path)
     assert result.returncode == 0
-    listed = re.findall(r"^make (\w+)", result.stdout, re.MULTILINE)
-    assert listed == ["run", "link", "demo", "test", "chaos", "load", "check", "clean"]
+    listed = re.findall(r"^make ([\w-]+)", result.stdout, re.MULTILINE)
+    assert listed == ["run", "link", "demo", "test", "test-postgres", "chaos", "load", "check", "clean"]
 
 
 # What it starts
@@ -287,7 +294,7 @@ def test_the_procfile_names_the_parts_and_their_queues() -> None:
 )
 def test_the_site_is_asked_under_a_name_that_it_answers_to(hosts: list[str], host: str, settings: Any) -> None:
     settings.ALLOWED_HOSTS = hosts
-    assert run._own_name() == host
+    assert run.own_name() == host
 
 
 def test_vendor_files_are_copied_once_and_renewed_when_the_package_changes(tmp_path: Path) -> None:
@@ -324,7 +331,8 @@ def test_a_start_prints_a_link_that_signs_in_once_and_ctrl_c_leaves_nothing(tmp_
         another = subprocess.run(
             [sys.executable, "manage.py", "sign_in_link"],
             cwd=ROOT,
-            env={**os.environ, "DATA_DIR": str(tmp_path / "data")},
+            env={name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+            | {"DATA_DIR": str(tmp_path / "data")},
             capture_output=True,
             text=True,
             check=True,

@@ -17,6 +17,7 @@ import pytest
 import redis
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
+from tests.postgres import database_beside
 from tests.webapp.cast import soon
 from tests.webapp.parts import Parts, Person, family
 
@@ -25,16 +26,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.redis]
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
-    found = Parts(tmp_path_factory.mktemp("parts"), "tests.webapp.fake_settings")
-    try:
-        found.redis()
-        found.manage("migrate")
-        found.web()
-        found.worker("cpu,care", "-B")
-        soon(found.is_healthy, seconds=60)
-        yield found
-    finally:
-        found.end()
+    with database_beside(os.environ.get("DATABASE_URL")) as database:
+        found = Parts(tmp_path_factory.mktemp("parts"), "tests.webapp.fake_settings", database)
+        try:
+            found.redis()
+            found.manage("migrate")
+            found.web()
+            found.worker("cpu,care", "-B")
+            soon(found.is_healthy, seconds=60)
+            yield found
+        finally:
+            found.end()
 
 
 @pytest.fixture(scope="module")

@@ -203,6 +203,12 @@ def test_a_log_is_bounded(new_search: Callable[..., Search], monkeypatch: pytest
     assert re.match(r"\d{4}-", tail), "whole lines"
 
 
+def test_what_no_database_keeps_is_left_out_of_what_an_engine_says(new_search: Callable[..., Search]) -> None:
+    search = run(new_search(name="mumbles"))
+    assert (search.state, search.message.splitlines()[-1]) == (SearchState.FAILED, "No such file: caf\ufffd")
+    assert search.events.get().payload["losses"] == {"\ufffd\ufffd": 1.0}
+
+
 def test_an_engine_that_the_system_ends_for_its_memory_says_what_helps(
     new_search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch
 ) -> None:

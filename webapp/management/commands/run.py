@@ -41,7 +41,7 @@ class Command(BaseCommand):
 
 def _run() -> None:
     data, port = settings.DATA_DIR, settings.PORT
-    host = _own_name()
+    host = own_name()
     address = f"https://{host}" if settings.HTTPS else f"http://{host}:{port}"
     redis_url = os.environ.get("REDIS_URL")
     launch.require_folder(data)
@@ -61,7 +61,7 @@ def _run() -> None:
         )
 
 
-def _own_name() -> str:
+def own_name() -> str:
     """A name that this site answers to."""
     names = [host.removeprefix(".") for host in settings.ALLOWED_HOSTS if host != "*"]
     return "127.0.0.1" if "127.0.0.1" in names or not names else names[0]

@@ -1,4 +1,4 @@
-"""A fresh link for whoever signed out: what `make link` calls while Coppice runs."""
+"""A fresh link for whoever signed out: what `make link` calls while Coppice runs, or has its parts started by hand."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand
 from django.urls import reverse
 
 from webapp import launch, services
+from webapp.management.commands.run import own_name
 
 
 class Command(BaseCommand):
@@ -18,7 +19,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            address = launch.running_at(settings.DATA_DIR)
+            address = f"https://{own_name()}" if settings.HTTPS else launch.running_at(settings.DATA_DIR)
         except launch.CannotStart as reason:
             self.stderr.write(f"There is no link to give: {reason}")
             sys.exit(1)
