@@ -21,6 +21,7 @@ from nasengine.cache import cache_folder, whole
 from nasengine.config import DataConfig
 from nasengine.errors import DataError
 from nasengine.events import DataReady, Event
+from nasengine.names import folded, shown
 from nasengine.pace import Pace
 from nasengine.pixels import Unreadable, fitted, square
 from nasengine.sources import Files, Placed
@@ -79,7 +80,7 @@ def load(data: DataConfig) -> Generator[Event, None, Packed]:
     else:
         with sources.opened(data.dataset, str(data.path)) as files:
             place = Path(str(data.path)).expanduser().resolve()
-            name = sources.shown(place.stem if files.archive else place.name)
+            name = shown(place.stem if files.archive else place.name)
             packed = yield from _from_files(files, name, data.image_size)
     yield ready(packed, data)
     return packed
@@ -255,7 +256,7 @@ def _classes(kept: list[Placed], bad: list[tuple[str, str]], homeless: list[tupl
         )
     called: dict[str, str] = {}
     for class_name in classes:
-        twin = called.setdefault(sources.folded(class_name), class_name)
+        twin = called.setdefault(folded(class_name), class_name)
         if twin != class_name:
             raise _refusal(
                 f"the class folders '{twin}' and '{class_name}' are one where upper and lower case are; "

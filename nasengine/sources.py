@@ -9,7 +9,6 @@ import hashlib
 import os
 import re
 import stat
-import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from nasengine.errors import DataError
 from nasengine.events import DataProgress
+from nasengine.names import CONTROL, LONGEST, folded, shown
 from nasengine.pace import Pace
 from nasengine.pixels import Unreadable
 
@@ -29,7 +29,6 @@ UNPACKED_LIMIT = 20 * 2**30
 RATIO_LIMIT = 200
 RATIO_MATTERS_FROM = 2**20
 FILE_LIMIT = 256 * 2**20
-NAME_LIMIT = 1000
 COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """Others unpack without a bound: a few bytes of bzip2 to gigabytes."""
 
@@ -39,8 +38,6 @@ IMAGE_SUFFIXES = (
 )  # fmt: skip
 """Files with these endings mean to be images, whether or not we can read them."""
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What breaks a line, steers a screen, turns the order of reading, or is no character at all."""
 PART_FOLDERS = {
     "train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test",
 }  # fmt: skip
@@ -156,7 +153,7 @@ def layout(names: Iterable[str]) -> tuple[list[Placed], list[tuple[str, str]]]:
             homeless[name] = reason
             del inside[name]
 
-    leave_out("has too long a name; shorten it", lambda steps: sum(map(len, steps)) > NAME_LIMIT)
+    leave_out("has too long a name; shorten it", lambda steps: sum(map(len, steps)) > LONGEST)
     leave_out("has control characters in its name; rename it", lambda steps: any(map(CONTROL.search, steps)))
     leave_out("is an archive; unpack it first", lambda steps: steps[-1].lower().endswith(ARCHIVE_SUFFIXES))
     leave_out("is not in a class folder", lambda steps: len(steps) < 2)
@@ -171,21 +168,6 @@ def layout(names: Iterable[str]) -> tuple[list[Placed], list[tuple[str, str]]]:
         placed = [Placed(name, "all", steps[0]) for name, steps in inside.items()]
     homeless |= _twins(placed)
     return [place for place in placed if place.name not in homeless], _said(homeless)
-
-
-def shown(name: str) -> str:
-    r"""A name as it may be told: on one line, in its order, and not endless.
-
-    >>> print(shown("cat/\x1b[2J\n1.png"))
-    cat/\x1b[2J\n1.png
-    """
-    plain = CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), name[: NAME_LIMIT + 1])
-    return plain if len(plain) <= NAME_LIMIT else f"{plain[:NAME_LIMIT]}…"
-
-
-def folded(name: str) -> str:
-    """What a name is to systems for which upper and lower case are one."""
-    return unicodedata.normalize("NFC", name.casefold())
 
 
 def _wraps(paths: Iterable[list[str]]) -> bool:

@@ -18,6 +18,7 @@ from nasengine import packing, sources
 from nasengine.config import DataConfig
 from nasengine.errors import DataError
 from nasengine.events import DataReady, from_line, to_line
+from nasengine.names import CONTROL
 from nasengine.pixels import Unreadable
 
 Build = Callable[[Path], Path]
@@ -68,7 +69,7 @@ def test_what_is_left_out_says_why_and_the_rest_is_taken(
     assert isinstance(ready, DataReady)
     assert (ready.classes, sum(ready.splits.values())) == (["cat", "dog"], 20)
     assert [(one["file"], one["reason"]) for one in ready.left_out] == [left_out]
-    assert not sources.CONTROL.search(to_line(ready)) and from_line(to_line(ready)) == ready
+    assert not CONTROL.search(to_line(ready)) and from_line(to_line(ready)) == ready
     cached, *rest = files_in(tmp_path / "cache")
     assert cached.endswith(".npz") and not rest
     assert {path.split("/")[0] for path in files_in(tmp_path)} == {"a.zip", "cache", "out"}
