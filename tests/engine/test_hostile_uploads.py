@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import subprocess
 import sys
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hostile import GOOD, LEFT_OUT, REFUSED, Member, huge_picture, liar, many, vast_list, with_, written
@@ -73,6 +76,47 @@ def test_what_is_left_out_says_why_and_the_rest_is_taken(
     cached, *rest = files_in(tmp_path / "cache")
     assert cached.endswith(".npz") and not rest
     assert {path.split("/")[0] for path in files_in(tmp_path)} == {"a.zip", "cache", "out"}
+
+
+def streamed(path: Path) -> Path:
+    """As a program writes that cannot go back: sizes come after the bytes."""
+
+    class Pipe(io.RawIOBase):
+        content = b""
+
+        def write(self, more: Any) -> int:
+            self.content += bytes(more)
+            return len(more)
+
+    pipe = Pipe()
+    with zipfile.ZipFile(pipe, "w", zipfile.ZIP_DEFLATED) as archive:
+        for member in GOOD:
+            archive.writestr(member.name, member.content)
+    path.write_bytes(pipe.content)
+    return path
+
+
+def of_64_bits(path: Path) -> Path:
+    """With a comment, folders of their own, and numbers of 64 bits."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.comment = b"Our pets"
+        archive.mkdir("cat")
+        for member in GOOD:
+            with archive.open(zipfile.ZipInfo(member.name), "w", force_zip64=True) as stream:
+                stream.write(member.content)
+    return path
+
+
+def behind_a_program(path: Path) -> Path:
+    """As one that unpacks itself."""
+    path.write_bytes(bytes(5000) + written(path, GOOD).read_bytes())
+    return path
+
+
+@pytest.mark.parametrize("build", [streamed, of_64_bits, behind_a_program])
+def test_what_ordinary_programs_write_is_taken_whole(tmp_path: Path, build: Build) -> None:
+    packed = packing.loaded(data_of(build(tmp_path / "a.zip")))
+    assert len(packed.images) == 20 and packed.left_out == ()
 
 
 def test_a_folder_is_read_as_carefully(tmp_path: Path) -> None:
