@@ -223,7 +223,7 @@ def _pack(parsed: argparse.Namespace) -> Iterator[Event]:
 
 def _read(path: Path) -> config.SearchConfig:
     try:
-        raw = json.loads(path.read_text())
+        raw = config.document(path.read_bytes())
     except OSError as error:
         raise ConfigError.at("", f"{path} cannot be read ({error.strerror}); give the path of a JSON file") from None
     except ValueError as error:

@@ -8,6 +8,7 @@ in ``outlook``.
 from __future__ import annotations
 
 import difflib
+import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from nasengine import catalogue
 from nasengine.errors import ConfigError
+from nasengine.names import CONTROL, shown
 
 Preset = Literal["quick", "standard", "thorough"]
 Granularity = Literal["operation", "filter", "weight"]
@@ -30,6 +32,11 @@ CANDIDATES: tuple[Candidate, ...] = (
 USUAL_BATCH, SMALL_BATCH, FEW_IMAGES = 64, 32, 8000
 """Images a step; the small batch where there are so few that the number of steps is what limits training."""
 HIGHEST_SEED = 2**31 - 1
+MOST_EPOCHS = 2000
+WIDEST = 1024
+"""Channels after all halvings; looking ahead takes seconds there."""
+MOST_PROBLEMS = 50
+"""Said at once."""
 FEWEST_EPOCHS = 4
 """Of a stage, on average."""
 CONSTANT_COST = 0.1
@@ -291,7 +298,9 @@ class MGASConfig(Part):
         ge=0.01,
         le=10,
     )
-    commit_every: int = option(2, "Prune for good every so many epochs.", title="Commit every", unit="epochs", ge=1)
+    commit_every: int = option(
+        2, "Prune for good every so many epochs.", title="Commit every", unit="epochs", ge=1, le=MOST_EPOCHS
+    )
     regrow_fraction: float = option(
         0.15,
         "Share of the pruned units that get a second chance, each time. Worth 0 to 2 points in our benchmark: no more "
@@ -310,10 +319,11 @@ class MGASConfig(Part):
         unit="epochs",
         empty="only after early stages",
         ge=1,
+        le=MOST_EPOCHS,
     )
     protect_epochs: int = option(
         1, "Epochs of pruning in which what returned cannot be switched off again.", title="Protection",
-        unit="epochs", ge=0,
+        unit="epochs", ge=0, le=MOST_EPOCHS,
     )  # fmt: skip
 
     @model_validator(mode="after")
@@ -420,7 +430,12 @@ class SearchPlan(Part):
     """How the search itself trains."""
 
     epochs: int = option(
-        50, "Epochs of the whole search, all stages together.", title="Search epochs", unit="epochs", ge=4, le=2000
+        50,
+        "Epochs of the whole search, all stages together.",
+        title="Search epochs",
+        unit="epochs",
+        ge=4,
+        le=MOST_EPOCHS,
     )
     batch_size: int | None = option(
         None, "Images a step. Empty: 64, or 32 if there are fewer than 8,000 training images.",
@@ -526,12 +541,20 @@ class SearchConfig(Part):
                 f"{self.search.epochs} is too few for {stages} stages; use at least {FEWEST_EPOCHS * stages}, "
                 "or fewer stage ends and targets",
             )
+        if CONTROL.search(self.name):
+            raise ConfigError.at("name", f"'{shown(self.name)}' has control characters; write it without them")
         halvings = len(self.space.reduction_places)
         if self.data.image_size >> halvings < 2:
             raise ConfigError.at(
                 "data.image_size",
                 f"{self.data.image_size} pixels are too few for {halvings} halvings; use at least {2 << halvings}, "
                 "or fewer reductions",
+            )
+        if self.space.channels << halvings > WIDEST:
+            raise ConfigError.at(
+                "space.channels",
+                f"{self.space.channels} channels, doubled {halvings} times, are more than {WIDEST:,}; use at most "
+                f"{WIDEST >> halvings}, or fewer reductions",
             )
         return self
 
@@ -543,6 +566,22 @@ class SearchConfig(Part):
         if self.search.epochs - FEWEST_EPOCHS * len(self.target.also) < SHORT_SEARCH:
             return (self.space.depth // 2,)
         return tuple(place for place in self.space.reduction_places if place > 0)
+
+
+def document(text: bytes) -> Any:
+    """The plain value that a JSON document spells.
+
+    Raises:
+        ValueError: if it is none, says a thing twice, or spells half a character, which no text can hold.
+    """
+    try:
+        value = json.loads(text.decode("utf-8-sig"), object_pairs_hook=_once)
+        json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+    except UnicodeEncodeError:
+        raise ValueError("one of its \\u escapes is half a character") from None
+    return value
 
 
 def parse(raw: Mapping[str, Any]) -> SearchConfig:
@@ -557,6 +596,15 @@ def parse(raw: Mapping[str, Any]) -> SearchConfig:
         return SearchConfig.model_validate(_completed(raw))
     except ValidationError as error:
         raise ConfigError(_problems(error)) from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"'{shown(name)}' is given twice")
+        found[name] = value
+    return found
 
 
 def _completed(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -592,7 +640,7 @@ def _part(raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _problems(error: ValidationError) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
-    for item in error.errors(include_url=False):
+    for item in error.errors(include_url=False)[:MOST_PROBLEMS]:
         cause = item.get("ctx", {}).get("error")
         if isinstance(cause, ConfigError):
             found += cause.problems

@@ -21,17 +21,20 @@ from nasengine.cache import cache_folder, whole
 from nasengine.config import DataConfig
 from nasengine.errors import DataError
 from nasengine.events import DataReady, Event
+from nasengine.names import folded, shown
 from nasengine.pace import Pace
 from nasengine.pixels import Unreadable, fitted, square
 from nasengine.sources import Files, Placed
 from nasengine.splits import DataFacts
 
-VERSION = 1
+VERSION = 2
 """Raised whenever equal files would give other arrays, so that older cache files are not read."""
 UNREADABLE_LIMIT = 0.1
+CLASSES_LIMIT = 10_000
 LEFT_OUT_SAID = 200
-THREAD_FROM = 2**16
-"""Files of so many bytes are decoded by threads; for smaller ones handing over costs more than it gains."""
+THREAD_FROM, THREAD_TO = 2**16, 2**24
+"""Files of so many bytes are decoded by threads; for smaller ones handing over costs more than it gains, larger ones
+would fill the memory while they wait."""
 THUMBNAIL_SIDE = 64
 
 
@@ -77,7 +80,8 @@ def load(data: DataConfig) -> Generator[Event, None, Packed]:
     else:
         with sources.opened(data.dataset, str(data.path)) as files:
             place = Path(str(data.path)).expanduser().resolve()
-            packed = yield from _from_files(files, place.stem if files.archive else place.name, data.image_size)
+            name = shown(place.stem if files.archive else place.name)
+            packed = yield from _from_files(files, name, data.image_size)
     yield ready(packed, data)
     return packed
 
@@ -197,7 +201,7 @@ def _decoded(
         for place in placed:
             try:
                 content = _content(files, place.name)
-                if len(content) < THREAD_FROM:
+                if not THREAD_FROM <= len(content) < THREAD_TO:
                     future: Future[NDArray[np.uint8]] = Future()
                     future.set_result(square(content, size))
                 else:
@@ -220,8 +224,6 @@ def _outcome(place: Placed, future: Future[NDArray[np.uint8]]) -> tuple[Placed, 
 
 
 def _content(files: Files, name: str) -> bytes:
-    if name.lower().endswith(sources.ARCHIVE_SUFFIXES):
-        raise Unreadable("is an archive; unpack it first")
     if files.sizes[name] > sources.FILE_LIMIT:
         raise Unreadable(f"is larger than {sources.FILE_LIMIT // 2**20} MiB")
     return files.read(name)
@@ -247,7 +249,19 @@ def _classes(kept: list[Placed], bad: list[tuple[str, str]], homeless: list[tupl
         raise _refusal(f"there are no images in class folders{where}; put each class's images in a folder of its own")
     if len(classes) < 2:
         raise _refusal(f"there is only one class with images, '{classes[0]}'; give at least two class folders")
+    if len(classes) > CLASSES_LIMIT:
+        raise _refusal(
+            f"there are {len(classes):,} class folders, more than the {CLASSES_LIMIT:,} allowed; "
+            "put each class's images into one folder"
+        )
+    called: dict[str, str] = {}
     for class_name in classes:
+        twin = called.setdefault(folded(class_name), class_name)
+        if twin != class_name:
+            raise _refusal(
+                f"the class folders '{twin}' and '{class_name}' are one where upper and lower case are; "
+                "give them one name, or names that differ more"
+            )
         parts = {place.part for place in kept if place.class_name == class_name}
         if not parts & {"all", "train"}:
             raise _refusal(

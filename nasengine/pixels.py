@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import threading
+from contextlib import nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,8 @@ from nasengine.errors import EngineError
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 """Decoders that strangers' bytes may reach; Pillow has others that start programs (EPS) or are rarely looked after."""
+LARGE, ONE_LARGE = 2**24, threading.Lock()
+"""Images of more pixels are decoded one at a time: each may take a gigabyte."""
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"RIFF")
 """How files of these formats begin, to tell a damaged image from something else."""
 
@@ -33,11 +37,12 @@ def square(content: bytes, size: int) -> NDArray[np.uint8]:
             if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise Image.DecompressionBombError
             image.draft(None, (2 * size, 2 * size))  # a JPEG far too large is decoded at a fraction of its size
-            image.load()
-            upright = (
-                image if image.getexif().get(ExifTags.Base.Orientation, 1) == 1 else ImageOps.exif_transpose(image)
-            )
-            return fitted(_grey_or_rgb(upright), size)
+            with ONE_LARGE if image.width * image.height > LARGE else nullcontext():
+                image.load()
+                upright = (
+                    image if image.getexif().get(ExifTags.Base.Orientation, 1) == 1 else ImageOps.exif_transpose(image)
+                )
+                return fitted(_grey_or_rgb(upright), size)
     except Unreadable:
         raise
     except UnidentifiedImageError:

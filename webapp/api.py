@@ -6,22 +6,23 @@ sentences of the command line.
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.models import User
-from django.http import HttpRequest, HttpResponse
+from django.core.exceptions import RequestDataTooBig
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.urls import URLPattern
 from ninja import NinjaAPI, Query, Schema, Status
-from ninja.errors import AuthenticationError
+from ninja.errors import AuthenticationError, ValidationError
 from ninja.security import HttpBearer, django_auth
 from pydantic import Field
 
-from nasengine.config import SearchConfig
+from nasengine.config import SearchConfig, document
 from nasengine.errors import ConfigError
 from webapp import selectors, services
 from webapp.models import Search
@@ -100,13 +101,19 @@ class FeedOut(Schema):
 
 
 class Problems(Schema):
-    """What is wrong with a configuration: [field, sentence] each."""
+    """What is wrong with what was sent: [field, sentence] each."""
 
     problems: list[list[str]]
 
 
 class Message(Schema):
     message: str
+
+
+STRANGER: dict[int, Any] = {401: Message}
+FOUND = STRANGER | {404: Message}
+TOLD = FOUND | {200: SearchOut, 409: Message}
+"""What operations answer beside their own: to strangers; to an unknown id; when something is asked of a search."""
 
 
 class Page(Schema):
@@ -150,14 +157,14 @@ def api_urls() -> Any:
     return patterns, app_name, namespace
 
 
-@api.get("/searches", response=list[SearchOut], summary="Your searches, newest first")
+@api.get("/searches", response=STRANGER | {200: list[SearchOut], 422: Problems}, summary="Your searches, newest first")
 def list_searches(request: HttpRequest, page: Query[Page]) -> Any:
     return selectors.searches_of(_user(request))[page.offset : page.offset + page.limit]
 
 
 @api.post(
     "/searches",
-    response={201: SearchOut, 422: Problems},
+    response=STRANGER | {201: SearchOut, 413: Message, 422: Problems},
     summary="Start a search",
     description="The body is the configuration of the command line. An upload is named by its reference: "
     '`"data": {"dataset": "upload:<id>"}`; paths of the server are refused.',
@@ -165,51 +172,57 @@ def list_searches(request: HttpRequest, page: Query[Page]) -> Any:
 )
 def create_search(request: HttpRequest) -> Any:
     try:
-        raw = json.loads(request.body)
-    except (ValueError, RecursionError) as error:
+        raw = document(request.body)
+    except ValueError as error:
         raise ConfigError.at("", f"the body is not JSON ({error}); send the configuration as one JSON object") from None
     asked = selectors.search_asked(owner=_user(request), raw=raw)
     return Status(201, services.search_create(owner=_user(request), asked=asked))
 
 
-@api.get("/searches/{uuid:pk}", response=SearchOut, summary="One search")
+@api.get("/searches/{uuid:pk}", response=FOUND | {200: SearchOut}, summary="One search")
 def get_search(request: HttpRequest, pk: UUID) -> Any:
     return _search(request, pk)
 
 
-@api.get("/searches/{uuid:pk}/events", response={200: FeedOut, 404: Message}, summary="Its events after a number")
+@api.get(
+    "/searches/{uuid:pk}/events",
+    response=FOUND | {200: FeedOut, 422: Problems},
+    summary="Its events after a number",
+)
 def list_events(request: HttpRequest, pk: UUID, reader: Query[After]) -> Any:
     mine = selectors.search_of(_user(request).pk, pk)
     feed = selectors.search_feed(of=mine, after=reader.after, rewinds=reader.rewinds)
-    return Status(404, {"message": "Not Found"}) if feed is None else feed
+    if feed is None:
+        raise Http404
+    return feed
 
 
-@api.post("/searches/{uuid:pk}/cancel", response={200: SearchOut, 409: Message}, summary="End it without a result")
+@api.post("/searches/{uuid:pk}/cancel", response=TOLD, summary="End it without a result")
 def cancel_search(request: HttpRequest, pk: UUID) -> Any:
     return _told(request, pk, "cancel")
 
 
-@api.post("/searches/{uuid:pk}/pause", response={200: SearchOut, 409: Message}, summary="Save it and free its device")
+@api.post("/searches/{uuid:pk}/pause", response=TOLD, summary="Save it and free its device")
 def pause_search(request: HttpRequest, pk: UUID) -> Any:
     return _told(request, pk, "pause")
 
 
-@api.post("/searches/{uuid:pk}/resume", response={200: SearchOut, 409: Message}, summary="Let it go on where it was")
+@api.post("/searches/{uuid:pk}/resume", response=TOLD, summary="Let it go on where it was")
 def resume_search(request: HttpRequest, pk: UUID) -> Any:
     return _told(request, pk, "resume")
 
 
-@api.post("/searches/{uuid:pk}/stop", response={200: SearchOut, 409: Message}, summary="Train what was found so far")
+@api.post("/searches/{uuid:pk}/stop", response=TOLD, summary="Train what was found so far")
 def stop_search(request: HttpRequest, pk: UUID) -> Any:
     return _told(request, pk, "stop")
 
 
-@api.post("/searches/{uuid:pk}/keep", response={200: SearchOut, 409: Message}, summary="End its training, too")
+@api.post("/searches/{uuid:pk}/keep", response=TOLD, summary="End its training, too")
 def keep_search(request: HttpRequest, pk: UUID) -> Any:
     return _told(request, pk, "keep")
 
 
-@api.get("/datasets", response=list[DatasetOut], summary="Your uploads")
+@api.get("/datasets", response=STRANGER | {200: list[DatasetOut]}, summary="Your uploads")
 def list_datasets(request: HttpRequest) -> Any:
     return selectors.datasets_of(_user(request))
 
@@ -218,6 +231,32 @@ def list_datasets(request: HttpRequest) -> Any:
 def _say_problems(request: HttpRequest, error: ConfigError) -> HttpResponse:
     problems = [list(problem) for problem in error.problems]
     return api.create_response(request, {"problems": problems}, status=422)
+
+
+@api.exception_handler(ValidationError)
+def _say_parameters(request: HttpRequest, error: ValidationError) -> HttpResponse:
+    problems = [[str(item["loc"][-1]), item["msg"][0].lower() + item["msg"][1:]] for item in error.errors]
+    return api.create_response(request, {"problems": problems}, status=422)
+
+
+@api.exception_handler(AuthenticationError)
+def _say_stranger(request: HttpRequest, error: AuthenticationError) -> HttpResponse:
+    sentence = (
+        "Nobody is known by this; sign in, or send a token that is not revoked: Authorization: Bearer coppice_..."
+    )
+    return api.create_response(request, {"message": sentence}, status=401)
+
+
+@api.exception_handler(Http404)
+def _say_missing(request: HttpRequest, error: Http404) -> HttpResponse:
+    return api.create_response(request, {"message": "There is no such search of yours; look at the list."}, status=404)
+
+
+@api.exception_handler(RequestDataTooBig)
+def _say_too_big(request: HttpRequest, error: RequestDataTooBig) -> HttpResponse:
+    most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE / 2**20
+    sentence = f"The body is larger than {most:g} MB; a configuration has some kilobytes."
+    return api.create_response(request, {"message": sentence}, status=413)
 
 
 @api.exception_handler(services.Refused)

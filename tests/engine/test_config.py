@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 from small import raw
 
 from nasengine import catalogue, config
-from nasengine.config import PRESETS, SPACES, SearchConfig, TargetConfig, parse
+from nasengine.config import MOST_PROBLEMS, PRESETS, SPACES, SearchConfig, TargetConfig, document, parse
 from nasengine.errors import ConfigError
 from nasengine.outlook import resolved
 
@@ -101,6 +102,16 @@ WRONG = [
     ({"strategy.regrow_every": 0}, "strategy.regrow_every", "input should be greater than or equal to 1, not 0"),
     ({"strategy.regrow_fraction": 1}, "strategy.regrow_fraction", "input should be less than or equal to 0.5, not 1"),
     ({"search.epochs": 4}, "search.epochs", "4 is too few for 2 stages; use at least 8, or fewer stage ends"),
+    ({"strategy.commit_every": 10**400}, "strategy.commit_every", "input should be less than or equal to 2000"),
+    ({"strategy.protect_epochs": 10**400}, "strategy.protect_epochs", "input should be less than or equal to 2000"),
+    ({"strategy.regrow_every": 10**400}, "strategy.regrow_every", "input should be less than or equal to 2000, not"),
+    ({"name": "a\n\x1bb\0"}, "name", "'a\\n\\x1bb\\x00' has control characters; write it without them"),
+    ({"name": "a\u202eb"}, "name", "'a\\u202eb' has control characters; write it without them"),
+    (
+        {"space.cells": 12, "space.reductions": [0, 1, 2, 3, 4], "space.channels": 64, "data.image_size": 64},
+        "space.channels",
+        "64 channels, doubled 5 times, are more than 1,024; use at most 32, or fewer reductions",
+    ),
     ({"space.nodes": 9}, "space.nodes", "input should be less than or equal to 4, not 9"),
     ({"space.cells": 3, "space.reductions": [0, 1, 2]}, "data.image_size", FEW_PIXELS),
     (
@@ -215,6 +226,32 @@ def test_a_configuration_must_be_an_object(given: Any) -> None:
 def test_every_wrong_field_is_named_at_once() -> None:
     found = problems(raw({"seed": "x", "data.limit": 1, "search.lr": 7, "runtime.thread": 1}))
     assert [field for field, _ in found] == ["seed", "data.limit", "search.lr", "runtime.thread"]
+
+
+def test_of_many_problems_the_first_fifty_are_said() -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse({f"setting {i}": 0 for i in range(1000)})
+    assert len(refused.value.problems) == MOST_PROBLEMS == 50
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (b'{"a": {"b": 1, "b": 1}}', "'b' is given twice"),
+        (b'{"a\\nb": 1, "a\\nb": 1}', r"'a\nb' is given twice"),
+        (b'{"a": "\\udc80"}', r"one of its \u escapes is half a character"),
+        (b'{"\\udc80": 1}', r"one of its \u escapes is half a character"),
+        (b"[" * 100_000, "maximum recursion depth exceeded"),
+        (b"\xff", "'utf-8' codec can't decode byte 0xff"),
+    ],
+)
+def test_what_is_no_document_is_said_to_be_none(text: bytes, sentence: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
+        document(text)
+
+
+def test_a_document_may_begin_as_windows_writes_it() -> None:
+    assert document('\ufeff{"name": "Füchse \U0001f98a"}'.encode()) == {"name": "Füchse 🦊"}
 
 
 def test_the_message_names_the_fields() -> None:

@@ -242,6 +242,14 @@ def test_fewer_than_two_classes_are_refused(tmp_path: Path) -> None:
     assert refusal_of(data_of(file)) == "there is only one class with images, 'cat'; give at least two class folders"
 
 
+def test_a_class_for_each_image_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "CLASSES_LIMIT", 2)
+    file = zip_of(tmp_path / "a.zip", {f"{i}/1.png": picture(i) for i in range(3)})
+    assert refusal_of(data_of(file)) == (
+        "there are 3 class folders, more than the 2 allowed; put each class's images into one folder"
+    )
+
+
 def test_more_than_a_tenth_unreadable_is_refused_with_counts_and_reasons(tmp_path: Path) -> None:
     members = plain(10) | {
         "cat/x.jpg": b"",
@@ -313,7 +321,7 @@ def test_packed_images_come_from_the_cache_the_second_time(
 ) -> None:
     data = data_of(zip_of(tmp_path / "a.zip", ugly()))
     first_events, first = run(packing.load(data))
-    assert [file.name for file in (cache / "packed").iterdir()] == [f"{first.sha256}-12-v1.npz"]
+    assert [file.name for file in (cache / "packed").iterdir()] == [f"{first.sha256}-12-v2.npz"]
     monkeypatch.setattr(packing, "square", None)  # decoding anything would fail
     events, second = run(packing.load(data))
     assert np.array_equal(first.images, second.images) and np.array_equal(first.labels, second.labels)

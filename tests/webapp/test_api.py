@@ -144,6 +144,16 @@ def test_who_is_not_signed_in_gets_401_not_a_page(client: Client, running: Searc
     assert post(client, config()).status_code == 401
 
 
+def test_strangers_and_what_is_not_there_are_answered_with_sentences(page: Client) -> None:
+    answer = Client().get("/api/v1/searches", headers={"authorization": "Bearer \x00ÿ"})
+    assert answer.json() == {
+        "message": "Nobody is known by this; sign in, or send a token that is not revoked: Authorization: Bearer "
+        "coppice_..."
+    }
+    answer = page.get(f"/api/v1/searches/{uuid4()}")
+    assert answer.json() == {"message": "There is no such search of yours; look at the list."}
+
+
 def test_a_foreign_page_cannot_post(alice: Any) -> None:
     browser = Client(enforce_csrf_checks=True)
     browser.force_login(alice)
@@ -177,6 +187,4 @@ def test_numbers_beyond_every_list_are_refused_with_a_sentence(page: Client, run
     for url, name in (("/api/v1/searches", "offset"), (f"/api/v1/searches/{running.pk}/events", "after")):
         answer = page.get(url, {name: 10**30})
         assert answer.status_code == 422
-        (problem,) = answer.json()["detail"]
-        assert problem["loc"][-1] == name
-        assert problem["msg"] == "Input should be less than or equal to 1000000000000"
+        assert answer.json() == {"problems": [[name, "input should be less than or equal to 1000000000000"]]}

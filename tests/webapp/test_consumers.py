@@ -116,6 +116,26 @@ async def test_a_bad_number_is_refused(page: Client, running: Search, watch: Cal
     assert await closed_with(socket) == 4400
 
 
+@pytest.mark.parametrize("query", ["?after=" + "9" * 5000, "?rewinds=1.5", "?after=%00", "?after=nan"])
+async def test_what_is_no_whole_number_is_refused(
+    page: Client, running: Search, watch: Callable[..., Socket], query: str
+) -> None:
+    socket = watch(page, running.pk, query)
+    await socket.connect()
+    assert await closed_with(socket) == 4400
+
+
+@pytest.mark.parametrize(
+    "query", ["?after=-5&rewinds=-5", "?after=" + "9" * 30 + "&rewinds=" + "9" * 30, "?after=", "?x"]
+)
+async def test_any_whole_number_is_a_place(
+    page: Client, running: Search, watch: Callable[..., Socket], query: str
+) -> None:
+    socket = watch(page, running.pk, query)
+    await socket.connect()
+    assert (await socket.receive_json_from(timeout=10))["state"] == "running"
+
+
 @pytest.mark.usefixtures("slow_checks")
 async def test_what_happens_while_one_watches_arrives_live(
     page: Client, running: Search, watch: Callable[..., Socket]

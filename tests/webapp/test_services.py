@@ -270,7 +270,7 @@ def test_the_packed_images_go_with_the_last_upload_of_them(new_dataset: Callable
     first, second = new_dataset(), new_dataset()
     folder: Path = settings.ENGINE_CACHE / "packed"
     folder.mkdir(parents=True)
-    packed, others = folder / f"{first.sha256}-32-v1.npz", folder / f"{'ab' * 32}-32-v1.npz"
+    packed, others = folder / f"{first.sha256}-32-v2.npz", folder / f"{'ab' * 32}-32-v2.npz"
     packed.touch()
     others.touch()
     services.dataset_delete(dataset=first)
