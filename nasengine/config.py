@@ -516,8 +516,6 @@ class SearchConfig(Part):
 
     @model_validator(mode="after")
     def parts_agree(self) -> Self:
-        if "\0" in self.name:
-            raise ConfigError.at("name", "a name has no NUL characters; leave them out")
         entry = catalogue.STRATEGIES[self.strategy.kind]
         if self.space.kind not in entry.spaces:
             raise ConfigError.at(

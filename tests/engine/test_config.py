@@ -40,7 +40,7 @@ WRONG = [
     ({"seed": -1}, "seed", "input should be greater than or equal to 0, not -1"),
     ({"preset": "slow"}, "preset", "input should be 'quick', 'standard' or 'thorough', not 'slow'"),
     ({"name": "x" * 81}, "name", "string should have at most 80 characters"),
-    ({"name": "x\0"}, "name", "a name has no NUL characters; leave them out"),
+    ({"name": "x\0"}, "name", r"'x\x00' has control characters; write it without them"),
     ({"data": 3}, "data", "input should be"),
     ({"data": None}, "data", "input should be"),
     ({"space": []}, "space", "input should be"),
