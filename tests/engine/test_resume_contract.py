@@ -1,0 +1,82 @@
+"""What every strategy of the catalogue owes: stopped at any stage's edges or inside a stage, it ends with the very same
+files. A new strategy, recipe or space is held to it by being in the catalogue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import configuration
+
+from nasengine import catalogue, events
+from nasengine.control import Control
+from nasengine.errors import Interrupted
+from nasengine.events import Event
+from nasengine.search import search
+
+SPACES: dict[str, dict[str, Any]] = {
+    "cells": {"kind": "cells", "cells": 2, "channels": 4, "nodes": 1, "reductions": [1]},
+    "chain": {"kind": "chain", "layers": 3, "channels": 4, "kernels": [3, 5], "reductions": [1]},
+}
+"""One small space of each kind."""
+PAIRS = [
+    (kind, recipe, space)
+    for kind, entry in catalogue.STRATEGIES.items()
+    for recipe in entry.paths
+    for space in entry.spaces
+]
+FILES = ("model.safetensors", "model.onnx", "architecture.json")
+
+
+Place = tuple[str, Any, Any]
+
+
+def place_of(event: Event) -> Place:
+    """What an event tells of, whatever its number: how often progress is told is a matter of time."""
+    return (event.kind, getattr(event, "stage", None), getattr(event, "epoch", None))
+
+
+def ran_until(folder: Path, changes: dict[str, Any], stops: list[Place]) -> list[Event]:
+    """What it says until it has told of one of these places and has saved; without any, until its end."""
+    control, said = Control(), []
+    try:
+        for event in search(configuration(changes), folder, control=control):
+            said.append(event)
+            if place_of(event) in stops:
+                control.requested = "a test"
+    except Interrupted:
+        assert stops
+    return said
+
+
+def places(said: list[Event]) -> list[Place]:
+    """Every stage's edges, and one inside every stage and the retraining, in order."""
+    edges = {place_of(event) for event in said if isinstance(event, events.StageStarted | events.StageFinished)}
+    firsts = {event.stage: place_of(event) for event in reversed(said) if isinstance(event, events.EpochFinished)}
+    trained = [place_of(event) for event in said if isinstance(event, events.RetrainEpoch)][:1]
+    wanted = {*edges, *firsts.values(), *trained}
+    return [place for place in dict.fromkeys(map(place_of, said)) if place in wanted]
+
+
+@pytest.mark.parametrize(("kind", "recipe", "space"), PAIRS)
+def test_stopped_at_every_edge_and_inside_every_stage_it_ends_with_the_very_same_files(
+    kind: str, recipe: str, space: str, tmp_path: Path, cache: None
+) -> None:
+    changes = {"strategy.kind": kind, "strategy.recipe": recipe, "space": SPACES[space], "retrain.epochs": 2}
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    said = ran_until(undisturbed, changes, [])
+    stops, attempts = places(said), 0
+    assert [kind for kind, *_ in stops] == [
+        *(["stage_started", "epoch_finished", "stage_finished"] * 2),
+        "retrain_epoch",
+    ]
+    while stops:
+        told = set(map(place_of, ran_until(disturbed, changes, stops)))
+        assert stops[0] in told and not any(kind == "search_finished" for kind, *_ in told)
+        stops, attempts = [place for place in stops if place not in told], attempts + 1
+    assert attempts >= 5, "a stage that begins where the one before was stopped is an edge with it"
+    ran_until(disturbed, changes, [])
+    for name in FILES:
+        found = [(folder / "result" / name).read_bytes() for folder in (undisturbed, disturbed)]
+        assert found[0] == found[1], name
