@@ -34,7 +34,7 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	@$(IN_VENV) manage.py fetch_assets
-	@$(IN_VENV) -m pytest -n 2 --dist loadscope
+	@$(IN_VENV) -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 # What starts browsers and launchers is the same on every database.
 test-postgres: $(VENV)/installed-dev

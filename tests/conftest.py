@@ -1,4 +1,4 @@
-"""What every test gets: a database file of its own, and a process for each half of the suite."""
+"""What every test gets: a database file of its own, and neighbours that share what is expensive to make."""
 
 from __future__ import annotations
 
@@ -6,18 +6,37 @@ import pytest
 from django.db import connections
 from xdist.scheduler import LoadScopeScheduling
 
+TOGETHER = {
+    "web": ("webapp/", "tests/webapp/", "tests/chaos/"),
+    "finished searches": tuple(
+        f"tests/engine/test_{name}.py" for name in ("command_line", "compact", "export", "sparse_file")
+    ),
+    "searches": tuple(f"tests/engine/test_{name}.py" for name in ("search", "early_end")),
+}
+"""Parts of the suite whose tests share servers or finished searches. What takes longest comes first."""
+
+
+def part_of(nodeid: str) -> str:
+    """The part of the suite that a test belongs to; any other test file is one of its own."""
+    return next((part for part, places in TOGETHER.items() if nodeid.startswith(places)), nodeid.partition("::")[0])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = list(TOGETHER)
+    items.sort(key=lambda item: order.index(part) if (part := part_of(item.nodeid)) in order else len(order))
+
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
-    """Engine and web run beside each other; within each, tests share runs and servers, so they stay together.
+    """A worker takes a whole part at a time.
 
     Marks for `--dist loadgroup` do not do it: what that adds to a test's name is lost on this version of pytest.
     """
-    return Halves(config, log)
+    return Parts(config, log)
 
 
-class Halves(LoadScopeScheduling):  # type: ignore[misc]  # it carries no types
+class Parts(LoadScopeScheduling):  # type: ignore[misc]  # it carries no types
     def _split_scope(self, nodeid: str) -> str:
-        return "web" if nodeid.startswith(("webapp/", "tests/webapp/", "tests/chaos/")) else "engine"
+        return part_of(nodeid)
 
 
 @pytest.fixture(scope="session")
