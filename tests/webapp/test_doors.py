@@ -14,6 +14,9 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from channels.db import database_sync_to_async
+from channels.testing import WebsocketCommunicator
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.test import Client, RequestFactory
 from django.urls import URLPattern, get_resolver, reverse
@@ -22,6 +25,7 @@ from django.utils import timezone
 from nasengine import events
 from tests.webapp.cast import config, progress, put_into, say
 from webapp import selectors, services
+from webapp.asgi import application, sockets
 from webapp.middleware import client_address
 from webapp.models import ApiToken, Artifact, Dataset, Search, SearchState, ShareLink
 
@@ -136,6 +140,47 @@ def test_the_owner_gets_in_by_the_same_addresses(page: Client, things: Things, n
     """So the walk above knocks at doors that are there."""
     statuses = {page.generic(method, things.at(route)).status_code for method in ("GET", "POST")}
     assert statuses & {200, 302, 409} and 404 not in statuses
+
+
+SOCKETS = [f"/{route.pattern}" for route in sockets.routes]
+SITE, ELSEWHERE = b"http://127.0.0.1:8000", b"https://evil.example"
+
+
+async def close_code(path: str, browser: Client | None, origin: bytes = SITE) -> int | None:
+    """How a socket ends: refused before it opens (403 to a browser), closed with a code, or None: it stays open."""
+    headers = [(b"origin", origin), (b"host", b"127.0.0.1:8000")]
+    if browser is not None:
+        name = settings.SESSION_COOKIE_NAME
+        headers.append((b"cookie", f"{name}={browser.cookies[name].value}".encode()))
+    socket = WebsocketCommunicator(application, path, headers)
+    try:
+        if not (await socket.connect())[0]:
+            return 403
+        said = await socket.receive_output(timeout=10)
+        return int(said["code"]) if said["type"] == "websocket.close" else None
+    finally:
+        await socket.disconnect()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("route", SOCKETS)
+async def test_every_socket_opens_to_its_owner_and_link_alone(
+    page: Client, strangers_page: Client, things: Things, route: str
+) -> None:
+    """A new one is walked, too: as nobody, as a stranger, from another site, after a link is revoked."""
+    hers = address(route, things.search.pk, things.dataset.pk, 0, 0).replace("guessed", things.shared)
+    guessed = address(route, uuid4(), uuid4(), 0, 0)
+    is_by_link = "token" in route
+    assert await close_code(hers, page) is None
+    assert await close_code(hers, page, ELSEWHERE) == await close_code(hers, None, ELSEWHERE) == 403
+    assert await close_code(guessed, page) == 4404
+    if is_by_link:
+        assert await close_code(hers, None) is None
+        await database_sync_to_async(services.share_link_revoke)(link=await things.search.share_links.aget())
+        assert await close_code(hers, page) == await close_code(hers, None) == 4404
+    else:
+        assert await close_code(hers, strangers_page) == 4404
+        assert await close_code(hers, None) == await close_code(guessed, None) == 4401
 
 
 # Tokens of scripts
