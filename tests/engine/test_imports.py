@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import subprocess
@@ -51,3 +52,18 @@ def test_settings_and_config_import_nothing_heavy(tmp_path: Path) -> None:
 
 def test_no_module_of_the_web_application_imports_anything_heavy(tmp_path: Path) -> None:
     assert not loaded_by(modules("webapp"), tmp_path) & HEAVY
+
+
+SOURCES = sorted(path.relative_to(ROOT) for root in ("nasengine", "webapp") for path in (ROOT / root).rglob("*.py"))
+UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "joblib", "shelve", "marshal", "cloudpickle"}
+SAFE = {"torch.load": ("weights_only", "True"), "np.load": ("allow_pickle", "False")}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_nothing_is_unpickled(path: Path) -> None:
+    """Files come from strangers: checkpoints are read as tensors alone, and nothing else can bring code along."""
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            assert not UNPICKLERS & {getattr(node, "module", None), *(alias.name for alias in node.names)}
+        if isinstance(node, ast.Call) and (safe := SAFE.get(ast.unparse(node.func))):
+            assert safe in {(given.arg, ast.unparse(given.value)) for given in node.keywords}
