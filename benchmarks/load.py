@@ -1,6 +1,7 @@
 """Many people on one machine: what the web server holds up to.
 
-* *Browsers*: sockets on one running search whose engine says 50 events a second. Delay is from the engine's `print` to
+* *Browsers*: sockets on one running search whose engine says 50 events a second; each has a session of its own, so that
+  none shares an answer. Delay is from the engine's `print` to
   the socket's frame, all on one machine; memory is that of the web server, after the first tenth and at the end.
 * *Relay*: events stored in the database a second, in batches as they come from an engine that talks without pause.
 * *Pages*: server time of the list and of a finished search's page, with many searches of many events.
@@ -39,6 +40,7 @@ os.environ |= {
 }
 django.setup()
 
+from django.conf import settings  # noqa: E402
 from django.contrib.auth.models import User  # noqa: E402 -- models exist only after the line above
 from django.db import connection  # noqa: E402
 from django.test import Client  # noqa: E402
@@ -74,7 +76,8 @@ def browsers(parts: Parts, count: int, seconds: float) -> Iterator[tuple[str, st
     run = parts.folder / "media" / "runs" / search_id
     parts.worker("gpu")
     soon((run / "starts").exists, seconds=120)
-    found, memory = asyncio.run(_watched(person, search_id, run, web, count, seconds))
+    cookies = [_session() for _ in range(count)]
+    found, memory = asyncio.run(_watched(parts.port, search_id, run, web, cookies, seconds))
     said = {int(seq): float(at) for seq, at in (line.split() for line in (run / "said").read_text().splitlines())}
     for browser in found:
         browser.delays = [at - said[seq] for seq, at in zip(browser.seqs, browser.delays, strict=True)]
@@ -95,19 +98,26 @@ def browsers(parts: Parts, count: int, seconds: float) -> Iterator[tuple[str, st
     )
 
 
+def _session() -> str:
+    """The cookie of one more session of whoever owns the search."""
+    client = Client()
+    client.force_login(User.objects.get(username="bob"))
+    return f"{settings.SESSION_COOKIE_NAME}={client.cookies[settings.SESSION_COOKIE_NAME].value}"
+
+
 async def _watched(
-    person: Person, search_id: str, run: Path, web: psutil.Process, count: int, seconds: float
+    port: int, search_id: str, run: Path, web: psutil.Process, cookies: list[str], seconds: float
 ) -> tuple[list[Browser], tuple[float, float]]:
     """What each browser heard, with the time of each event in `delays`; the server's memory early and late, in MiB."""
-    origin = f"http://127.0.0.1:{person.parts.port}"
-    address = f"ws://127.0.0.1:{person.parts.port}/ws/searches/{search_id}/"
+    origin = f"http://127.0.0.1:{port}"
+    address = f"ws://127.0.0.1:{port}/ws/searches/{search_id}/"
     opened = asyncio.Semaphore(20)
-    found = [Browser() for _ in range(count)]
+    found = [Browser() for _ in cookies]
 
-    async def watch(browser: Browser) -> None:
+    async def watch(browser: Browser, cookie: str) -> None:
         async with opened:
             socket = await connect(
-                address, origin=origin, additional_headers={"Cookie": person.cookie}, max_size=None, proxy=None,
+                address, origin=origin, additional_headers={"Cookie": cookie}, max_size=None, proxy=None,
                 open_timeout=60, ping_interval=None,
             )  # fmt: skip
         async with socket:
@@ -120,16 +130,17 @@ async def _watched(
                 if told.get("finished"):
                     return
 
-    watching = [asyncio.create_task(watch(browser)) for browser in found]
-    while not all(browser.seqs for browser in found):
-        await asyncio.sleep(0.1)
-    (run / "go").touch()
-    await asyncio.sleep(seconds / 10)
-    early = web.memory_info().rss / 2**20
-    await asyncio.sleep(seconds * 9 / 10)
-    late = web.memory_info().rss / 2**20
-    (run / "enough").touch()
-    await asyncio.gather(*watching)
+    async with asyncio.TaskGroup() as group:  # a socket that fails ends it
+        for browser, cookie in zip(found, cookies, strict=True):
+            group.create_task(watch(browser, cookie))
+        while not all(browser.seqs for browser in found):
+            await asyncio.sleep(0.1)
+        (run / "go").touch()
+        await asyncio.sleep(seconds / 10)
+        early = web.memory_info().rss / 2**20
+        await asyncio.sleep(seconds * 9 / 10)
+        late = web.memory_info().rss / 2**20
+        (run / "enough").touch()
     return found, (early, late)
 
 

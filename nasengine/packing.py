@@ -255,6 +255,7 @@ def _classes(kept: list[Placed], bad: list[tuple[str, str]], homeless: list[tupl
             "put each class's images into one folder"
         )
     called: dict[str, str] = {}
+    trained = {place.class_name for place in kept if place.part in ("all", "train")}
     for class_name in classes:
         twin = called.setdefault(folded(class_name), class_name)
         if twin != class_name:
@@ -262,8 +263,7 @@ def _classes(kept: list[Placed], bad: list[tuple[str, str]], homeless: list[tupl
                 f"the class folders '{twin}' and '{class_name}' are one where upper and lower case are; "
                 "give them one name, or names that differ more"
             )
-        parts = {place.part for place in kept if place.class_name == class_name}
-        if not parts & {"all", "train"}:
+        if class_name not in trained:
             raise _refusal(
                 f"the class '{class_name}' has no training images; put some in train/{class_name}, or remove it"
             )

@@ -31,10 +31,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScope
 
     Marks for `--dist loadgroup` do not do it: what that adds to a test's name is lost on this version of pytest.
     """
-    return Parts(config, log)
+    return PartScheduling(config, log)
 
 
-class Parts(LoadScopeScheduling):  # type: ignore[misc]  # it carries no types
+class PartScheduling(LoadScopeScheduling):  # type: ignore[misc]  # it carries no types
     def _split_scope(self, nodeid: str) -> str:
         return part_of(nodeid)
 

@@ -18,7 +18,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.urls import URLPattern
 from ninja import NinjaAPI, Query, Schema, Status
-from ninja.errors import AuthenticationError, ValidationError
+from ninja.errors import AuthenticationError, HttpError, ValidationError
 from ninja.security import HttpBearer, django_auth
 from pydantic import Field
 
@@ -112,8 +112,9 @@ class Message(Schema):
 
 STRANGER: dict[int, Any] = {401: Message}
 FOUND = STRANGER | {404: Message}
-TOLD = FOUND | {200: SearchOut, 409: Message}
-"""What operations answer beside their own: to strangers; to an unknown id; when something is asked of a search."""
+TOLD = FOUND | {200: SearchOut, 403: Message, 409: Message}
+"""What operations answer beside their own: to strangers; to an unknown id; when something is asked of a search. 403 is
+for a session without its CSRF token."""
 
 
 class Page(Schema):
@@ -164,7 +165,7 @@ def list_searches(request: HttpRequest, page: Query[Page]) -> Any:
 
 @api.post(
     "/searches",
-    response=STRANGER | {201: SearchOut, 413: Message, 422: Problems},
+    response=STRANGER | {201: SearchOut, 403: Message, 413: Message, 422: Problems},
     summary="Start a search",
     description="The body is the configuration of the command line. An upload is named by its reference: "
     '`"data": {"dataset": "upload:<id>"}`; paths of the server are refused.',
@@ -257,6 +258,12 @@ def _say_too_big(request: HttpRequest, error: RequestDataTooBig) -> HttpResponse
     most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE / 2**20
     sentence = f"The body is larger than {most:g} MB; a configuration has some kilobytes."
     return api.create_response(request, {"message": sentence}, status=413)
+
+
+@api.exception_handler(HttpError)
+def _say_what_the_framework_refuses(request: HttpRequest, error: HttpError) -> HttpResponse:
+    """A session without its CSRF token."""
+    return api.create_response(request, {"message": str(error)}, status=error.status_code)
 
 
 @api.exception_handler(services.Refused)

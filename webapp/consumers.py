@@ -3,7 +3,7 @@
 The doorbell carries nothing: after it rings, and every few seconds without it, the socket asks the database for the
 rows above the last it sent, and whether it may still see them. So nothing is lost with a lost message, and a signed-out
 session or a deleted search ends the socket. However often it rings, a socket asks a few times a second, and sockets
-that ask the same (the tabs of a session, all who have a link) share one answer.
+that ask the same (all pages of a user, all who have a link) share one answer.
 
 Order is the promise, not dense numbers: between two frames old `progress` rows may have been thinned out.
 """
@@ -13,9 +13,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs
 
 from channels.db import database_sync_to_async
@@ -44,6 +45,10 @@ class SearchConsumer(AsyncJsonWebsocketConsumer):
     """How many restarts the page has been told of."""
     state: dict[str, Any] | None = None
     delivery: asyncio.Task[None] | None = None
+    user_id: int | None = None
+    """Whom the session signs in."""
+    known_until = 0.0
+    """When that is to be asked again, by the monotonic clock."""
 
     async def connect(self) -> None:
         await self.accept()  # only an accepted socket can tell the browser why it is closed
@@ -109,34 +114,42 @@ class SearchConsumer(AsyncJsonWebsocketConsumer):
                 self.state = feed.state
                 await self.send_json(feed.state)
             await asyncio.sleep(settings.SOCKET_REST_SECONDS)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.rung.wait(), settings.SOCKET_CHECK_SECONDS)
+            with contextlib.suppress(TimeoutError):  # not wait_for: before Python 3.12 it may swallow a cancellation
+                async with asyncio.timeout(settings.SOCKET_CHECK_SECONDS):
+                    await self.rung.wait()
 
     async def _next(self, *, limit: int) -> selectors.Feed | None:
         """What comes next; None, the socket being closed, if it is not (or no longer) this user's to see."""
+        if not await self._is_known():
+            await self.close(NOT_SIGNED_IN)
+            return None
         after, rewinds = self.sent, self.rewinds
 
-        def read() -> selectors.Feed | int:
-            visible = self._visible()
-            if visible is None:
-                return NOT_SIGNED_IN
-            feed = selectors.search_feed(of=visible, after=after, rewinds=rewinds, limit=limit, to_owner=self.to_owner)
-            return NOT_FOUND if feed is None else feed
+        def read() -> selectors.Feed | None:
+            return selectors.search_feed(
+                of=self._visible(), after=after, rewinds=rewinds, limit=limit, to_owner=self.to_owner
+            )
 
-        found = await _shared((self._reader(), after, rewinds, limit), read)
-        if isinstance(found, int):
-            await self.close(found)
-            return None
-        return found
+        feed = await _shared((*self._reader(), after, rewinds, limit), read)
+        if feed is None:
+            await self.close(NOT_FOUND)
+        return feed
+
+    async def _is_known(self) -> bool:
+        """Whether this socket's session signs somebody in; asked again when the answer is not fresh any more."""
+        if self.user_id is None or time.monotonic() > self.known_until:
+            self.user_id = await database_sync_to_async(_signed_in)(self.scope["session"].session_key or "")
+            self.known_until = time.monotonic() + settings.SOCKET_TRUST_SECONDS
+        return self.user_id is not None
 
     def _reader(self) -> tuple[object, ...]:
-        """Sockets of which this is the same may see the same."""
-        return (self.given["pk"], self.scope["session"].session_key)
+        """Sockets of which this is the same see the same."""
+        return (self.given["pk"], self.user_id)
 
-    def _visible(self) -> QuerySet[Search] | None:
-        """The search, if it is this user's now; None if nobody is signed in."""
-        user_id = _signed_in(self.scope["session"].session_key or "")
-        return None if user_id is None else selectors.search_of(user_id, self.given["pk"])
+    def _visible(self) -> QuerySet[Search]:
+        """The search, if it is this user's now."""
+        assert self.user_id is not None
+        return selectors.search_of(self.user_id, self.given["pk"])
 
     def _own_groups(self) -> tuple[str, ...]:
         return (relay.session_group(self.scope["session"].session_key or ""),)
@@ -146,6 +159,9 @@ class SharedConsumer(SearchConsumer):
     """The page of a share link: who has it needs no account."""
 
     to_owner = False
+
+    async def _is_known(self) -> bool:
+        return True
 
     def _reader(self) -> tuple[object, ...]:
         return (self.given["token"],)
@@ -157,23 +173,25 @@ class SharedConsumer(SearchConsumer):
         return ()
 
 
+T = TypeVar("T")
 Key = tuple[object, ...]
 _waiting: dict[Key, asyncio.Future[Any]] = {}
 """Reads that were asked for and have not begun."""
 
 
-async def _shared(key: Key, read: Callable[[], selectors.Feed | int]) -> selectors.Feed | int:
+async def _shared(key: Key, read: Callable[[], T]) -> T:
     """What `read` finds; shared by all who ask under the same key before it begins, so nobody gets what was before."""
     found = _waiting.get(key)
     if found is None:
 
-        def begin() -> selectors.Feed | int:
+        def begin() -> T:
             _waiting.pop(key, None)
             return read()
 
         found = _waiting[key] = asyncio.ensure_future(database_sync_to_async(begin)())
         found.add_done_callback(lambda _: _waiting.pop(key, None) if _waiting.get(key) is found else None)
-    return await asyncio.shield(found)
+    shared: T = await asyncio.shield(found)
+    return shared
 
 
 def _signed_in(session_key: str) -> int | None:

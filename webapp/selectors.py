@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -86,7 +87,9 @@ def engine_config(search: Search) -> dict[str, Any]:
 
 
 def fitting_batch_of(search: Search, memory_mib: float) -> int | None:
-    """The batch size with which its engine would have kept within this memory, if that can be told."""
+    """The batch size with which its engine would have kept within this memory, if that can be told: on a CPU."""
+    if not search.events.filter(kind="search_started", payload__device__istartswith="cpu").exists():
+        return None
     try:
         config = parse(engine_config(search))
     except ConfigError:
@@ -177,7 +180,7 @@ def log_text(search: Search, *, most: int | None = None) -> bytes:
     for file in (newest, newest.with_name(f"{LOG}.1")):
         if file.exists() and (most is None or len(content) < most):
             with file.open("rb") as stream:
-                size = stream.seek(0, 2)
+                size = stream.seek(0, os.SEEK_END)
                 stream.seek(0 if most is None else max(0, size - most + len(content)))
                 content = stream.read() + content
     return content

@@ -108,6 +108,8 @@ RESEND_SECONDS = 5.0
 """How long something may wait in an empty queue before its message is sent again; a message too many is harmless."""
 SOCKET_REST_SECONDS = 0.2
 """How long an open socket rests after it has sent what is new."""
+SOCKET_TRUST_SECONDS = 2.0
+"""How long an open socket takes its session for valid; one that is ended by signing out closes its sockets at once."""
 SOCKET_CHECK_SECONDS = 5.0
 """How often an open socket looks for news and permission by itself; doorbells may get lost."""
 UPLOAD_MAX_BYTES = 4 * 2**30

@@ -70,7 +70,7 @@ class Ended:
     ran_out_of_memory: bool
     """Whether the system killed it, or something else on this machine, for want of memory."""
     memory_mib: float
-    """The most that it was seen to hold."""
+    """The most that it held."""
 
 
 def supervise(
@@ -106,7 +106,6 @@ def supervise(
                 child.obey(Wish.SAVE)
             if time.monotonic() >= next_ask:
                 child.obey(ask())
-                child.weigh()
                 next_ask = time.monotonic() + ask_every
             child.insist()
         code = child.clear_away()
@@ -188,7 +187,8 @@ class _Child:
         found: list[str] = []
         try:
             found.append(self.heard.get(timeout=wait) if wait else self.heard.get_nowait())
-            time.sleep(GATHER_SECONDS if wait else 0)
+            if wait:
+                time.sleep(GATHER_SECONDS)
             while len(found) < BATCH_LINES:
                 found.append(self.heard.get_nowait())
         except queue.Empty:
@@ -211,17 +211,13 @@ class _Child:
         """Takes the next step of the escalation if its time has come."""
         next(self.insisting, None)
 
-    def weigh(self) -> None:
-        """Notes how much memory it has held at most."""
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            status = Path(f"/proc/{self.process.pid}/status").read_text()
-            self.memory_mib = int(status.partition("VmHWM:")[2].split()[0]) / 1024
-
     def clear_away(self) -> int:
         """Ends what is left of its group, so that nobody holds the pipes, and reaps it; exit status."""
         if self.process.returncode is None:
             self._signal(signal.SIGKILL)
-            self.process.wait()
+            _, status, usage = os.wait4(self.process.pid, 0)
+            self.process.returncode = os.waitstatus_to_exitcode(status)
+            self.memory_mib = usage.ru_maxrss / 1024
         for reader in self.readers:
             reader.join(timeout=10)
         self.log.close()

@@ -42,14 +42,14 @@ export class Feed {
     this.#place(url);
     const socket = new WebSocket(url);
     this.#socket = socket;
-    let opened = false;
+    let heard = false;
     socket.onopen = () => {
-      opened = true;
-      this.#failures = 0;
       this.#heard = Date.now();
       this.#handlers.link("live");
     };
     socket.onmessage = (message) => {
+      heard = true; // a socket that opens and says nothing has failed, too
+      this.#failures = 0;
       this.#heard = Date.now();
       this.#frame(JSON.parse(message.data));
     };
@@ -58,7 +58,7 @@ export class Feed {
       this.#socket = null;
       if (close.code === 4404 || close.code === 4401) return this.#end(close.code === 4404 ? "gone" : "signed-out");
       if (this.#finished) return this.#end("ended");
-      if (!opened) this.#failures += 1;
+      if (!heard) this.#failures += 1;
       if (this.#failures >= TRIES_BEFORE_POLLING) return this.#poll();
       this.#handlers.link("reconnecting");
       this.#timer = setTimeout(() => this.#connect(), 500 * 2 ** this.#failures + 300 * Math.random());

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import signal
 import subprocess
@@ -60,13 +61,18 @@ class Round:
     identical: bool
 
     @property
+    def hit(self) -> bool:
+        """Whether there was work to interrupt."""
+        return self.state == "running" and (self.attempts > 1 or self.victim in ("web", "redis"))
+
+    @property
     def cells(self) -> tuple[str, ...]:
         moment = f"{self.state}, event {self.event}"
         identical = "yes" if self.identical else "NO"
         return (str(self.number), self.victim, moment, f"{self.truth:.1f} s", str(self.attempts), identical)
 
 
-class House:
+class Installation:
     """A Coppice whose parts are started again when they are gone."""
 
     def __init__(self, folder: Path) -> None:
@@ -91,11 +97,10 @@ class House:
         """Ends it by SIGKILL: a part with all below it, but for the engine, which is a victim of its own."""
         names = () if victim == "engine" else tuple(self.running) if victim == "all" else (victim,)
         engines = engines_of(search_id)
-        doomed = {pid for name in names for pid in family(self.running[name].pid)}
-        doomed = doomed | engines if victim in ("engine", "all") else doomed - engines
-        for pid in doomed:
+        found = {pid for name in names for pid in family(self.running[name].pid)}
+        for pid in found | engines if victim in ("engine", "all") else found - engines:
             with contextlib.suppress(ProcessLookupError):
-                psutil.Process(pid).send_signal(signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
         for name in names:
             self.running[name].wait()
 
@@ -103,14 +108,14 @@ class House:
 def engines_of(search_id: str) -> set[int]:
     """Processes of the engine that work on a search."""
     found = set()
-    for process in psutil.process_iter(["cmdline", "status"]):
+    for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or []
         if "nasengine" in command and any(search_id in word for word in command):
             found.add(process.pid)
     return found
 
 
-class Onlooker(threading.Thread):
+class Watcher(threading.Thread):
     """An open page: connects again whenever its socket is cut, and keeps what it was told."""
 
     def __init__(self, person: Person, search_id: str) -> None:
@@ -146,15 +151,15 @@ class Onlooker(threading.Thread):
 
 
 class Chaos:
-    """A house, somebody in it, and what an undisturbed search gives."""
+    """An installation, somebody who uses it, and what an undisturbed search gives."""
 
     def __init__(self, folder: Path) -> None:
-        self.house = House(folder)
-        self.house.parts.redis()
-        self.house.parts.manage("migrate")
-        self.house.parts.end()
-        self.house.open()
-        self.person = Person(self.house.parts, "alice")
+        self.installation = Installation(folder)
+        self.installation.parts.redis()
+        self.installation.parts.manage("migrate")
+        self.installation.parts.end()
+        self.installation.open()
+        self.person = Person(self.installation.parts, "alice")
         search_id = self._start("undisturbed")
         self._end(search_id)
         self.expected = self._files(search_id)
@@ -168,21 +173,21 @@ class Chaos:
             AssertionError: if a promise is broken.
         """
         search_id = self._start(f"round {number}: {victim}")
-        onlooker = Onlooker(self.person, search_id)
-        onlooker.start()
-        soon(lambda: onlooker.is_over or onlooker.last >= share * self.events, seconds=END_SECONDS)
+        watcher = Watcher(self.person, search_id)
+        watcher.start()
+        soon(lambda: watcher.is_over or watcher.last >= share * self.events, seconds=END_SECONDS)
         if victim == "engine":
-            soon(lambda: onlooker.is_over or engines_of(search_id), seconds=END_SECONDS)
-        state, event = self.person.search(search_id)["state"], onlooker.last
-        self.house.kill(victim, search_id)
+            soon(lambda: watcher.is_over or engines_of(search_id), seconds=END_SECONDS)
+        state, event = self.person.search(search_id)["state"], watcher.last
+        self.installation.kill(victim, search_id)
         restarted = time.monotonic()
-        self.house.open()
+        self.installation.open()
         truth = self._true_since(search_id) - restarted
         self._end(search_id)
-        onlooker.join(timeout=60)
-        numbers = [seq for seq, _ in onlooker.told]
+        watcher.join(timeout=60)
+        numbers = [seq for seq, _ in watcher.told]
         assert numbers == sorted(set(numbers)), f"the open page heard it out of order: {numbers}"
-        assert lasting(onlooker.told) == lasting(self._said(search_id)), "the open page missed something"
+        assert lasting(watcher.told) == lasting(self._said(search_id)), "the open page missed something"
         soon(lambda: not engines_of(search_id))
         return Round(
             number=number,
@@ -195,24 +200,24 @@ class Chaos:
         )
 
     def close(self) -> None:
-        self.house.parts.end()
+        self.installation.parts.end()
 
     def _start(self, name: str) -> str:
         return self.person.start_search(name, **SEARCH)
 
     def _true_since(self, search_id: str) -> float:
         """When the state became true; it stays so for a while."""
-        began = last_lie = time.monotonic()
-        while time.monotonic() - last_lie < 3:
+        began = last_false = time.monotonic()
+        while time.monotonic() - last_false < 3:
             found = self.person.search(search_id)
             is_true = found["state"] in ("queued", "finished") or (
                 found["state"] == "running" and engines_of(search_id)
             )
             if not is_true:
-                last_lie = time.monotonic()
-                assert last_lie - began < TRUTH_SECONDS, f"shown as {found['state']}: {found['sentence']}"
+                last_false = time.monotonic()
+                assert last_false - began < TRUTH_SECONDS, f"shown as {found['state']}: {found['sentence']}"
             time.sleep(0.1)
-        return last_lie
+        return last_false
 
     def _end(self, search_id: str) -> None:
         def ended() -> bool:

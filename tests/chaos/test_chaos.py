@@ -14,4 +14,5 @@ pytestmark = [pytest.mark.slow, pytest.mark.redis]
 def test_what_is_killed_comes_back_true_and_ends_with_the_very_same_files(tmp_path: Path) -> None:
     with chaos(tmp_path) as found:
         for number, (victim, share) in enumerate((("all", 0.6), ("worker", 0.4)), start=1):
-            assert found.play(number, victim, share).identical, victim
+            played = found.play(number, victim, share)
+            assert played.hit and played.identical, played

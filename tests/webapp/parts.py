@@ -12,6 +12,7 @@ from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
 
+import psutil
 from websockets.sync.client import ClientConnection, connect
 
 from tests.webapp.cast import config
@@ -26,16 +27,12 @@ class Parts:
     def __init__(self, folder: Path, settings: str, database: str | None = None, *, redis_port: int = 0) -> None:
         self.folder = folder
         self.port, self.redis_port = free_port(), redis_port or free_port()
-        self.environment = {
-            key: value for key, value in os.environ.items() if key not in ("SECRET_KEY", "DATABASE_URL")
-        }
-        self.environment |= {
-            "DATA_DIR": str(folder),
-            "REDIS_URL": f"redis://127.0.0.1:{self.redis_port}/0",
-            "DJANGO_SETTINGS_MODULE": settings,
-            "PYTHONUNBUFFERED": "1",
-            **({"DATABASE_URL": database} if database else {}),
-        }
+        self.environment = surroundings(
+            DATA_DIR=str(folder),
+            REDIS_URL=f"redis://127.0.0.1:{self.redis_port}/0",
+            DATABASE_URL=database,
+            DJANGO_SETTINGS_MODULE=settings,
+        )
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
@@ -133,6 +130,16 @@ print(services.sign_in_link_create(user=User.objects.get_or_create(username="{na
 
 
 def family(pid: int) -> list[int]:
-    """A process and all below it."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(grandchild for child in children for grandchild in family(int(child)))]
+    """A process and all below it, as far as they are still there."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(pid)
+        return [pid, *(child.pid for child in parent.children(recursive=True))]
+    return []
+
+
+def surroundings(**changes: str | None) -> dict[str, str]:
+    """The environment of a Coppice that knows nothing of the tester's own; None leaves a variable out."""
+    ours = ("DATA_DIR", "REDIS_URL", "DATABASE_URL", "PORT", "SECRET_KEY", "ALLOWED_HOSTS", "HTTPS", "ACCEL", "DEBUG")
+    inherited = {name: value for name, value in os.environ.items() if name not in ours}
+    given = {"ALLOWED_HOSTS": "127.0.0.1", "PYTHONUNBUFFERED": "1", **changes}
+    return inherited | {name: value for name, value in given.items() if value is not None}

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.postgres import database_beside
+from tests.webapp.parts import surroundings
 from webapp.launch import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,19 +43,8 @@ def running(folder: Path, *, settings: str = "webapp.settings", **changes: str) 
 def _running(folder: Path, settings: str, changes: dict[str, str]) -> Iterator[Stack]:
     port = free_port()
     log = folder / "stack.log"
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("REDIS_URL", "DATABASE_URL", "SECRET_KEY", "HTTPS", "ACCEL")
-    }
-    environment |= {
-        "DATA_DIR": str(folder),
-        "PORT": str(port),
-        "DJANGO_SETTINGS_MODULE": settings,
-        "ALLOWED_HOSTS": "127.0.0.1",
-        "PYTHONUNBUFFERED": "1",
-        **changes,
-    }
+    given = {"DATA_DIR": str(folder), "PORT": str(port), "DJANGO_SETTINGS_MODULE": settings}
+    environment = surroundings(**(given | changes))
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "manage.py", "run"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 from uuid import uuid4
@@ -15,7 +17,7 @@ from django.db import OperationalError
 from django.test import Client
 
 from tests.webapp.cast import progress, put_into, say
-from webapp import selectors, services
+from webapp import consumers, selectors, services
 from webapp.asgi import application
 from webapp.models import Search, SearchState
 
@@ -265,7 +267,45 @@ async def test_sockets_that_ask_the_same_share_an_answer_and_none_gets_an_old_on
         await database_sync_to_async(say)(running, progress(seq))
     for socket in sockets:
         assert seqs_of(await frames(socket, until=has_seq(30))) == list(range(1, 31))
-    assert len(asked) < 100, "ten sockets, thirty doorbells"
+    assert len(asked) < 10 * 30, "ten sockets, thirty doorbells"
+
+
+async def test_one_read_answers_all_who_asked_before_it_began_and_nobody_else() -> None:
+    begins, goes_on, reads = threading.Event(), threading.Event(), []
+
+    def read() -> int:
+        reads.append(len(reads))
+        begins.set()
+        assert goes_on.wait(10)
+        return reads[-1]
+
+    blocked = asyncio.create_task(consumers._shared(("first",), read))
+    assert await asyncio.to_thread(begins.wait, 10), "the database is busy from here on"
+    asked = [asyncio.create_task(consumers._shared(("a page",), read)) for _ in range(5)]
+    other = asyncio.create_task(consumers._shared(("another page",), read))
+    late = asyncio.create_task(consumers._shared(("first",), read))
+    asked[0].cancel()
+    await asyncio.sleep(0)
+    goes_on.set()
+    answers = await asyncio.gather(blocked, *asked, other, late, return_exceptions=True)
+    assert answers[0] == 0 and answers[-1] == 3, "what had begun by then is too old for whoever asks later"
+    assert isinstance(answers[1], asyncio.CancelledError) and answers[2:6] == [1] * 4 and answers[6] == 2
+    assert len(reads) == 4 and not consumers._waiting
+
+
+async def test_a_page_that_closes_while_it_rings_is_gone_at_once(
+    page: Client, running: Search, watch: Callable[..., Socket], slow_checks: None
+) -> None:
+    for turns in range(6):
+        socket = watch(page, running.pk)
+        await socket.connect()
+        await frames(socket, until=is_state("running"))
+        await asyncio.sleep(0.3)
+        await database_sync_to_async(say)(running, progress(turns + 1))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await socket.disconnect()
 
 
 async def test_a_socket_that_cannot_deliver_is_closed_so_that_its_page_connects_again(
@@ -281,6 +321,21 @@ async def test_a_socket_that_cannot_deliver_is_closed_so_that_its_page_connects_
     monkeypatch.setattr(selectors, "search_feed", fails)
     await database_sync_to_async(say)(running, progress(1))
     assert await closed_with(socket) == 1011
+
+
+@pytest.mark.usefixtures("slow_checks")
+async def test_a_session_that_ended_in_silence_gets_nothing_more(
+    page: Client, running: Search, watch: Callable[..., Socket], settings: Any
+) -> None:
+    """By its end, by another password, by an account that was shut: nobody rings then."""
+    settings.SOCKET_TRUST_SECONDS = 0.1
+    socket = watch(page, running.pk)
+    await socket.connect()
+    await frames(socket, until=is_state("running"))
+    await database_sync_to_async(User.objects.update)(is_active=False)
+    await asyncio.sleep(0.2)
+    await database_sync_to_async(say)(running, progress(1))
+    assert await closed_with(socket) == 4401
 
 
 async def test_who_waits_sees_the_place_in_the_queue(

@@ -207,7 +207,8 @@ def test_a_script_acts_as_whoever_made_its_token(client: Client, page: Client, t
 def test_a_session_needs_the_csrf_token_that_a_script_does_not(alice: User) -> None:
     browser = Client(enforce_csrf_checks=True)
     browser.force_login(alice)
-    assert browser.post("/api/v1/searches", json.dumps(config()), content_type="application/json").status_code == 403
+    refused = browser.post("/api/v1/searches", json.dumps(config()), content_type="application/json")
+    assert refused.status_code == 403 and list(refused.json()) == ["message"]
     assert not Search.objects.exists()
 
 

@@ -77,6 +77,7 @@ def test_500_events_at_once_reach_a_connected_browser_complete_and_in_order(
         frames = [json.loads(socket.recv(timeout=30))]
         while frames[-1].get("state") != "running":
             frames.append(json.loads(socket.recv(timeout=30)))
+        soon(lambda: engines(parts, search_id), seconds=30)
         (folder(parts, search_id) / "go").touch()
         while not frames[-1].get("finished"):
             frames.append(json.loads(socket.recv(timeout=30)))

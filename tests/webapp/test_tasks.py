@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ import pytest
 from django.db import connection
 from django.test import Client
 
+from nasengine import events
 from tests.webapp.cast import seqs, soon
 from webapp import selectors, services, supervisor, tasks
-from webapp.models import Dataset, DatasetState, Request, Search, SearchState
+from webapp.models import Dataset, DatasetState, Request, Search, SearchEvent, SearchState
 from webapp.supervisor import Ended, FolderBusy, Wish, folder_lock
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("fake_engine")]
@@ -223,13 +225,20 @@ def test_an_engine_that_the_system_ends_for_its_memory_says_what_helps(
 
 def test_the_advice_names_the_batch_that_would_have_fitted_if_it_is_known(new_search: Callable[..., Search]) -> None:
     search = new_search(search={"batch_size": 512})
+    started = events.SearchStarted(
+        seq=1, name="", method="mgas", space="cells", metric="params", target=1, also=[], limits={}, full_size=2,
+        smallest_size=1, blocks=[], choices=[], stages=[], epochs=1, retrain_epochs=1, device="CPU (x86_64)",
+    )  # fmt: skip
+    SearchEvent.objects.create(search=search, attempt=1, seq=1, kind="search_started", payload=asdict(started))
     need = selectors.search_asked(owner=search.owner, raw=search.config).outlook.estimate["memory_mib"]
     ended = Ended(code=-9, wish=Wish.GO_ON, tail="", ran_out_of_memory=True, memory_mib=need)
     words = re.search(r"held ([\d.]+) GB by then.* a search\.batch_size of (\d+), which", tasks._starved(search, ended))
     assert words and float(words[1]) == pytest.approx(need / 1024, abs=0.05) and 256 < int(words[2]) < 512
 
 
-def test_an_engine_is_weighed_while_it_runs(under_way: UnderWay, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_an_engine_held_at_most_is_known_when_it_has_ended(
+    under_way: UnderWay, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ends: list[Ended] = []
     monkeypatch.setattr(tasks, "_conclude", lambda search, ended, said: ends.append(ended))
     search, worker = under_way("waits once")
