@@ -39,7 +39,7 @@ test: $(VENV)/installed-dev
 # What starts browsers and launchers is the same on every database.
 test-postgres: $(VENV)/installed-dev
 	@$(IN_VENV) manage.py fetch_assets
-	@$(IN_VENV) -m tests.postgres -- $(IN_VENV) -m pytest tests/webapp -m "not browser" --ignore tests/webapp/test_launch.py
+	@$(IN_VENV) -m tests.postgres -- $(IN_VENV) -m pytest tests/webapp tests/chaos -m "not browser" --ignore tests/webapp/test_launch.py
 
 chaos: $(VENV)/installed-dev
 	@$(IN_VENV) -m tests.chaos --rounds $(or $(ROUNDS),20)

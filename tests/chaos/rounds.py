@@ -28,6 +28,7 @@ from typing import Any
 import psutil
 from websockets.exceptions import WebSocketException
 
+from tests.postgres import database_beside
 from tests.webapp.cast import soon
 from tests.webapp.parts import Parts, Person, family
 
@@ -75,8 +76,8 @@ class Round:
 class Installation:
     """A Coppice whose parts are started again when they are gone."""
 
-    def __init__(self, folder: Path) -> None:
-        self.parts = Parts(folder, "webapp.settings")
+    def __init__(self, folder: Path, database: str | None) -> None:
+        self.parts = Parts(folder, "webapp.settings", database)
         self.starts: dict[str, Callable[[], subprocess.Popen[bytes]]] = {
             "redis": self.parts.redis,
             "web": self.parts.web,
@@ -85,6 +86,11 @@ class Installation:
             "care": lambda: self.parts.worker("care", "-B"),
         }
         self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def migrate(self) -> None:
+        """An empty database with tables; Redis is asked for a moment."""
+        self.running["redis"] = self.parts.redis()
+        self.parts.manage("migrate")
 
     def open(self) -> None:
         """Starts what does not run, and waits until it answers."""
@@ -153,18 +159,21 @@ class Watcher(threading.Thread):
 class Chaos:
     """An installation, somebody who uses it, and what an undisturbed search gives."""
 
-    def __init__(self, folder: Path) -> None:
-        self.installation = Installation(folder)
-        self.installation.parts.redis()
-        self.installation.parts.manage("migrate")
-        self.installation.parts.end()
+    def __init__(self, folder: Path, database: str | None) -> None:
+        self.installation = Installation(folder, database)
+        self.expected: dict[str, bytes] = {}
+        self.events = 0
+        """How many a search has."""
+
+    def begin(self) -> None:
+        """Starts everything, and runs the search that nobody disturbs."""
+        self.installation.migrate()
         self.installation.open()
         self.person = Person(self.installation.parts, "alice")
         search_id = self._start("undisturbed")
         self._end(search_id)
         self.expected = self._files(search_id)
         self.events = self._said(search_id)[-1][0]
-        """How many events a search has."""
 
     def play(self, number: int, victim: str, share: float) -> Round:
         """One round; its kill falls when this share of the events has been said, or as soon as there is a victim.
@@ -248,12 +257,13 @@ def lasting(told: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
 
 @contextlib.contextmanager
 def chaos(folder: Path) -> Iterator[Chaos]:
-    found = None
-    try:
-        found = Chaos(folder)
-        yield found
-    finally:
-        if found:
+    """On PostgreSQL if DATABASE_URL names one."""
+    with database_beside(os.environ.get("DATABASE_URL")) as database:
+        found = Chaos(folder, database)
+        try:
+            found.begin()
+            yield found
+        finally:
             found.close()
 
 
