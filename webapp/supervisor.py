@@ -70,7 +70,7 @@ class Ended:
     ran_out_of_memory: bool
     """Whether the system killed it, or something else on this machine, for want of memory."""
     memory_mib: float
-    """The most that it held."""
+    """The most that it held; at least what this process held when it started it."""
 
 
 def supervise(

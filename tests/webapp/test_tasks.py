@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import threading
@@ -244,7 +245,8 @@ def test_what_an_engine_held_at_most_is_known_when_it_has_ended(
     search, worker = under_way("waits once")
     services.search_pause(search=search)
     worker.join(timeout=20)
-    assert 5 < ends[0].memory_mib < 1000
+    ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # which Linux counts for a child, too
+    assert 5 < ends[0].memory_mib < max(100, 1.1 * ours)
 
 
 def test_the_kernel_counts_whom_it_has_killed() -> None:
