@@ -127,8 +127,14 @@ class Page(Schema):
 class After(Schema):
     """What the reader has: the last event's number and how many rewinds it knows (`state.rewinds`)."""
 
-    after: int = Field(0, ge=0, le=LARGEST)
-    rewinds: int = Field(0, ge=0, le=LARGEST)
+    after: int = Field(0, ge=0, le=LARGEST, description="Number of the last event that you have: last_seq.")
+    rewinds: int | None = Field(
+        None,
+        ge=0,
+        le=LARGEST,
+        description="How many restarts you know of: state.rewinds. Give it to be told when numbers are said anew; "
+        "without it a list is simply paged through.",
+    )
 
 
 def config_schema() -> dict[str, Any]:
@@ -192,7 +198,8 @@ def get_search(request: HttpRequest, pk: UUID) -> Any:
 )
 def list_events(request: HttpRequest, pk: UUID, reader: Query[After]) -> Any:
     mine = selectors.search_of(_user(request).pk, pk)
-    feed = selectors.search_feed(of=mine, after=reader.after, rewinds=reader.rewinds)
+    rewinds = LARGEST if reader.rewinds is None else reader.rewinds
+    feed = selectors.search_feed(of=mine, after=reader.after, rewinds=rewinds)
     if feed is None:
         raise Http404
     return feed

@@ -1,11 +1,14 @@
-"""Static files under ASGI, and where a request comes from."""
+"""Static files under ASGI, where a request comes from, and where signing in leads back to."""
 
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
+from django.contrib.auth.middleware import LoginRequiredMiddleware
+from django.contrib.auth.views import redirect_to_login
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from whitenoise.middleware import WhiteNoiseMiddleware
 
 
@@ -33,3 +36,13 @@ def client_address(request: HttpRequest) -> str:
     if not settings.HTTPS:
         return direct
     return request.headers.get("X-Forwarded-For", direct).rpartition(",")[2].strip()
+
+
+class LoginRequired(LoginRequiredMiddleware):
+    """Who signs in after a click on a button comes back to the page where it stood: buttons cannot be opened."""
+
+    def handle_no_permission(self, request: HttpRequest, view_func: Any) -> HttpResponseRedirect:
+        if request.method in ("GET", "HEAD"):
+            return super().handle_no_permission(request, view_func)
+        page = urlsplit(request.headers.get("Referer", ""))
+        return redirect_to_login(page.path if page.netloc == request.get_host() else "/")

@@ -140,7 +140,7 @@ class _Crew:
         finally:
             os.close(write)
         self.relays.append(asyncio.create_task(self._relay(name, os.fdopen(read, "rb", buffering=0))))
-        return "its lines are above"
+        return "what it said is above"
 
     async def start_redis(self, data: Path) -> str:
         """Start a Redis for this machine alone: a free port, a password, nothing kept on disk."""
@@ -159,7 +159,10 @@ class _Crew:
         """Complain when this part ends."""
         status = await self.processes[name].wait()
         how = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
-        raise CannotStart(f"the part '{name}' ended by itself ({how}), so all the others were ended too; {hint}")
+        raise CannotStart(
+            f"the part '{name}' ended by itself ({how}), so all the others were ended too; {hint}. Start again: "
+            "searches go on from where they last saved"
+        )
 
     async def end(self) -> None:
         """End what runs, and wait for what it leaves behind."""

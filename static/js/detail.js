@@ -99,7 +99,8 @@ function figures(model) {
   const accuracy = report?.accuracy?.validation ?? model.retrain?.validation?.accuracy ?? model.epoch?.validation?.accuracy;
   at("figure-accuracy").textContent = percent(accuracy);
   at("figure-accuracy-note").textContent = model.retrain ? "on validation images, retrained" : "on validation images";
-  const kept = model.epoch?.kept ?? commit?.totals;
+  const isFinal = commit && ["fit", "stage_end"].includes(commit.reason) && commit.seq > (model.epoch?.seq ?? 0);
+  const kept = isFinal ? commit.totals : (model.epoch?.kept ?? commit?.totals);
   for (const level of ["operation", "filter", "weight"]) {
     const [on, all] = kept?.[level] ?? [0, 0];
     at(`figure-${level}`).textContent = all ? percent(on / all, 0) : "—";
@@ -216,11 +217,18 @@ const LINKS = {
   connecting: ["", ""],
   live: ["", ""],
   ended: ["", ""],
-  reconnecting: ["wait", "Connection lost, reconnecting… The search goes on; nothing will be missing here."],
-  polling: ["", "A live connection is not possible from here, so this page asks for news every two seconds instead."],
+  reconnecting: ["wait", "Connection lost, reconnecting… Nothing will be missing here."],
+  polling: ["", "There is no live connection right now, so this page asks for news every two seconds instead."],
   gone: ["bad", "This search is no longer there: it was deleted, or belongs to another account."],
-  "signed-out": ["bad", "You were signed out. Sign in again to go on watching; the search goes on."],
+  "signed-out": ["bad", "You were signed out. Sign in again to go on watching."],
 };
+
+function signIn() {
+  const made = document.createElement("a");
+  made.href = `/accounts/login/?next=${encodeURIComponent(location.pathname)}`;
+  made.textContent = "Sign in";
+  return made;
+}
 
 function link(status) {
   const [tone, text] = LINKS[status];
@@ -231,6 +239,7 @@ function link(status) {
     banner.hidden = !text;
     banner.className = `banner ${tone}`;
     banner.textContent = text;
+    if (status === "signed-out") banner.append(" ", signIn());
   };
   if (status === "reconnecting" && banner.hidden) link.timer = setTimeout(show, 900); // a blink is no news
   else show();

@@ -36,6 +36,23 @@ def engines_problems(configuration: Any) -> list[list[str]]:
     raise AssertionError("the engine finds nothing wrong with it")
 
 
+def test_a_list_of_events_is_paged_through_to_its_end_after_restarts(page: Client, running: Search) -> None:
+    say(running, *(progress(seq) for seq in range(1, 501)))
+    for attempt, seq in ((2, 300), (3, 100)):
+        put_into(running, SearchState.RUNNING, attempt=attempt)
+        say(running, *(progress(number) for number in range(seq, 501)))
+    running.refresh_from_db()
+    assert len(running.rewinds) == 2
+    url, seqs, more = f"/api/v1/searches/{running.pk}/events", [0], True
+    while more:
+        feed = page.get(url, {"after": seqs[-1]}).json()
+        seqs += [event["seq"] for event in feed["events"]]
+        more = feed["more"]
+        assert feed["rewind"] is None and len(seqs) <= 501
+    assert seqs == list(range(501))
+    assert page.get(url, {"after": 400, "rewinds": 1}).json()["rewind"] == 99
+
+
 def test_it_works(page: Client, sent: list[tuple[str, str]]) -> None:
     answer = post(page, config())
     assert answer.status_code == 201, answer.content

@@ -183,6 +183,17 @@ async def test_every_socket_opens_to_its_owner_and_link_alone(
         assert await close_code(hers, None) == await close_code(guessed, None) == 4401
 
 
+@pytest.mark.parametrize(
+    ("referer", "back"),
+    [("http://testserver/searches/?page=2", "/searches/"), ("https://evil.example/searches/", "/"), ("", "/")],
+)
+def test_who_signs_in_after_a_click_comes_back_to_a_page(
+    client: Client, things: Things, referer: str, back: str
+) -> None:
+    answer = client.post(things.at("/searches/<uuid:pk>/pause/"), headers={"Referer": referer})
+    assert answer["Location"] == f"/accounts/login/?next={back}"
+
+
 # Tokens of scripts
 
 
