@@ -185,22 +185,21 @@ def fitting_batch(config: SearchConfig, facts: DataFacts, memory_mib: float) -> 
     None if the estimate is of no help: it finds none, or none smaller than the one that is asked for.
     """
     plan = plan_of(config, facts)
-    fixed, each = _memory(config, plan)
+    fixed, each = _memory(config, plan, activations(plan, plan.layers, {}))
     fitting = math.floor((memory_mib - fixed) / each)
     return fitting if 2 <= fitting < batch_size(config, splits.sizes(facts, config.data)["train"]) else None
 
 
-def _memory(config: SearchConfig, plan: Plan) -> tuple[float, float]:
+def _memory(config: SearchConfig, plan: Plan, values: int) -> tuple[float, float]:
     """MiB of the engine's process at its peak: what it takes whatever the batch, and for each image of one."""
     weights = lowered(plan, {}).params_dense
-    values = activations(plan, plan.layers, {})
     return TORCH_MIB + weights * 16 / 2**20, values * 8 * config.runtime.memory_share / 2**20
 
 
 def _estimate(config: SearchConfig, plan: Plan, train: int) -> dict[str, float]:
     values = activations(plan, plan.layers, {})
     batch = batch_size(config, train)
-    fixed, each = _memory(config, plan)
+    fixed, each = _memory(config, plan, values)
     step = len(plan.layers) * SECONDS_PER_LAYER + values * batch * SECONDS_PER_VALUE
     steps = max(1, train // batch)
     networks = 1 + len(config.target.also) + config.baseline.random

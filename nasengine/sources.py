@@ -31,6 +31,7 @@ RATIO_MATTERS_FROM = 2**20
 FILE_LIMIT = 256 * 2**20
 COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """Others unpack without a bound: a few bytes of bzip2 to gigabytes."""
+ODD_COMPRESSION = "is compressed in a way that cannot be read; use ordinary zip compression"
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".webp",
@@ -96,13 +97,13 @@ def opened(kind: str, path: str) -> Iterator[Files]:
 
         def read(name: str) -> bytes:
             info = members[name]
+            if info.compress_type not in COMPRESSIONS:
+                raise Unreadable(ODD_COMPRESSION)
             try:
-                if info.compress_type not in COMPRESSIONS:
-                    raise NotImplementedError
                 with archive.open(info) as stream:
                     return stream.read(info.file_size)  # no more than was declared, whatever it would unpack to
-            except NotImplementedError:
-                raise Unreadable("is compressed in a way that cannot be read; use ordinary zip compression") from None
+            except NotImplementedError:  # zipfile's word for patches and strong encryption
+                raise Unreadable(ODD_COMPRESSION) from None
             except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as error:
                 raise Unreadable("is damaged inside the zip file") from error
 

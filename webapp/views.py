@@ -17,11 +17,13 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from ninja.errors import AuthenticationError
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from nasengine.errors import ConfigError
 from webapp import health, relay, selectors, services
 from webapp import metrics as figures
+from webapp.api import Token
 from webapp.charts import CHARTS
 from webapp.downloads import download
 from webapp.forms import NewSearchForm, ShareForm, TokenForm, UploadForm
@@ -342,14 +344,11 @@ def healthz(request: HttpRequest) -> JsonResponse:
 @never_cache
 def metrics(request: HttpRequest) -> HttpResponse:
     """Figures for Prometheus; whoever is not of the staff finds nothing here."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme == "Bearer":
-        scraper = services.api_token_user(token=token)
-        if scraper is None:
-            return HttpResponse(status=401)
-    elif isinstance(request.user, User):
-        scraper = request.user
-    else:
+    try:
+        scraper = Token()(request) or request.user
+    except AuthenticationError:
+        return HttpResponse(status=401)
+    if not isinstance(scraper, User):
         return redirect_to_login(request.path)
     if not scraper.is_staff:
         raise Http404
