@@ -220,13 +220,13 @@ const LINKS = {
   reconnecting: ["wait", "Connection lost, reconnecting… Nothing will be missing here."],
   polling: ["", "There is no live connection right now, so this page asks for news every two seconds instead."],
   gone: ["bad", "This search is no longer there: it was deleted, or belongs to another account."],
-  "signed-out": ["bad", "You were signed out. Sign in again to go on watching."],
+  "signed-out": ["bad", "You were signed out."],
 };
 
 function signIn() {
   const made = document.createElement("a");
   made.href = `/accounts/login/?next=${encodeURIComponent(location.pathname)}`;
-  made.textContent = "Sign in";
+  made.textContent = "Sign in again to go on watching";
   return made;
 }
 
