@@ -58,6 +58,24 @@ def fitted(
     return kept
 
 
+RUNGS, WIDEST_RUNG = 8, 4.0
+"""How many other sizes are looked at, and the largest of them, in targets."""
+
+
+def ladder(
+    plan: Plan, margins: Mapping[str, Tensor], *, metric: str, smallest: int, target: int, full: int,
+    granularities: Collection[str],
+) -> dict[int, Kept]:  # fmt: skip
+    """Fits at sizes around the target, evenly spread on a logarithmic scale: exported size -> what stays."""
+    top = min(full, WIDEST_RUNG * target)
+    fits = {}
+    for rung in range(RUNGS):
+        bound = int(smallest * (top / smallest) ** (rung / (RUNGS - 1)))
+        kept = fitted(plan, margins, bounds={metric: bound}, granularities=granularities)
+        fits[architecture(plan, kept).size(metric)] = kept
+    return fits
+
+
 def floors(plan: Plan, margins: Mapping[str, Tensor]) -> Kept:
     """The best units of each choice, as many as its floor; ties go to the lower number.
 

@@ -119,6 +119,8 @@ class Progress(Event):
     target: int
     reference: int
     """Where the size should be at this step: a ramp from the full size to the target."""
+    memory_mib: float | None
+    """Most memory so far: of the GPU's allocator, or of this process on a CPU."""
     fraction: float
     """Of the whole run, retraining included."""
     eta_seconds: float | None
@@ -160,14 +162,30 @@ class Committed(Event):
     """Operation or filter choice -> kept units as base64 of bits, first unit in the highest bit of the first byte."""
     kept_weights: dict[str, int]
     """Weight choice -> kept weights in living candidates, rows and columns; all kept ones in blocks not yet open."""
+    scores: dict[str, str]
+    """Operation or filter choice -> base64 of a byte a unit: its score in (0, 1), times 255. Empty after a regrowth,
+    which is decided by another measure."""
+    thresholds: dict[str, list[float]]
+    """The same choices -> what the scores were held against: one number, or one a unit."""
     changes: list[dict[str, object]]
-    """Each {choice, unit, action, score, threshold} for operations and filters; for weights one {choice, action, count,
-    score, threshold} a choice, score being the mean. At most 2,000."""
+    """Each {choice, unit, action, score, threshold, cost} for operations and filters, cost being the share of the
+    size that goes with the unit; for weights one {choice, action, count, score, threshold} a choice, score being the
+    mean. At most 2,000."""
     totals: dict[str, list[int]]
     """Granularity -> [units kept, units in all], over the whole space, each by its own decision: a kept weight may
     stand in a dead row; `kept_weights` counts those that run."""
     size: int
     target: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alternatives(Event):
+    """What the search would have kept at other sizes, by the scores that it ended with. No such network is trained."""
+
+    kind: ClassVar[str] = "alternatives"
+    networks: list[dict[str, object]]
+    """Each {size, kept, weights}, from small to large: size in the target's metric, `kept` as in `Committed`, weights
+    as [kept, in all]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,8 +278,8 @@ class SearchFailed(Event):
 KINDS: dict[str, type[Event]] = {
     event.kind: event
     for event in (
-        DataProgress, DataReady, SearchStarted, StageStarted, Progress, EpochFinished, Committed, CollapseAverted,
-        CheckpointSaved, StageFinished, RetrainEpoch, ResultReady, SearchFinished, SearchFailed,
+        DataProgress, DataReady, SearchStarted, StageStarted, Progress, EpochFinished, Committed, Alternatives,
+        CollapseAverted, CheckpointSaved, StageFinished, RetrainEpoch, ResultReady, SearchFinished, SearchFailed,
     )
 }  # fmt: skip
 

@@ -46,6 +46,10 @@ class Importance(nn.Module):
         """[units] mean squared slopes, recent ones counting most; zero for what was never seen, or never missed."""
         return self._of("squares", level) / self._of("weight", level).clamp(min=1e-12)
 
+    def costs(self, level: str) -> Tensor:
+        """[units] share of the size that goes with each, when it was last seen; zero before."""
+        return self._of("cost", level)
+
     @torch.no_grad()
     def observe(self, level: str, index: Tensor, slopes: Tensor, costs: Tensor, seen: Tensor) -> None:
         """Adds what a step has shown.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from nasengine.architecture import Plan, lowered
 from nasengine.config import SearchConfig
 from nasengine.outlook import Outlook
 from nasengine.strategies.base import Decision, Draw, Stage
-from nasengine.supernet import Supernet
+from nasengine.supernet import Kept, Supernet
 
 GRANULARITIES = ("operation", "filter", "weight", "depth")
 CHANGES_SAID = 2000
@@ -118,11 +119,50 @@ def committed(
         asked=dict(decision.asked),
         kept={c.name: packed_bits(net.kept[c.name]) for c in net.plan.choices if c.granularity != "weight"},
         kept_weights=_living_weights(net, stage.blocks),
+        **_standing(net.plan, decision, regrown=reason == "regrow"),
         changes=changes[:CHANGES_SAID],
         totals=totals,
         size=size,
         target=stage.target,
     )
+
+
+def alternatives(plan: Plan, fits: Mapping[int, Kept]) -> events.Alternatives:
+    """Of fits to other sizes (size -> what stays), what the page draws."""
+    weights = [choice.name for choice in plan.choices if choice.granularity == "weight"]
+    return events.Alternatives(
+        networks=[
+            {
+                "size": size,
+                "kept": {name: packed_bits(alive) for name, alive in kept.items() if name not in plan.weighs},
+                "weights": [sum(int(kept[name].sum()) for name in weights), sum(plan.choice[n].units for n in weights)],
+            }
+            for size, kept in sorted(fits.items())
+        ]
+    )
+
+
+def _standing(plan: Plan, decision: Decision, *, regrown: bool) -> dict[str, Any]:
+    """Scores and thresholds of all operations and filters."""
+    names = [] if regrown else [name for name in decision.scores if name not in plan.weighs]
+    return {
+        "scores": {name: packed_scores(decision.scores[name]) for name in names},
+        "thresholds": {name: _numbers(decision.thresholds[name]) for name in names},
+    }
+
+
+def packed_scores(scores: Tensor) -> str:
+    """Base64 of a byte a unit, 255 for a score of one.
+
+    >>> import torch
+    >>> base64.b64decode(packed_scores(torch.tensor([0.0, 0.5, 1.0]))).hex()
+    '0080ff'
+    """
+    return base64.b64encode(bytes((255 * scores).round().clamp(0, 255).int().tolist())).decode()
+
+
+def _numbers(threshold: float | Tensor) -> list[float]:
+    return [round(value, 4) for value in (threshold.tolist() if isinstance(threshold, Tensor) else [threshold])]
 
 
 def packed_bits(alive: Tensor) -> str:
@@ -163,6 +203,7 @@ def _changes(
             "action": action,
             "score": None if scores is None else float(scores[unit]),
             "threshold": decision.threshold(choice, unit),
+            "cost": None if choice not in decision.costs else float(decision.costs[choice][unit]),
         }
         for unit in changed.nonzero().flatten().tolist()
     ]

@@ -28,13 +28,14 @@ from nasengine.cache import whole
 from nasengine.compact import Network
 from nasengine.config import SearchConfig, parse
 from nasengine.control import Control
+from nasengine.discretise import ladder
 from nasengine.errors import CheckpointError, ConfigError, EngineError, Interrupted, TrainingError
 from nasengine.events import Event
 from nasengine.outlook import batch_size, outlook, plan_of, resolved
 from nasengine.report import reported, versions
 from nasengine.retraining import Retraining, random_decision
-from nasengine.strategies.base import Draw, Moment, Point, Stage
-from nasengine.supernet import Supernet, architecture
+from nasengine.strategies.base import Decision, Draw, Moment, Point, Stage
+from nasengine.supernet import Kept, Supernet, architecture
 
 logger = logging.getLogger(__name__)
 
@@ -402,6 +403,8 @@ class _Run:
         yield from narration.collapse_averted(self.net, decision, stage=moment.stage, epoch=event.epoch)
         if closes and moment.stage.fits:
             self._keep_member(moment.stage)
+            if moment.stage.last and decision.margins:
+                yield narration.alternatives(self.plan, self._ladder(decision))
         return closes
 
     def _follow(self, before: dict[str, Tensor], *, regrown: bool) -> None:
@@ -430,6 +433,12 @@ class _Run:
         )
         if stage.target == self.look.target and not self.stopped:
             self._keep_random({metric: found.size(metric) for metric in stage.bounds})
+
+    def _ladder(self, decision: Decision) -> dict[int, Kept]:
+        return ladder(
+            self.plan, decision.margins, metric=self.look.metric, smallest=self.look.smallest_size,
+            target=self.look.target, full=self.look.full_size, granularities=self.config.strategy.granularities,
+        )  # fmt: skip
 
     def _keep_random(self, bounds: dict[str, int]) -> None:
         """Random networks of the found one's sizes, with the weights that the search has at this moment."""
@@ -502,6 +511,7 @@ class _Run:
             size=int(draw.size),
             target=moment.stage.target,
             reference=int(draw.wanted),
+            memory_mib=round(device.peak_memory_mib(self.device), 1),
             fraction=fraction,
             eta_seconds=self._eta(fraction),
         )

@@ -186,6 +186,28 @@ CHARTS: list[Chart] = [
         ],
     },
     {
+        "id": "speed",
+        "title": "Speed",
+        "sentence": "Images that pass through the network in a second of training: the more is pruned, the more.",
+        "kind": "lines",
+        "x_label": "epoch",
+        "y_label": "images a second",
+        "unit": "",
+        "series": [
+            {"label": "training", "event": "progress", "path": "images_per_second", "at": "step", "colour": "train"}
+        ],
+    },
+    {
+        "id": "memory",
+        "title": "Memory",
+        "sentence": "The most that the engine has used so far, in MiB. What is pruned needs none.",
+        "kind": "lines",
+        "x_label": "epoch",
+        "y_label": "MiB",
+        "unit": "",
+        "series": [{"label": "most so far", "event": "progress", "path": "memory_mib", "at": "step", "colour": "size"}],
+    },
+    {
         "id": "thresholds",
         "title": "Learned thresholds",
         "sentence": "A unit whose score falls below its threshold is off. Higher means stricter.",

@@ -300,6 +300,9 @@ RESULT, FAMILY = "result", "family/"
 """Within a run's folder: where the main network's files are, and before the sizes of further targets."""
 
 
+WEIGHTS = "model.safetensors"
+
+
 class Artifact(models.Model):
     """A file of a finished search: `model.onnx` of the main network, `family/12000/model.onnx` of a further target."""
 

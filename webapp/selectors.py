@@ -21,7 +21,7 @@ from nasengine.config import SearchConfig, parse
 from nasengine.errors import ConfigError
 from nasengine.outlook import Outlook, fitting_batch, outlook
 from nasengine.splits import DataFacts, builtin_facts
-from webapp.models import UPLOAD, Artifact, Dataset, DatasetState, Search, SearchEvent, SearchState, ShareLink
+from webapp.models import HELD_STATES, UPLOAD, Artifact, Dataset, DatasetState, Search, SearchEvent, SearchState, ShareLink
 
 LOG = "engine.log"
 TAIL_BYTES = 8000
@@ -211,15 +211,32 @@ def queue_position(search: Search) -> int | None:
     return Search.objects.filter(state=SearchState.QUEUED, queued_at__lt=search.queued_at).count() + 1
 
 
+def waits_for(search: Search) -> str:
+    """What a queued search waits for, without naming anybody's; empty if it does not wait."""
+    position = queue_position(search)
+    if position is None:
+        return ""
+    line = "It is the next in line" if position == 1 else f"{position - 1} before it in line"
+    held = Search.objects.filter(state__in=HELD_STATES).count()
+    if not held:
+        return f"{line}; nothing runs now, so a worker takes the next in a moment if one is there."
+    busy = "the search that runs now" if held == 1 else f"one of the {held} searches that run now"
+    return f"{line}, after {busy}."
+
+
 def state_frame(search: Search, *, to_owner: bool) -> dict[str, Any]:
     """The state of a search as socket and feed tell it; what went wrong is for its owner."""
+    sentence = search.sentence if to_owner else search.plain_sentence
     return {
         "type": "state",
         "state": search.state,
         "label": search.state_label,
-        "sentence": search.sentence if to_owner else search.plain_sentence,
+        "sentence": " ".join(filter(None, (sentence, waits_for(search)))),
         "finished": search.is_finished,
         "queue_position": queue_position(search),
+        "attempt": search.attempt,
+        "started_at": search.started_at and search.started_at.isoformat(),
+        "finished_at": search.finished_at and search.finished_at.isoformat(),
         "rewinds": len(search.rewinds),
         "drawn": f"{search.state_label}, {'training' if search.is_training else 'not training'}",
     }

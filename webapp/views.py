@@ -27,7 +27,7 @@ from webapp.api import Token
 from webapp.charts import CHARTS
 from webapp.downloads import download
 from webapp.forms import NewSearchForm, ShareForm, TokenForm, UploadForm
-from webapp.models import RESULT, ApiToken, Dataset, Search
+from webapp.models import RESULT, WEIGHTS, ApiToken, Dataset, Search
 
 PAGE_SIZE = 25
 
@@ -81,6 +81,7 @@ def search_detail(request: OwnedRequest, pk: UUID) -> HttpResponse:
     context = {
         **_shown(search, f"/ws/searches/{search.pk}/", reverse("search_events", args=[search.pk])),
         "artifacts": [artifact for artifact in artifacts if artifact.folder == RESULT],
+        "weights_files": {artifact.folder: artifact.url for artifact in artifacts if artifact.file == WEIGHTS},
         "family": selectors.family_rows(search, artifacts),
         "log_tail": selectors.log_tail(search),
         "share_links": selectors.share_links_of(search),
@@ -160,6 +161,7 @@ def shared(request: HttpRequest, token: str) -> HttpResponse:
     """One search, to look at, for whoever has the link."""
     search = get_object_or_404(selectors.search_shared(token))
     context = _shown(search, f"/ws/shared/{token}/", reverse("shared_events", args=[token]), to_owner=False)
+    context["weights_files"] = {}
     family = selectors.family_rows(search, ())
     answer = render(request, "searches/detail.html", {**context, "is_shared": True, "family": family})
     answer["X-Robots-Tag"] = "noindex"

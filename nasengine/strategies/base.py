@@ -115,6 +115,8 @@ class Decision:
     Attributes:
         scores: choice -> score of each unit, full size.
         thresholds: choice -> what the score was held against, for all its units or [units].
+        margins: choice -> how far above its threshold each unit is, what an exact fit goes by; empty if nothing does.
+        costs: choice -> share of the size that goes with each unit.
         asked: granularity -> units that should return; fewer do where too few can.
         averted: (choice, unit) that a collapsing block was made to keep.
         closes: whether the stage ends here, before its last epoch.
@@ -123,6 +125,8 @@ class Decision:
     kept: Kept
     scores: Mapping[str, Tensor] = field(default_factory=dict)
     thresholds: Mapping[str, float | Tensor] = field(default_factory=dict)
+    margins: Mapping[str, Tensor] = field(default_factory=dict)
+    costs: Mapping[str, Tensor] = field(default_factory=dict)
     asked: Mapping[str, int] = field(default_factory=dict)
     averted: Sequence[tuple[str, int]] = ()
     closes: bool = False

@@ -232,7 +232,24 @@ class MGAS(Strategy):
             averted = self._averted(net, kept, margins, self.part.protect_epochs * moment.steps)
             if point == "end" and not within(net, kept, moment.stage):
                 kept = self._fitted(net, margins, moment.stage)
-        return [Decision(kept=kept, scores=scores, thresholds=thresholds, averted=averted)]
+        return [self._told(kept, scores, thresholds, margins, averted)]
+
+    def _told(
+        self, kept: Kept, scores: Mapping[str, Tensor], thresholds: Mapping[str, float | Tensor],
+        margins: Mapping[str, Tensor], averted: Sequence[tuple[str, int]], *, closes: bool = False,
+    ) -> Decision:  # fmt: skip
+        """The decision with all that it rests on."""
+        costs = {
+            choice.name: part
+            for level in GATED
+            for choice, part in zip(
+                self.choices[level], self.importance.costs(level).split(self._sizes(level)), strict=True
+            )
+        }
+        return Decision(
+            kept=kept, scores=scores, thresholds=thresholds, margins=margins, costs=costs, averted=averted,
+            closes=closes,
+        )  # fmt: skip
 
     def learning_rates(self, moment: Moment) -> list[dict[str, Any]]:
         hold = max(0.0, (moment.progress - RAMP) / (1 - RAMP))

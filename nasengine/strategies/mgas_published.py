@@ -122,7 +122,7 @@ class PublishedMGAS(MGAS):
             self.probing.fill_(1)
             reached = False  # one more epoch, with frozen masks
         self._steer(net, kept, stage)
-        return [Decision(kept=kept, scores=scores, thresholds=thresholds, averted=averted, closes=reached)]
+        return [self._told(kept, scores, thresholds, margins, averted, closes=reached)]
 
     def _regrows(self, stage: Stage) -> bool:
         """After the second stage and later ones, but not at the end."""

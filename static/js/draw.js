@@ -130,11 +130,14 @@ export class Charts {
   }
 
   #colour(name) {
-    if (!this.#colours.has(name)) {
-      this.#colours.set(name, getComputedStyle(document.documentElement).getPropertyValue(`--chart-${name}`).trim());
-    }
+    if (!this.#colours.has(name)) this.#colours.set(name, colour(name));
     return this.#colours.get(name);
   }
+}
+
+/** A colour of the style sheet as the theme has it now. */
+export function colour(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(`--chart-${name}`).trim();
 }
 
 const COARSE = matchMedia("(pointer: coarse)").matches;

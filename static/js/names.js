@@ -8,9 +8,6 @@ const CANDIDATES = {
   dil_conv_5x5: ["d5", "dilated convolution 5×5"], avg_pool_3x3: ["avg", "average pooling 3×3"],
   max_pool_3x3: ["max", "max pooling 3×3"],
 };
-/** Ends of the names of inner widths, which are many and share one bar. */
-export const INNER = /_(mid|inner)$/;
-
 /** "cell 0" -> "cell 1", "layer 0" -> "layer 1". */
 export function blockName(name) {
   const found = /^(cell|layer) (\d+)$/.exec(name);
@@ -43,6 +40,22 @@ export function candidate(choice, label) {
   if (!words.length) return { row: column, column: null, hint, name: hint };
   const row = `${stateName(words.join(" "))} → ${stateName(choice.replace(/_ops$/, "").split("_").at(-1))}`;
   return { row, column, hint, name: `${hint} (${row})` };
+}
+
+/** What the names of an operation's own widths and convolutions begin with. */
+export function prefixOf(choice, label) {
+  return `${choice.replace(/_ops$/, "")}_${label.replaceAll(" ", "_")}_`;
+}
+
+const PARTS = {
+  dw1: "first per-channel part", pw1: "first mixing part", dw: "per-channel part", pw: "mixing part", conv: "1×1 convolution",
+  expand: "widening part", project: "narrowing part",
+};
+
+/** "dw1_weights" -> "first per-channel part": a convolution of an operation. */
+export function partName(rest) {
+  const part = rest.replace(/_weights$/, "");
+  return PARTS[part] ?? part;
 }
 
 /** Who is trained: "found", "at 12000" for a further target, "random 1" to compare with. */

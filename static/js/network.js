@@ -1,49 +1,68 @@
-// The picture of the network: every block with its operations, widths and weights, at any commit of the run.
+// The picture of the network: every block as a drawing of its states and operations, at any commit of the run.
 //
-// A unit that is on is filled; one that was cut is hollow; one that came back has a colour of its own.
+// An operation that is on is a line, the wider the more filters pass through it. What was cut just now is dotted and red,
+// what came back has a bud. The same events give the same markup, whether they were watched or replayed.
 
-import { blockName, candidate, INNER, stateName } from "./names.js";
-import { lastChange, unitsOn } from "./run.js";
-import { plural, whole } from "./words.js";
+import { isOn, States } from "./history.js";
+import { blockGraph } from "./graph.js";
+import { blockName } from "./names.js";
+import { unitsOn } from "./run.js";
+import { percent, plural } from "./words.js";
 
-/** Draws into `place` what `search_started` announces; `show(model, index)` moves it to a commit. */
+const [THINNEST, WIDEST] = [1, 3.6];
+const SVG = "http://www.w3.org/2000/svg";
+
+/**
+ * Draws into `place` what `search_started` announces; `show(model, index)` moves it to a commit.
+ *
+ * onPick(block, number): called when somebody chooses a block to look into; without it blocks cannot be chosen.
+ * onUnit(place): called with {choice, unit, name, element} of the operation that is pointed at, or null.
+ */
 export class Network {
   #place;
+  #options;
   #started = null;
   #blocks = [];
+  #states = null;
   #shown = null;
-  #model = null;
-  #folded = null;
 
-  constructor(place) {
+  constructor(place, options = {}) {
     this.#place = place;
-    place.addEventListener("pointerover", (event) => this.#explain(event.target.closest?.("[data-unit]")));
+    this.#options = options;
+    place.addEventListener("pointerover", (event) => {
+      const element = event.target.closest?.("[data-unit]");
+      const { choice, unit, name } = element?.dataset ?? {};
+      this.#options.onUnit?.(element ? { choice, unit: Number(unit), name, element } : null);
+    });
+    place.addEventListener("pointerleave", () => this.#options.onUnit?.(null));
   }
 
   /** index: a commit, or -1 for before the first. */
   show(model, index) {
-    this.#model = model;
     if (!model.started) return;
     if (model.started !== this.#started) this.#build(model.started);
     const open = this.#open(model, index);
-    const commit = model.commits[index];
+    const commit = model.commits[index] ?? null;
     if (this.#shown && this.#shown.commit === commit && this.#shown.open === open) return;
     this.#shown = { commit, open };
-    const states = this.#statesAt(model, index);
-    const reached = model.started.stages[commit?.stage ?? 0]?.blocks ?? this.#blocks.length; // weights beyond do not run yet
-    this.#blocks.forEach((block, number) => this.#paint(block, states, commit, { open: number < open, reached: number < reached }));
+    this.draw(model, { kept: commit?.kept, weights: commit?.kept_weights, states: this.#states.at(model.commits, index), open });
   }
 
-  /** States of all operations at a commit; going on from the last ones asked for where that is possible. */
-  #statesAt(model, index) {
-    const { commits, started } = model;
-    const known = this.#folded;
-    const goesOn = known && known.index <= index && known.commit === commits[known.index];
-    const from = goesOn ? known : { index: -1, states: new Map() };
-    const operations = started.choices.filter((choice) => choice.granularity === "operation");
-    for (let at = from.index + 1; at <= index; at += 1) advance(from.states, commits[at], operations);
-    this.#folded = { index, commit: commits[index], states: from.states };
-    return from.states;
+  /** Shows these units as they are: of choices that `kept` does not know all are on, of `weights` all are kept. */
+  draw(model, { kept, weights, states, open = this.#blocks.length }) {
+    if (model.started !== this.#started) this.#build(model.started);
+    const on = shares(this.#started.choices, kept);
+    this.#blocks.forEach((block, number) => paint(block, { on, weights, states, isOpen: number < open, isFrontier: number === open - 1 && open < this.#blocks.length }));
+  }
+
+  /** Marks the block that is looked into; null for none. */
+  pick(number) {
+    this.#blocks.forEach(({ button }, at) => button?.setAttribute("aria-expanded", String(at === number)));
+  }
+
+  /** Puts the keyboard on a block's button. */
+  focus(number) {
+    this.#blocks[number]?.button?.focus();
   }
 
   /** How many blocks were open: now, or at the stage of that commit. */
@@ -56,139 +75,135 @@ export class Network {
   #build(started) {
     this.#started = started;
     this.#shown = null;
-    this.#place.replaceChildren();
-    this.#blocks = started.blocks.map((block, number) => {
-      const choices = started.choices.filter((choice) => choice.block === number || choice.block === block.name);
-      const operations = choices.filter((choice) => choice.granularity === "operation");
-      const card = element("section", operations.length ? "block" : "block slim");
-      const head = element("header", "", element("h3", "", capital(blockName(block.name))), element("span", "share", `${Math.round(100 * block.share)} %`));
-      head.lastChild.title = "share of the full network's size";
-      const summary = element("p", "summary");
-      const parts = { card, summary, choices, cells: new Map(), widths: [], weights: [] };
-      card.append(head, summary);
-      if (operations.length) card.append(table(operations, parts));
-      const widths = element("div", "widths");
-      for (const [label, members, hint] of widthGroups(choices)) widths.append(bar(label, hint, "filter", members, parts.widths));
-      const weights = choices.filter((choice) => choice.granularity === "weight");
-      if (weights.length) widths.append(bar("weights", "single weights of the convolutions that are still there", "weight", weights, parts.weights));
-      card.append(widths);
-      if (choices.length) this.#place.append(card); // a head has nothing to decide
-      return parts;
-    });
+    this.#states = new States(started.choices.filter((choice) => choice.granularity === "operation"));
+    this.#blocks = started.blocks.map((block, number) => this.#card(block, number, choicesOf(started, number)));
+    this.#place.replaceChildren(...this.#blocks.map(({ card }) => card));
   }
 
-  #paint(block, states, commit, { open, reached }) {
-    block.card.classList.toggle("waiting", !open);
-    let on = 0;
-    let all = 0;
-    for (const [name, cells] of block.cells) {
-      const known = states.get(name);
-      cells.forEach((cell, unit) => {
-        const state = known?.[unit] ?? "on";
-        if (isOn(state)) on += 1;
-        all += 1;
-        if (cell.dataset.state !== state) cell.dataset.state = state;
-      });
+  #card(block, number, choices) {
+    const graph = blockGraph(choices);
+    const name = capital(blockName(block.name));
+    const canPick = this.#options.onPick && choices.length;
+    const button = canPick ? html("button", "pick", name) : null;
+    if (button) {
+      Object.assign(button, { type: "button" });
+      button.setAttribute("aria-expanded", "false");
+      button.addEventListener("click", () => this.#options.onPick(block, number));
     }
-    const filters = ({ name, units }) => (commit ? unitsOn(commit.kept[name], units).reduce((sum, bit) => sum + bit, 0) : units);
-    const weights = ({ name, units }) => (commit && reached ? (commit.kept_weights[name] ?? units) : units);
-    for (const { choices, fill, value } of block.widths) fillBar(fill, value, total(choices, filters), total(choices));
-    for (const { choices, fill, value } of block.weights) fillBar(fill, value, total(choices, weights), total(choices));
-    block.summary.textContent = !open ? "waits for its stage" : all ? `${on} of ${plural(all, "operation")} on` : "";
-  }
-
-  /** Why is this unit on or off? Told by the tip that appears over it. */
-  #explain(cell) {
-    if (!cell || !this.#model) return;
-    const index = this.#model.commits.indexOf(this.#shown.commit);
-    const found = lastChange(this.#model, index, cell.dataset.choice, Number(cell.dataset.unit));
-    const number = (value) => (typeof value === "number" ? value.toFixed(3) : "—");
-    cell.title = found
-      ? `${cell.dataset.name}: ${found.change.action} in epoch ${found.commit.epoch} (score ${number(found.change.score)}, threshold ${number(found.change.threshold)})`
-      : cell.dataset.name;
+    const share = html("span", "share", percent(block.share, 0));
+    share.title = "share of the full network's size";
+    const summary = html("p", "summary");
+    const picture = graph ? drawing(graph) : { svg: null, strands: [], nodes: [] };
+    const weight = html("i", "");
+    const value = html("span", "value");
+    const weights = choices.filter((choice) => choice.granularity === "weight");
+    const bar = html("div", "bar weight", html("span", "name", "weights"), html("span", "track", weight), value);
+    const card = html("section", graph ? "block" : "block slim", html("header", "", html("h3", "", button ?? name), share), summary);
+    if (picture.svg) card.append(picture.svg);
+    if (weights.length) card.append(bar);
+    return { card, button, name, summary, choices, ...picture, weights, weight, value };
   }
 }
 
-/** Takes `states` (choice -> state of each unit: on, off, cut = just now, back = on after having been off, back-now =
-    just now) from one commit to the next. */
-function advance(states, commit, operations) {
-  for (const { name, units } of operations) {
-    const before = states.get(name);
-    states.set(name, Array.from(unitsOn(commit.kept[name], units), (on, unit) => next(before?.[unit] ?? "on", on)));
-  }
+/** What `search_started` says of a block's choices. */
+export function choicesOf(started, number) {
+  return started.choices.filter((choice) => choice.block === number || choice.block === started.blocks[number].name);
 }
 
-function next(before, on) {
-  const was = isOn(before);
-  if (on) return was ? (before === "on" ? "on" : "back") : "back-now";
-  return was ? "cut" : "off";
-}
-
-/** One cell for each candidate; a candidate without a column has the whole of its row. */
-function table(operations, parts) {
-  const placed = operations.map((choice) => [choice, choice.labels.map((label) => candidate(choice.name, label))]);
-  const columns = new Map(placed.flatMap(([, places]) => places).filter(({ column }) => column).map(({ column, hint }) => [column, hint]));
-  const names = [...columns.keys()];
-  const head = element("tr", "", element("td", ""), ...names.map((name) => {
-    const cell = element("th", "", name);
-    cell.title = columns.get(name);
-    return cell;
+/** Operation or filter choice -> {units, on, share, bits} of it. */
+function shares(choices, kept) {
+  return new Map(choices.filter(({ granularity }) => granularity !== "weight").map(({ name, units }) => {
+    const bits = kept?.[name] === undefined ? new Uint8Array(units).fill(1) : unitsOn(kept[name], units);
+    const on = bits.reduce((sum, bit) => sum + bit, 0);
+    return [name, { units, on, share: on / units, bits }];
   }));
-  const rows = element("tbody", "");
-  for (const [choice, places] of placed) {
-    let row = null;
-    parts.cells.set(choice.name, places.map((place, unit) => {
-      const cell = element("i", "unit");
-      Object.assign(cell.dataset, { unit, choice: choice.name, state: "on", name: place.name });
-      if (place.row !== places[unit - 1]?.row) {
-        row = element("tr", unit === 0 ? "first" : "", element("th", "", place.row), ...(place.column ? names : [""]).map(() => element("td", "")));
-        rows.append(row);
-      }
-      if (!place.column) row.lastChild.colSpan = names.length || 1;
-      row.children[1 + Math.max(0, names.indexOf(place.column))].append(cell);
-      return cell;
-    }));
+}
+
+function drawing(graph) {
+  const svg = make("svg", { viewBox: `0 0 ${graph.width} ${graph.height}`, role: "img", class: "cell" });
+  svg.style.maxWidth = `${1.25 * graph.width}px`;
+  const strands = graph.strands.map((strand) => {
+    const line = make("path", { d: strand.path, class: strand.free ? "strand free" : "strand" });
+    const bud = make("circle", { cx: strand.bud[0], cy: strand.bud[1], r: 3, class: "bud" });
+    const reach = make("path", { d: strand.path, class: "reach", "data-choice": strand.choice, "data-unit": strand.unit, "data-name": strand.name });
+    return { ...strand, line, bud, reach };
+  });
+  const nodes = graph.nodes.map((node) => {
+    const [x, y] = [node.x - node.width / 2, node.y - node.height / 2];
+    const fill = make("rect", { x, y, width: node.width, height: node.height, rx: 5, class: "fill" });
+    const frame = make("rect", { x, y, width: node.width, height: node.height, rx: 5, class: "frame" });
+    const text = make("text", { x: node.x, y: node.y + 3.6, "text-anchor": "middle" });
+    text.textContent = node.label;
+    return { ...node, fill, frame, text };
+  });
+  svg.append(...strands.flatMap(({ line }) => line), ...nodes.flatMap(({ fill, frame, text }) => [fill, frame, text]));
+  svg.append(...strands.flatMap(({ reach, bud }) => [reach, bud]));
+  return { svg, strands, nodes };
+}
+
+function paint(block, { on, weights, states, isOpen, isFrontier }) {
+  block.card.classList.toggle("waiting", !isOpen);
+  block.card.classList.toggle("frontier", isFrontier);
+  let alive = 0;
+  for (const strand of block.strands) {
+    const state = states?.get(strand.choice)?.[strand.unit] ?? (on.get(strand.choice).bits[strand.unit] ? "on" : "off");
+    if (isOn(state)) alive += 1;
+    const width = isOn(state) ? passing(strand, on) : 0;
+    set(strand.line, "data-state", state);
+    set(strand.bud, "data-state", state);
+    set(strand.reach, "data-state", state);
+    set(strand.line, "stroke-width", (THINNEST + (WIDEST - THINNEST) * width).toFixed(2));
   }
-  const grid = element("table", "units", element("thead", "", head), rows);
-  grid.setAttribute("aria-hidden", "true"); // the summary above says it in words
-  return grid;
+  for (const node of block.nodes) {
+    const known = node.choice && on.get(node.choice);
+    set(node.fill, "width", (node.width * (known?.share ?? 1)).toFixed(1));
+    if (known) set(node.text, null, `${node.label} ${known.on}`);
+  }
+  const [kept, all] = totals(block.weights, weights);
+  if (all) {
+    block.weight.style.width = percent(kept / all).replace(" ", "");
+    set(block.value, null, percent(kept / all, 0));
+  }
+  const filters = block.choices.filter((choice) => choice.granularity === "filter");
+  const slim = block.strands.length ? "" : filters.map(({ name }) => `${on.get(name).on} of ${plural(on.get(name).units, "filter")} on`).join(", ");
+  const text = !isOpen ? "waits for its stage" : block.strands.length ? `${alive} of ${plural(block.strands.length, "operation")} on` : slim;
+  set(block.summary, null, text);
+  if (block.svg) block.svg.setAttribute("aria-label", spoken(block, on, text));
 }
 
-/** Widths worth a bar each, and the many inner widths of convolutions as one. */
-function widthGroups(choices) {
-  const filters = choices.filter((choice) => choice.granularity === "filter");
-  const inner = filters.filter((choice) => INNER.test(choice.name));
-  const own = filters.filter((choice) => !INNER.test(choice.name));
-  return [
-    ...own.map((choice) => {
-      const name = stateName(choice.name.split("_").at(-1));
-      return [name, [choice], `channels of ${name}`];
-    }),
-    ...(inner.length ? [["inner", inner, "channels inside the convolutions, all together"]] : []),
-  ];
+/** Share of the filters that pass through an operation: of those inside, and of those that it feeds. */
+function passing({ inner, feeds }, on) {
+  return Math.min(inner ? on.get(inner).share : 1, feeds ? on.get(feeds).share : 1);
 }
 
-function bar(label, hint, colour, choices, list) {
-  const fill = element("i", "");
-  const value = element("span", "value");
-  const row = element("div", `bar ${colour}`, element("span", "name", label), element("span", "track", fill), value);
-  row.title = hint;
-  list.push({ choices, fill, value });
-  return row;
+function totals(choices, kept) {
+  return [choices.reduce((sum, { name, units }) => sum + (kept?.[name] ?? units), 0), choices.reduce((sum, { units }) => sum + units, 0)];
 }
 
-function fillBar(fill, value, kept, all) {
-  fill.style.width = `${all ? (100 * kept) / all : 0}%`;
-  value.textContent = all > 999 ? `${Math.round((100 * kept) / all)} %` : `${whole(kept)}/${whole(all)}`;
+/** What a screen reader hears instead of the picture. */
+function spoken(block, on, summary) {
+  const nodes = block.nodes.filter(({ choice }) => choice).map(({ label, choice }) => `${label} ${on.get(choice).on} of ${on.get(choice).units} filters`);
+  return `${block.name}: ${[summary, ...nodes].join(", ")}.`;
 }
 
-function element(tag, className, ...children) {
+/** Sets an attribute, or the text for null, where it is another. */
+function set(element, name, value) {
+  if (name === null) {
+    if (element.textContent !== value) element.textContent = value;
+  } else if (element.getAttribute(name) !== value) element.setAttribute(name, value);
+}
+
+function make(tag, attributes) {
+  const made = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
+
+function html(tag, className, ...children) {
   const made = document.createElement(tag);
   if (className) made.className = className;
   made.append(...children);
   return made;
 }
 
-const isOn = (state) => state === "on" || state.startsWith("back");
-const total = (choices, count = (choice) => choice.units) => choices.reduce((sum, choice) => sum + count(choice), 0);
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);

@@ -8,6 +8,7 @@ import { sentence, stageName } from "./sentences.js";
 
 const MOST_PROGRESS = 6000;
 const MOST_LOG = 200;
+const ESTIMATES = 40; // of the last progress: how far they differ is how sure the time left is
 
 /** A run that has said nothing yet. `charts` is the table of webapp/charts.py. */
 export function emptyRun(charts) {
@@ -41,20 +42,23 @@ export function unitsOn(base64, units) {
   return Uint8Array.from({ length: units }, (_, unit) => (bytes.charCodeAt(unit >> 3) >> (7 - (unit & 7))) & 1);
 }
 
-/** The last change of a unit up to a commit, as {commit, change}, or null. */
-export function lastChange(model, upTo, choice, unit) {
-  for (let index = Math.min(upTo, model.commits.length - 1); index >= 0; index -= 1) {
-    const change = model.commits[index].changes.find((item) => item.choice === choice && item.unit === unit);
-    if (change) return { commit: model.commits[index], change };
-  }
-  return null;
+/** Scores of a packed choice, in [0, 1]; null where none were told. */
+export function scoresOf(base64) {
+  return base64 ? Array.from(atob(base64), (byte) => byte.charCodeAt(0) / 255) : null;
+}
+
+/** Seconds left, from the fastest and the slowest that the last estimates foresaw: [low, high]; null where none is known. */
+export function etaRange({ etaSeconds, fraction, totals }) {
+  if (etaSeconds === null) return null;
+  const left = totals.map((total) => total * (1 - fraction));
+  return [Math.min(etaSeconds, ...left), Math.max(etaSeconds, ...left)];
 }
 
 function emptyModel(charts) {
   return {
     data: null, dataProgress: null, started: null, stage: null, progress: null, epoch: null, commits: [], retrain: null,
     result: null, failure: null, finished: null, phase: "waiting", fraction: 0, etaSeconds: null,
-    boundaries: [], log: [], progressCount: 0, changed: new Set(charts.map((chart) => chart.id)),
+    totals: [], trail: [], alternatives: null, boundaries: [], log: [], progressCount: 0, changed: new Set(charts.map((chart) => chart.id)),
     traces: Object.fromEntries(charts.map((chart) => [chart.id, new Map()])),
   };
 }
@@ -89,13 +93,18 @@ const note = {
   },
   progress: (model, event) => {
     model.progressCount += 1;
-    Object.assign(model, { progress: event, phase: "search", fraction: event.fraction, etaSeconds: event.eta_seconds });
+    Object.assign(model, { progress: event, phase: "search", ...advance(model, event) });
   },
-  epoch_finished: (model, event) => Object.assign(model, { epoch: event }),
+  epoch_finished: (model, event) => {
+    model.epoch = event;
+    const isWhole = model.stage?.blocks === model.started?.blocks.length;
+    if (isWhole) model.trail.push({ size: event.size, accuracy: event.validation.accuracy, epoch: event.epoch });
+  },
   committed: (model, event) => model.commits.push(event),
+  alternatives: (model, event) => Object.assign(model, { alternatives: event }),
   retrain_epoch: (model, event) => {
     if (!model.retrain) boundary(model, model.started?.epochs ?? 0, "retraining");
-    Object.assign(model, { retrain: event, phase: "retraining", fraction: event.fraction, etaSeconds: event.eta_seconds });
+    Object.assign(model, { retrain: event, phase: "retraining", ...advance(model, event) });
   },
   result_ready: (model, event) => {
     if (furtherTarget(event.folder) !== null) return; // the main network's is said last
@@ -104,6 +113,13 @@ const note = {
   search_finished: (model, event) => Object.assign(model, { finished: event, phase: "finished", fraction: 1, etaSeconds: null }),
   search_failed: (model, event) => Object.assign(model, { failure: event, phase: "failed", etaSeconds: null }),
 };
+
+/** How far it is; and how long all of it would take, as the last estimates saw it. */
+function advance(model, { fraction, eta_seconds: eta }) {
+  if (eta !== null && fraction < 1) model.totals.push(eta / (1 - fraction));
+  if (model.totals.length > ESTIMATES) model.totals.shift();
+  return { fraction, etaSeconds: eta };
+}
 
 function boundary(model, x, label) {
   model.boundaries.push({ x, label });

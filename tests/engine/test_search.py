@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import errno
 import json
@@ -109,6 +110,44 @@ def test_commits_tell_what_changed(whole: tuple[Path, list[Event], int]) -> None
             assert len({(c["choice"], c["unit"]) for c in changed}) == len(changed)
     last = [event for event in said if isinstance(event, events.Committed)][-1]
     assert 0.97 * last.target <= last.size <= last.target
+
+
+def test_commits_tell_the_scores_that_they_rest_on(whole: tuple[Path, list[Event], int]) -> None:
+    """What is pruned scored below its threshold, and the byte of its score says so; a regrowth has no such scores."""
+    _, said, _ = whole
+    started = next(event for event in said if isinstance(event, events.SearchStarted))
+    units = {c["name"]: c["units"] for c in started.choices if c["granularity"] != "weight"}
+    decided = [event for event in said if isinstance(event, events.Committed)]
+    for event in decided:
+        if event.reason == "regrow":
+            assert event.scores == event.thresholds == {}
+            continue
+        assert set(event.scores) == set(event.thresholds) == set(units)
+        scores = {name: base64.b64decode(packed) for name, packed in event.scores.items()}
+        assert {name: len(packed) for name, packed in scores.items()} == units
+        for change in event.changes:
+            if "unit" in change and event.reason == "cadence":
+                assert scores[change["choice"]][change["unit"]] == round(255 * change["score"])
+                assert change["score"] <= change["threshold"] and 0 < change["cost"] < 1
+    assert {event.reason for event in decided} >= {"cadence", "fit"}
+
+
+def test_the_search_tells_what_it_would_keep_at_other_sizes(whole: tuple[Path, list[Event], int]) -> None:
+    _, said, _ = whole
+    started = next(event for event in said if isinstance(event, events.SearchStarted))
+    (told,) = (event for event in said if isinstance(event, events.Alternatives))
+    sizes = [network["size"] for network in told.networks]
+    assert sizes == sorted(set(sizes)) and len(sizes) > 4
+    assert started.smallest_size <= sizes[0] * 1.03 and sizes[-1] <= min(started.full_size, 4 * started.target)
+    living = [
+        sum(bin(byte).count("1") for name in network["kept"] for byte in base64.b64decode(network["kept"][name]))
+        for network in told.networks
+    ]
+    assert living == sorted(living) and living[0] < living[-1]
+    ends = [
+        type(event) for event in said if isinstance(event, events.Committed | events.Alternatives | events.RetrainEpoch)
+    ]
+    assert ends.index(events.Alternatives) == ends.index(events.RetrainEpoch) - 1
 
 
 def test_the_report_counts_what_the_events_told(whole: tuple[Path, list[Event], int]) -> None:

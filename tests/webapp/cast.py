@@ -24,7 +24,7 @@ def config(**changes: Any) -> dict[str, Any]:
 def progress(seq: int, *, size: int = 30_000) -> events.Progress:
     return events.Progress(
         seq=seq, stage=1, epoch=1, step=seq, steps=1000, losses={"task": 1.0 / seq}, images_per_second=100.0, size=size,
-        target=20_000, reference=size, fraction=min(1.0, seq / 1000), eta_seconds=60.0,
+        target=20_000, reference=size, memory_mib=512.0, fraction=min(1.0, seq / 1000), eta_seconds=60.0,
     )  # fmt: skip
 
 

@@ -45,7 +45,7 @@ def say(*said: events.Event) -> None:
 def progress(seq: int) -> events.Progress:
     return events.Progress(
         seq=seq, stage=1, epoch=1, step=seq, steps=500, losses={"task": 1.0}, images_per_second=None, size=40_000,
-        target=20_000, reference=40_000, fraction=0.5, eta_seconds=9.0,
+        target=20_000, reference=40_000, memory_mib=512.0, fraction=0.5, eta_seconds=9.0,
     )  # fmt: skip
 
 

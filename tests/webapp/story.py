@@ -114,6 +114,7 @@ class _Run:
             if stage < len(plan.exits) - 1:
                 yield self.regrown(stage, epoch)
         yield self.committed(stage, epoch, "fit", 0.04)
+        yield self.alternatives()
         for target in sorted({self.target, *self.also}, reverse=True):
             yield from self.retrained("found" if target == self.target else f"at {target}")
         for target in self.also:
@@ -155,6 +156,7 @@ class _Run:
                     size=int(reference * (1 + self.chance.gauss(0.02, 0.02))),
                     target=target,
                     reference=reference,
+                    memory_mib=380 + 90 * min(1.0, 3 * along),
                     fraction=0.6 * along,
                     eta_seconds=180 * (1 - along),
                 )
@@ -250,11 +252,41 @@ class _Run:
                 if choice.granularity != "weight"
             },
             kept_weights=dict(self.weights),
+            scores={}
+            if reason == "regrow"
+            else {c.name: self.scored(c) for c in self.plan.choices if c.granularity != "weight"},
+            thresholds={}
+            if reason == "regrow"
+            else {c.name: [0.45] for c in self.plan.choices if c.granularity != "weight"},
             changes=changes[:2000],
             totals={level: self.kept(level) for level in LEVELS},
             size=int(self.target * 0.991) if reason == "fit" else self.size(),
             target=self.target,
         )
+
+    def scored(self, choice: Choice) -> str:
+        """Above the threshold for what is on, below it for what is not."""
+        on = self.on[choice.name]
+        scores = [
+            0.45 + 0.5 * self.chance.random() if u in on else 0.44 * self.chance.random() for u in range(choice.units)
+        ]
+        return base64.b64encode(bytes(round(255 * score) for score in scores)).decode()
+
+    def alternatives(self) -> events.Alternatives:
+        """Of what is on, the same share of each choice; of larger sizes all that a random order adds."""
+        networks: list[dict[str, object]] = []
+        for share in (0.3, 0.5, 0.8, 1.0, 1.6, 2.5):
+            kept = {}
+            for choice in self.plan.choices:
+                if choice.granularity != "weight":
+                    on, off = sorted(self.on[choice.name]), sorted(set(range(choice.units)) - self.on[choice.name])
+                    wanted = max(choice.floor, round(share * len(on)))
+                    kept[choice.name] = packed(set((on + off)[:wanted]), choice.units)
+            now, every = self.kept("weight")
+            networks.append(
+                {"size": int(share * self.target), "kept": kept, "weights": [min(every, int(share * now)), every]}
+            )
+        return events.Alternatives(networks=networks)
 
     def retrained(self, network: str) -> Iterator[events.Event]:
         whole = self.config.retrain.epochs
@@ -358,7 +390,14 @@ def packed(units: set[int], count: int) -> str:
 
 
 def _change(choice: Choice, unit: int, action: str, score: float, threshold: float) -> dict[str, object]:
-    return {"choice": choice.name, "unit": unit, "action": action, "score": score, "threshold": threshold}
+    return {
+        "choice": choice.name,
+        "unit": unit,
+        "action": action,
+        "score": score,
+        "threshold": threshold,
+        "cost": 2e-4 * (1 + unit % 5),
+    }
 
 
 def tell(config: Path, folder: Path) -> int:

@@ -1,0 +1,97 @@
+// The head of a search's page: how far it is, in which stage, how long it still takes, and its figures.
+
+import { furtherTarget, networkName } from "./names.js";
+import { etaRange } from "./run.js";
+import { between, count, duration, listed, metricUnit, percent, whole } from "./words.js";
+
+const at = (id) => document.getElementById(id);
+
+/** state: the frame of the feed, with `state`, `attempt`, `started_at`, `finished_at`. */
+export function header(model, state) {
+  const live = ["running", "stopping"].includes(state.state);
+  at("progress").value = model.fraction;
+  at("progress-percent").textContent = model.started ? percent(model.fraction, 0) : "";
+  tell("stage-line", stageLine(model));
+  const left = live ? etaRange(model) : null;
+  tell("eta", left ? `${between(...left)} left` : "");
+  steps(model, state);
+  facts(model, state);
+}
+
+/** The figures of the search so far, or of its result. */
+export function figures(model) {
+  const { started } = model;
+  const report = model.result?.report;
+  const trained = model.retrain && (furtherTarget(model.retrain.network) ?? started.target);
+  const commit = (trained && model.commits.findLast((one) => one.target === trained)) ?? model.commits.at(-1);
+  const size = report?.achieved?.[started.metric] ?? (trained ? commit?.size : model.progress?.size) ?? started.full_size;
+  const isEarly = !report && !trained && model.stage && model.stage.blocks < started.blocks.length;
+  const target = (report ? started.target : trained) || (model.stage?.target ?? started.target);
+  at("figure-size").textContent = short(size);
+  const also = started.also?.length ? `, also ${listed(started.also)}` : "";
+  at("figure-size-note").textContent = isEarly
+    ? `${metricUnit(started.metric)} of the open blocks; this stage aims at ${short(target)}, the search at ${short(started.target)}${also}`
+    : `${metricUnit(started.metric)}, target ${short(target)}${also}`;
+  const accuracy = report?.accuracy?.validation ?? model.retrain?.validation?.accuracy ?? model.epoch?.validation?.accuracy;
+  at("figure-accuracy").textContent = percent(accuracy);
+  at("figure-accuracy-note").textContent = model.retrain ? "on validation images, retrained" : "on validation images";
+  const isFinal = commit && ["fit", "stage_end"].includes(commit.reason) && commit.seq > (model.epoch?.seq ?? 0);
+  const kept = isFinal ? commit.totals : (model.epoch?.kept ?? commit?.totals);
+  for (const level of ["operation", "filter", "weight"]) {
+    const [on, all] = kept?.[level] ?? [0, 0];
+    at(`figure-${level}`).textContent = all ? percent(on / all, 0) : "—";
+  }
+  at("figure-speed").textContent = model.progress?.images_per_second ? count(model.progress.images_per_second) : "—";
+}
+
+const short = (size) => (size < 1e6 ? whole(size) : count(size));
+
+function stageLine(model) {
+  const { started, stage, progress: step, retrain, phase } = model;
+  if (phase === "retraining") return `Training ${networkName(retrain.network)}, epoch ${retrain.epoch} of ${retrain.epochs}`;
+  if (phase === "result" || phase === "finished") return "Done";
+  if (!started || !stage) return model.data ? "Images are ready, building the network" : "";
+  const number = index(started, stage);
+  const first = 1 + started.stages.slice(0, number).reduce((sum, one) => sum + one.epochs, 0);
+  const warming = step && stage.warmup_epochs && step.epoch <= first + stage.warmup_epochs - 1;
+  return `Stage ${number + 1} of ${started.stages.length}${step ? `, epoch ${step.epoch} of ${started.epochs}` : ""}${warming ? " (warm-up: nothing is pruned yet)" : ""}`;
+}
+
+function index(started, stage) {
+  return Math.max(0, started.stages.findIndex((one) => one.name === stage.name));
+}
+
+let reached = 0; // where a failure ended it
+
+/** Images, each stage, training, result: what is over, what goes on, what is to come. */
+function steps(model, { state, finished }) {
+  const { started, phase } = model;
+  const stages = started?.stages ?? [];
+  const names = ["images", ...(stages.length ? stages.map(({ name }) => name) : ["search"]), "training", "result"];
+  const current = { waiting: 0, data: 0, search: 1 + (model.stage && started ? index(started, model.stage) : 0), retraining: names.length - 2 };
+  const now = ["result", "finished"].includes(phase) ? names.length : (current[phase] ?? reached);
+  reached = now;
+  const list = at("steps");
+  if (list.childElementCount !== names.length) list.replaceChildren(...names.map(() => document.createElement("li")));
+  [...list.children].forEach((item, number) => {
+    if (item.textContent !== names[number]) item.textContent = names[number];
+    const tone = number < now ? "over" : number > now ? "ahead" : finished ? "ended" : state === "running" || state === "stopping" ? "now" : "held";
+    if (item.className !== tone) item.className = tone;
+    if (number === now && now < names.length) item.setAttribute("aria-current", "step");
+    else item.removeAttribute("aria-current");
+  });
+}
+
+function facts(model, { attempt, started_at: began, finished_at: ended }) {
+  const elapsed = began ? ((ended ? new Date(ended) : new Date()) - new Date(began)) / 1000 : null;
+  const parts = [
+    model.started && `on ${model.started.device}`,
+    elapsed !== null && `${ended ? "took" : "began"} ${duration(elapsed)}${ended ? "" : " ago"}`,
+    attempt > 1 && `attempt ${attempt}`,
+  ];
+  tell("facts", parts.filter(Boolean).join(" · "));
+}
+
+function tell(id, text) {
+  if (at(id).textContent !== text) at(id).textContent = text;
+}

@@ -1,0 +1,183 @@
+// A look into one block: its operations by score and threshold, its filters as a heat-map, how dense its convolutions are.
+
+import { isOn, States, told } from "./history.js";
+import { blockName, candidate, partName, prefixOf, stateName } from "./names.js";
+import { choicesOf } from "./network.js";
+import { scoresOf, unitsOn } from "./run.js";
+import { percent } from "./words.js";
+
+const WORDS = { on: "on", off: "off", cut: "just fell", back: "came back", "back-now": "just came back" };
+
+/** Draws into `place`; `show(model, index, number)` moves it to a block at a commit. */
+export class Inside {
+  #place;
+  #shown = null;
+  #states = null;
+
+  constructor(place, { onUnit, onClose }) {
+    this.#place = place;
+    place.addEventListener("pointerover", (event) => {
+      const element = event.target.closest?.("[data-unit]");
+      const { choice, unit, name } = element?.dataset ?? {};
+      onUnit(element ? { choice, unit: Number(unit), name, element } : null);
+    });
+    place.addEventListener("pointerleave", () => onUnit(null));
+    place.addEventListener("click", (event) => event.target.closest?.("[data-close]") && onClose());
+    place.addEventListener("keydown", (event) => event.key === "Escape" && onClose());
+  }
+
+  hide() {
+    this.#shown = null;
+    this.#place.hidden = true;
+    this.#place.replaceChildren();
+  }
+
+  show(model, index, number) {
+    const commit = model.commits[index] ?? null;
+    if (this.#shown && this.#shown.number === number && this.#shown.commit === commit && this.#shown.started === model.started) return;
+    const choices = choicesOf(model.started, number);
+    if (this.#shown?.number !== number || this.#shown?.started !== model.started) {
+      this.#states = new States(choices.filter(({ granularity }) => granularity !== "weight"));
+    }
+    const opened = this.#shown?.number !== number;
+    this.#shown = { number, commit, started: model.started };
+    const known = this.#states.at(model.commits, index);
+    const at = { model, index, commit, scores: standing(model, index), states: (name, units) => known.get(name) ?? new Array(units).fill("on") };
+    const title = element("h3", "", `Inside ${blockName(model.started.blocks[number].name)}`);
+    title.tabIndex = -1;
+    const close = element("button", "btn btn-quiet btn-sm", "Close");
+    Object.assign(close, { type: "button" });
+    close.dataset.close = "";
+    const scroll = this.#place.querySelector(".scroll")?.scrollTop ?? 0;
+    this.#place.replaceChildren(
+      element("div", "head", title, close),
+      ...[operations(choices, at), filters(choices, at), weights(choices, at)].filter(Boolean),
+    );
+    this.#place.hidden = false;
+    if (opened) title.focus();
+    else if (this.#place.querySelector(".scroll")) this.#place.querySelector(".scroll").scrollTop = scroll;
+  }
+}
+
+/** Scores and thresholds as they were at the last commit that told them: {scores, thresholds}, empty before. */
+function standing(model, index) {
+  for (let at = index; at >= 0; at -= 1) {
+    const { scores, thresholds } = model.commits[at];
+    if (scores && Object.keys(scores).length) return { scores, thresholds };
+  }
+  return { scores: {}, thresholds: {} };
+}
+
+function operations(choices, at) {
+  const rows = choices.filter(({ granularity }) => granularity === "operation").flatMap((choice) => {
+    const states = at.states(choice.name, choice.units);
+    const scores = scoresOf(at.scores.scores[choice.name]);
+    const limits = at.scores.thresholds[choice.name] ?? [];
+    return choice.labels.map((label, unit) => row(choice, unit, candidate(choice.name, label).name, states[unit], scores?.[unit], limits[unit] ?? limits[0], at));
+  });
+  if (!rows.length) return null;
+  const head = element("tr", "", ...["Operation", "Score against threshold", "State"].map((text) => {
+    const cell = element("th", "", text);
+    cell.scope = "col";
+    return cell;
+  }));
+  const table = element("table", "operations", element("thead", "", head), element("tbody", "", ...rows));
+  const scroll = element("div", "scroll", table);
+  scroll.tabIndex = 0;
+  scroll.setAttribute("role", "region");
+  scroll.setAttribute("aria-label", "Operations of this block");
+  return element("div", "", element("h4", "", "Operations"), note("An operation whose score falls below the threshold, the mark, is switched off."), scroll);
+}
+
+function row(choice, unit, name, state, score, limit, { model, index }) {
+  const head = element("th", "", name);
+  head.scope = "row";
+  const gauge = element("span", "gauge");
+  if (score !== undefined) {
+    const fill = element("i", isOn(state) ? "" : "low");
+    fill.style.width = percent(score).replace(" ", "");
+    gauge.append(fill);
+    if (limit !== undefined) {
+      const mark = element("b", "");
+      mark.style.left = percent(Math.min(1, limit)).replace(" ", "");
+      gauge.append(mark);
+    }
+  }
+  const words = score === undefined ? "not told yet" : `${score.toFixed(2)}${limit === undefined ? "" : ` against ${limit.toFixed(2)}`}`;
+  const story = told(model, index, choice.name, unit);
+  const made = element("tr", "", head, element("td", "", gauge, element("small", "", words)), element("td", "", element("strong", state, WORDS[state]), story ? element("small", "", story) : ""));
+  made.dataset.state = state;
+  return made;
+}
+
+function filters(choices, at) {
+  const owned = owners(choices);
+  const all = choices.filter(({ granularity }) => granularity === "filter");
+  const shown = all.filter(({ name }) => runs(name, owned, at, choices));
+  if (!shown.length) return null;
+  const rows = shown.map((choice) => {
+    const states = at.states(choice.name, choice.units);
+    const scores = scoresOf(at.scores.scores[choice.name]);
+    const owner = owned.get(choice.name);
+    const name = owner ? `inside ${owner.name}` : stateOf(choice.name);
+    const map = element("span", "heat", ...states.map((state, unit) => {
+      const cell = element("i", "");
+      Object.assign(cell.dataset, { unit, choice: choice.name, state, name: `filter ${unit + 1}, ${name}` });
+      cell.style.setProperty("--score", String(scores?.[unit] ?? 1));
+      return cell;
+    }));
+    map.setAttribute("aria-hidden", "true"); // the number beside it says it
+    return element("li", "", element("span", "name", name), map, element("span", "value", `${states.filter(isOn).length} of ${choice.units}`));
+  });
+  const left = all.length - shown.length;
+  const text = `Each square is a filter, the stronger its colour the higher its score; a hollow one is off.${left ? ` What is inside operations that are off is left out.` : ""}`;
+  return element("div", "", element("h4", "", "Filters"), note(text), element("ul", "strips", ...rows));
+}
+
+function weights(choices, at) {
+  const owned = owners(choices);
+  const shown = choices.filter(({ granularity, name }) => granularity === "weight" && runs(name, owned, at, choices));
+  if (!shown.length) return null;
+  const rows = shown.map(({ name, units }) => {
+    const kept = at.commit?.kept_weights[name] ?? units;
+    const owner = owned.get(name);
+    const fill = element("i", "");
+    fill.style.width = percent(kept / units).replace(" ", "");
+    return element("li", "bar weight", element("span", "name", owner ? `${owner.name}, ${owner.part}` : stateOf(name)), element("span", "track", fill), element("span", "value", percent(kept / units, 0)));
+  });
+  return element("div", "", element("h4", "", "Weights"), note("How many single weights of each convolution are left, of all that it could have."), element("ul", "densities", ...rows));
+}
+
+/** Filter or weight choice -> {choice, unit, name, part} of the operation that it is a part of; states have none. */
+function owners(choices) {
+  const operations = choices.filter(({ granularity }) => granularity === "operation").flatMap((choice) =>
+    choice.labels.map((label, unit) => ({ choice: choice.name, unit, prefix: prefixOf(choice.name, label), name: candidate(choice.name, label).name })));
+  return new Map(choices.flatMap(({ name }) => {
+    const found = operations.find(({ prefix }) => name.startsWith(prefix));
+    return found ? [[name, { ...found, part: partName(name.slice(found.prefix.length)) }]] : [];
+  }));
+}
+
+/** Whether the choice belongs to a state, or to an operation that is on. */
+function runs(name, owned, { commit }, choices) {
+  const owner = owned.get(name);
+  if (!owner || !commit) return true;
+  const { units } = choices.find((choice) => choice.name === owner.choice);
+  return unitsOn(commit.kept[owner.choice], units)[owner.unit] === 1;
+}
+
+function stateOf(name) {
+  const plain = name.replace(/_conv_weights$/, "");
+  return ["stem", "last"].includes(plain) ? plain : stateName(plain.split("_").at(-1));
+}
+
+function note(text) {
+  return element("p", "soft", text);
+}
+
+function element(tag, className, ...children) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  made.append(...children);
+  return made;
+}

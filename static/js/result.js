@@ -1,0 +1,124 @@
+// The result as pictures: the network at the start and as it was found, accuracy against size, and other sizes to try on.
+
+import { forecast } from "./forecast.js";
+import { Network } from "./network.js";
+import { pareto } from "./pareto.js";
+import { unitsOn } from "./run.js";
+import { units } from "./sentences.js";
+import { count, enumerated, metricUnit, percent, whole } from "./words.js";
+
+const at = (id) => document.getElementById(id);
+
+/** Fills what the server has left room for in the result; parts that are there already stay as they are. */
+export function result(model) {
+  const place = at("result-pictures");
+  if (!place || !model.result || !model.started) return;
+  if (place.dataset.shown !== String(model.result.seq)) {
+    place.dataset.shown = model.result.seq;
+    new Network(at("network-start")).draw(model, {});
+    new Network(at("network-found")).draw(model, ending(model));
+    other(model);
+  }
+  points(model);
+}
+
+/** What the main network kept: the last commit for its target. */
+function ending(model) {
+  const commit = model.commits.findLast(({ target }) => target === model.started.target) ?? model.commits.at(-1);
+  return { kept: commit?.kept, weights: commit?.kept_weights };
+}
+
+/** The networks that were trained, each with its file. Drawn anew with the colours of the theme. */
+function points(model) {
+  const place = at("pareto");
+  const theme = document.documentElement.dataset.bsTheme;
+  if (!place || place.dataset.theme === theme) return;
+  place.dataset.theme = theme;
+  const { report } = model.result;
+  const metric = model.started.metric;
+  const files = JSON.parse(at("result-files").textContent);
+  const point = (label, network, test, colour, symbol, url) => ({
+    label, size: network[metric], accuracy: test, colour, symbol, url, says: url ? "<br>click to download its weights" : "",
+  });
+  pareto(place, [
+    point("found", report.achieved, report.accuracy.test, "validation", "circle", files.result),
+    ...(report.family ?? []).map((member) => point("of further targets", member, member.test, "operation", "circle", files[member.folder])),
+    ...(report.baseline?.random ?? []).map((network) => point("random, same size", { [metric]: network[metric] ?? report.achieved[metric] }, network.test, "train", "x", null)),
+  ], metricUnit(metric));
+}
+
+/** The slider over the sizes that the engine has looked at. */
+function other(model) {
+  const card = at("what-if");
+  const networks = [...(model.alternatives?.networks ?? [])];
+  card.hidden = !networks.length;
+  if (!networks.length) return;
+  const found = { size: model.result.report.achieved[model.started.metric], ...ending(model), isFound: true };
+  const sizes = [...networks.filter(({ size }) => Math.abs(size / found.size - 1) > 0.03), found].sort((a, b) => a.size - b.size);
+  const drawing = new Network(at("network-other"));
+  const slider = at("what-if-size");
+  slider.max = sizes.length - 1;
+  slider.value = sizes.indexOf(found);
+  const show = () => {
+    const chosen = sizes[Number(slider.value)];
+    const text = words(model, found, chosen);
+    at("what-if-text").textContent = text;
+    slider.setAttribute("aria-valuetext", text);
+    drawing.draw(model, { kept: chosen.kept, weights: chosen.isFound ? chosen.weights : null, states: compared(model, found, chosen) });
+    const link = at("what-if-search");
+    if (link) {
+      link.hidden = Boolean(chosen.isFound);
+      link.href = `${link.dataset.href}&target=${chosen.size}`;
+      link.textContent = `Search with ${whole(chosen.size)} ${metricUnit(model.started.metric)} as the target`;
+    }
+  };
+  slider.addEventListener("input", show);
+  show();
+}
+
+function words(model, found, chosen) {
+  const unit = metricUnit(model.started.metric);
+  if (chosen.isFound) return `${whole(found.size)} ${unit}: the network that was found. Move the slider to other sizes.`;
+  const changed = difference(model, found, chosen);
+  const parts = [changed.gone && `${changed.gone} would go`, changed.back && `${changed.back} would stay or return`];
+  const guess = forecast(...measured(model), chosen.size, model.data?.splits?.validation);
+  const accuracy = !guess
+    ? "How good it would be, this run cannot tell."
+    : `Validation accuracy about ${percent(guess.middle, 0)} (${percent(guess.low, 0)} to ${percent(guess.high, 0)}), guessed from this run alone.`;
+  return `${whole(chosen.size)} ${unit} (${count(chosen.size / found.size * 100)} % of the found one): ${enumerated(parts.filter(Boolean)) || "the same operations and filters"}. ${accuracy}`;
+}
+
+/** [trained networks, the epochs in which the whole network was open]. */
+function measured(model) {
+  const { report } = model.result;
+  const metric = model.started.metric;
+  const trained = [
+    { size: report.achieved[metric], accuracy: report.accuracy.validation },
+    ...(report.family ?? []).map((member) => ({ size: member[metric], accuracy: member.validation })),
+  ];
+  return [trained, model.trail];
+}
+
+/** Which units differ between two decisions, in words: {gone, back}. */
+function difference(model, found, chosen) {
+  const counts = { gone: { operation: 0, filter: 0 }, back: { operation: 0, filter: 0 } };
+  for (const { name, granularity, units: all } of decided(model)) {
+    const [was, is] = [unitsOn(found.kept[name], all), unitsOn(chosen.kept[name], all)];
+    was.forEach((bit, unit) => {
+      if (bit && !is[unit]) counts.gone[granularity] += 1;
+      if (!bit && is[unit]) counts.back[granularity] += 1;
+    });
+  }
+  const said = (change) => (change.operation + change.filter ? units(change) : "");
+  return { gone: said(counts.gone), back: said(counts.back) };
+}
+
+/** States for the drawing: cut is what the found network has and this one has not, back the reverse. */
+function compared(model, found, chosen) {
+  return new Map(decided(model).map(({ name, units: all }) => {
+    const [was, is] = [unitsOn(found.kept[name], all), unitsOn(chosen.kept[name], all)];
+    return [name, Array.from(is, (bit, unit) => (bit ? (was[unit] ? "on" : "back") : was[unit] ? "cut" : "off"))];
+  }));
+}
+
+const decided = (model) => model.started.choices.filter(({ granularity }) => granularity !== "weight");

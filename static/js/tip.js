@@ -1,0 +1,31 @@
+// What is this unit, and what became of it? A small note beside whatever is pointed at.
+
+import { told } from "./history.js";
+
+let note = null;
+
+/** Shows it for {choice, unit, name, element}, as things were at a commit; hides it for null. */
+export function tip(unit, model, index) {
+  if (!unit) {
+    if (note) note.hidden = true;
+    return;
+  }
+  note ??= made();
+  const story = told(model, index, unit.choice, unit.unit);
+  note.replaceChildren(Object.assign(document.createElement("strong"), { textContent: unit.name }), document.createElement("br"), story ?? "on since the start");
+  note.hidden = false;
+  const at = unit.element.getBoundingClientRect();
+  const own = note.getBoundingClientRect();
+  const left = Math.min(innerWidth - own.width - 8, Math.max(8, at.left + at.width / 2 - own.width / 2));
+  const above = at.top - own.height - 8;
+  note.style.left = `${left}px`;
+  note.style.top = `${above < 8 ? at.bottom + 8 : above}px`;
+}
+
+function made() {
+  const element = Object.assign(document.createElement("div"), { id: "tip", hidden: true });
+  element.setAttribute("role", "tooltip");
+  document.body.append(element);
+  addEventListener("scroll", () => (element.hidden = true), { passive: true, capture: true });
+  return element;
+}
