@@ -21,7 +21,17 @@ from nasengine.config import SearchConfig, parse
 from nasengine.errors import ConfigError
 from nasengine.outlook import Outlook, fitting_batch, outlook
 from nasengine.splits import DataFacts, builtin_facts
-from webapp.models import HELD_STATES, UPLOAD, Artifact, Dataset, DatasetState, Search, SearchEvent, SearchState, ShareLink
+from webapp.models import (
+    HELD_STATES,
+    UPLOAD,
+    Artifact,
+    Dataset,
+    DatasetState,
+    Search,
+    SearchEvent,
+    SearchState,
+    ShareLink,
+)
 
 LOG = "engine.log"
 TAIL_BYTES = 8000

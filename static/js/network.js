@@ -49,7 +49,7 @@ export class Network {
   }
 
   /** Shows these units as they are: of choices that `kept` does not know all are on, of `weights` all are kept. */
-  draw(model, { kept, weights, states, open = this.#blocks.length }) {
+  draw(model, { kept, weights, states, open = model.started.blocks.length }) {
     if (model.started !== this.#started) this.#build(model.started);
     const on = shares(this.#started.choices, kept);
     this.#blocks.forEach((block, number) => paint(block, { on, weights, states, isOpen: number < open, isFrontier: number === open - 1 && open < this.#blocks.length }));

@@ -19,6 +19,7 @@ export async function pareto(place, points, unit) {
     customdata: members.map(({ says }) => says ?? ""),
     hovertemplate: `%{y:.1%}, %{x:,} ${unit}%{customdata}<extra>${label}</extra>`,
   }));
+  const [lowest, highest] = [Math.min, Math.max].map((end) => end(...points.map(({ accuracy }) => accuracy)));
   place.setAttribute("role", "img");
   place.setAttribute("aria-label", `Accuracy against size. ${points.map(({ label, size, accuracy }) => `${label}: ${percent(accuracy)} with ${whole(size)} ${unit}`).join("; ")}.`);
   await window.Plotly.react(place, traces, {
@@ -27,7 +28,7 @@ export async function pareto(place, points, unit) {
     hoverlabel: { bgcolor: colour("surface"), bordercolor: grid, font: { color: ink } },
     legend: { orientation: "h", x: 0, y: -0.25, yanchor: "top", font: { size: 11 } }, showlegend: true,
     xaxis: { ...axis, title: { text: unit, font: { size: 11 }, standoff: 4 }, rangemode: "tozero", tickformat: "~s" },
-    yaxis: { ...axis, tickformat: ".0%" },
+    yaxis: { ...axis, tickformat: ".0%", range: [Math.max(0, lowest - 0.04), Math.min(1.02, highest + 0.04)] },
   }, { displaylogo: false, responsive: true, displayModeBar: false });
   place.removeAllListeners?.("plotly_click");
   place.on("plotly_click", ({ points: [point] }) => {

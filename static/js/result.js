@@ -40,11 +40,13 @@ function points(model) {
   const point = (label, network, test, colour, symbol, url) => ({
     label, size: network[metric], accuracy: test, colour, symbol, url, says: url ? "<br>click to download its weights" : "",
   });
-  pareto(place, [
+  const known = [
     point("found", report.achieved, report.accuracy.test, "validation", "circle", files.result),
     ...(report.family ?? []).map((member) => point("of further targets", member, member.test, "operation", "circle", files[member.folder])),
     ...(report.baseline?.random ?? []).map((network) => point("random, same size", { [metric]: network[metric] ?? report.achieved[metric] }, network.test, "train", "x", null)),
-  ], metricUnit(metric));
+  ];
+  at("pareto-figure").hidden = known.length < 2; // one point is no comparison
+  if (known.length > 1) pareto(place, known, metricUnit(metric));
 }
 
 /** The slider over the sizes that the engine has looked at. */

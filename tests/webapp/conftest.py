@@ -13,10 +13,13 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from nasengine.splits import DataFacts
+from tests.webapp.browsing import SOON, WIDE, listened
 from tests.webapp.cast import A_ZIP, config
+from tests.webapp.stack import Stack
+from tests.webapp.stack import running as running_stack
 from webapp import selectors, services
 from webapp.celery import app
 from webapp.models import Dataset, DatasetState, Search
@@ -37,6 +40,47 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def stack(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with running_stack(tmp_path_factory.mktemp("story"), settings="tests.webapp.story_settings") as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def cookies(browser: Browser, stack: Stack) -> list[dict[str, object]]:
+    """Of the one who followed the link."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(stack.link)
+    expect(page.get_by_role("heading", name="Searches", exact=True)).to_be_visible()
+    found = context.cookies()
+    context.close()
+    return found  # type: ignore[return-value]
+
+
+@pytest.fixture
+def context(browser: Browser, cookies: list[dict[str, object]], stack: Stack) -> Iterator[BrowserContext]:
+    context = browser.new_context(viewport=WIDE, base_url=stack.address)  # type: ignore[arg-type]
+    context.add_cookies(cookies)  # type: ignore[arg-type]
+    context.set_default_timeout(SOON)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def said(context: BrowserContext) -> list[str]:
+    """What the consoles of the context's pages complain about."""
+    return listened(context)
+
+
+@pytest.fixture
+def script(context: BrowserContext) -> Page:
+    """A page to run modules in."""
+    page = context.new_page()
+    page.goto("/nothing-here/")
+    return page
 
 
 @pytest.fixture(autouse=True)

@@ -47,6 +47,8 @@ class _Run:
 
     def __init__(self, config: engine_config.SearchConfig, chance: random.Random) -> None:
         self.config, self.chance = config, chance
+        self.luck = random.Random(1)
+        """For scores alone: what falls does not depend on how it is told."""
         self.plan: Plan = plan_of(config, builtin_facts("digits"))
         self.on: dict[str, set[int]] = {
             c.name: set(range(c.units)) for c in self.plan.choices if c.granularity != "weight"
@@ -268,7 +270,7 @@ class _Run:
         """Above the threshold for what is on, below it for what is not."""
         on = self.on[choice.name]
         scores = [
-            0.45 + 0.5 * self.chance.random() if u in on else 0.44 * self.chance.random() for u in range(choice.units)
+            0.45 + 0.5 * self.luck.random() if u in on else 0.44 * self.luck.random() for u in range(choice.units)
         ]
         return base64.b64encode(bytes(round(255 * score) for score in scores)).decode()
 

@@ -5,13 +5,10 @@ The engine is real in the first test; the others have a storyteller in its place
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import re
-import time
 import zipfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,94 +17,14 @@ from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from nasengine import events
+from tests.webapp.browsing import NARROW, SOON, WIDE, drawn, expect_state, listened, start, wait_until
 from tests.webapp.cast import result_ready
-from tests.webapp.stack import Stack, running
+from tests.webapp.stack import running
 from tests.webapp.story import FILES, story
 from webapp.charts import CHARTS
 from webapp.templatetags import words
 
 pytestmark = [pytest.mark.browser, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(900)]
-
-WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
-SOON = 30_000
-"""Milliseconds that something quick may take on a busy machine."""
-
-Open = Callable[..., Page]
-
-
-@pytest.fixture(scope="module")
-def stack(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running(tmp_path_factory.mktemp("story"), settings="tests.webapp.story_settings") as stack:
-        yield stack
-
-
-@pytest.fixture(scope="module")
-def cookies(browser: Browser, stack: Stack) -> list[dict[str, object]]:
-    """Of the one who followed the link."""
-    context = browser.new_context()
-    page = context.new_page()
-    page.goto(stack.link)
-    expect(page.get_by_role("heading", name="Searches", exact=True)).to_be_visible()
-    found = context.cookies()
-    context.close()
-    return found  # type: ignore[return-value]
-
-
-@pytest.fixture
-def context(browser: Browser, cookies: list[dict[str, object]], stack: Stack) -> Iterator[BrowserContext]:
-    context = browser.new_context(viewport=WIDE, base_url=stack.address)  # type: ignore[arg-type]
-    context.add_cookies(cookies)  # type: ignore[arg-type]
-    context.set_default_timeout(SOON)
-    yield context
-    context.close()
-
-
-@pytest.fixture
-def said(context: BrowserContext) -> list[str]:
-    """What the consoles of the context's pages complain about."""
-    return listened(context)
-
-
-def listened(context: BrowserContext) -> list[str]:
-    said: list[str] = []
-    context.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
-    context.on("weberror", lambda error: said.append(str(error.error)))
-    return said
-
-
-def start(page: Page, name: str) -> str:
-    """Starts a search from the form; gives its address."""
-    page.goto("/searches/new/")
-    page.get_by_label("Name").fill(name)
-    page.get_by_role("button", name="Search", exact=True).click()
-    page.wait_for_url(re.compile(r"/searches/[0-9a-f-]{36}/$"))
-    return page.url
-
-
-def expect_state(page: Page, label: str, seconds: float = 60) -> None:
-    """The state comes to this; another end fails at once, with what the page says about it."""
-    state = page.locator("#state")
-    expect(state).to_have_text(re.compile(f"{label}|Finished|Failed|Cancelled"), timeout=seconds * 1000)
-    if state.inner_text() != label:
-        raise AssertionError(f"expected {label}, but: {state.inner_text()}. {page.locator('#sentence').inner_text()}")
-
-
-def drawn(page: Page, chart: str) -> int:
-    """Points that Plotly has drawn in a chart."""
-    return int(
-        page.evaluate(
-            "id => (document.getElementById(`chart-${id}`).data ?? []).reduce((n, trace) => n + trace.x.length, 0)",
-            chart,
-        )
-    )
-
-
-def wait_until(question: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not question():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.1)
-
 
 # The main way through, with the real engine
 
@@ -140,7 +57,7 @@ def test_a_newcomer_searches_digits_from_the_form_to_the_files(browser: Browser,
         expect(page.locator("#state")).to_have_text("Running")
         wait_until(lambda: drawn(page, "losses") > before, "more points while it runs", 120)
         wait_until(
-            lambda: page.locator(".unit[data-state='off'], .unit[data-state='cut']").count() > 0,
+            lambda: page.locator("#network .strand:is([data-state='off'], [data-state='cut'])").count() > 0,
             "a pruned operation",
             240,
         )
@@ -494,14 +411,6 @@ CONTRASTS = """([theme, inks, grounds]) => {
 # The modules by themselves
 
 
-@pytest.fixture
-def script(context: BrowserContext) -> Page:
-    """A page to run modules in."""
-    page = context.new_page()
-    page.goto("/nothing-here/")
-    return page
-
-
 TOLD = [json.loads(events.to_line(event)) for event in story()]
 A_FAMILY = [
     json.loads(events.to_line(event))
@@ -702,41 +611,3 @@ def test_a_run_of_before_there_were_families_can_still_be_shown(script: Page) ->
         [old, CHARTS],
     )
     assert done == ["finished", "result_ready"]
-
-
-@TALES
-def test_the_picture_shows_what_was_cut_and_what_came_back(script: Page, told: list[dict[str, Any]]) -> None:
-    """At any commit: filled where the engine's bits are set, and marked where a unit had been off before."""
-    commits = [event for event in told if event["kind"] == "committed"]
-    choices = next(event for event in told if event["kind"] == "search_started")["choices"]
-    operations = {choice["name"]: choice["units"] for choice in choices if choice["granularity"] == "operation"}
-    last = len(commits) - 1
-    for index in (last, 2, last):  # also backwards
-        was_off: set[tuple[str, int]] = set()
-        for commit in commits[: index + 1]:
-            now = {(name, unit) for name, units in operations.items() for unit in bits(commit["kept"][name], units)}
-            back = now & was_off
-            was_off |= {(name, unit) for name, units in operations.items() for unit in range(units)} - now
-        found = script.evaluate(PICTURE, [told, CHARTS, index])
-        assert {(name, unit) for name, unit, state in found if state in ("on", "back", "back-now")} == now
-        assert {(name, unit) for name, unit, state in found if state in ("back", "back-now")} == back
-    assert back, "the story brings something back"
-
-
-def bits(text: str, units: int) -> list[int]:
-    data = base64.b64decode(text)
-    return [unit for unit in range(units) if data[unit // 8] & 128 >> unit % 8]
-
-
-PICTURE = """async ([told, charts, index]) => {
-  const { add, emptyRun } = await import("/static/js/run.js");
-  const { Network } = await import("/static/js/network.js");
-  if (!window.picture) {
-    const run = emptyRun(charts);
-    add(run, told);
-    window.picture = { run, network: new Network(document.getElementById("main")) };
-  }
-  window.picture.network.show(window.picture.run.model, index);
-  const units = [...document.querySelectorAll("[data-unit]")];
-  return units.map(({ dataset: { choice, unit, state } }) => [choice, Number(unit), state]);
-}"""

@@ -1,0 +1,54 @@
+"""What tests in a browser have in common: sizes of windows, patience, and what is asked of every live page."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+
+from playwright.sync_api import BrowserContext, Page, expect
+
+WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+SOON = 30_000
+"""Milliseconds that something quick may take on a busy machine."""
+
+
+def listened(context: BrowserContext) -> list[str]:
+    said: list[str] = []
+    context.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+    context.on("weberror", lambda error: said.append(str(error.error)))
+    return said
+
+
+def start(page: Page, name: str) -> str:
+    """Starts a search from the form; gives its address."""
+    page.goto("/searches/new/")
+    page.get_by_label("Name").fill(name)
+    page.get_by_role("button", name="Search", exact=True).click()
+    page.wait_for_url(re.compile(r"/searches/[0-9a-f-]{36}/$"))
+    return page.url
+
+
+def expect_state(page: Page, label: str, seconds: float = 60) -> None:
+    """The state comes to this; another end fails at once, with what the page says about it."""
+    state = page.locator("#state")
+    expect(state).to_have_text(re.compile(f"{label}|Finished|Failed|Cancelled"), timeout=seconds * 1000)
+    if state.inner_text() != label:
+        raise AssertionError(f"expected {label}, but: {state.inner_text()}. {page.locator('#sentence').inner_text()}")
+
+
+def drawn(page: Page, chart: str) -> int:
+    """Points that Plotly has drawn in a chart."""
+    return int(
+        page.evaluate(
+            "id => (document.getElementById(`chart-${id}`).data ?? []).reduce((n, trace) => n + trace.x.length, 0)",
+            chart,
+        )
+    )
+
+
+def wait_until(question: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not question():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(0.1)

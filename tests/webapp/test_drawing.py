@@ -1,0 +1,276 @@
+"""The drawing of the network: what it shows at any commit, how it is watched, rewound and looked into.
+
+The modules run in a real browser, fed with the events of the storyteller.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+from typing import Any
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from nasengine import events
+from tests.webapp.browsing import expect_state, start
+from tests.webapp.story import story
+from webapp.charts import CHARTS
+
+pytestmark = [pytest.mark.browser, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def told_by(raw: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    return [json.loads(events.to_line(event)) for event in story(raw)]
+
+
+TOLD = told_by()
+A_FAMILY = told_by(
+    {"space": {"kind": "chain"}, "target": {"value": "40%", "also": ["30%", 20_000]}, "search": {"epochs": 16}}
+)
+TALES = pytest.mark.parametrize(
+    "told", [pytest.param(TOLD, id="cells"), pytest.param(A_FAMILY, id="a family of chains")]
+)
+
+
+@TALES
+def test_the_picture_shows_what_was_cut_and_what_came_back(script: Page, told: list[dict[str, Any]]) -> None:
+    """At any commit: filled where the engine's bits are set, and marked where a unit had been off before."""
+    commits = [event for event in told if event["kind"] == "committed"]
+    choices = next(event for event in told if event["kind"] == "search_started")["choices"]
+    operations = {choice["name"]: choice["units"] for choice in choices if choice["granularity"] == "operation"}
+    last = len(commits) - 1
+    for index in (last, 2, last):  # also backwards
+        was_off: set[tuple[str, int]] = set()
+        for commit in commits[: index + 1]:
+            now = {(name, unit) for name, units in operations.items() for unit in bits(commit["kept"][name], units)}
+            back = now & was_off
+            was_off |= {(name, unit) for name, units in operations.items() for unit in range(units)} - now
+        found = script.evaluate(PICTURE, [told, CHARTS, index])
+        assert {(name, unit) for name, unit, state in found if state in ("on", "back", "back-now")} == now
+        assert {(name, unit) for name, unit, state in found if state in ("back", "back-now")} == back
+    assert back, "the story brings something back"
+
+
+def bits(text: str, units: int) -> list[int]:
+    data = base64.b64decode(text)
+    return [unit for unit in range(units) if data[unit // 8] & 128 >> unit % 8]
+
+
+PICTURE = """async ([told, charts, index]) => {
+  const { add, emptyRun } = await import("/static/js/run.js");
+  const { Network } = await import("/static/js/network.js");
+  if (!window.picture) {
+    const run = emptyRun(charts);
+    add(run, told);
+    window.picture = { run, network: new Network(document.getElementById("main")) };
+  }
+  window.picture.network.show(window.picture.run.model, index);
+  const units = [...document.querySelectorAll(".reach")];
+  return units.map(({ dataset: { choice, unit, state } }) => [choice, Number(unit), state]);
+}"""
+
+
+@TALES
+def test_a_line_is_as_wide_as_the_filters_that_pass(script: Page, told: list[dict[str, Any]]) -> None:
+    """Between 1 and 3.6, by the share that is left inside the operation, or of what it feeds if that is less."""
+    widths = script.evaluate(
+        """async ([told, charts]) => {
+          const { add, emptyRun } = await import("/static/js/run.js");
+          const { Network, choicesOf } = await import("/static/js/network.js");
+          const { blockGraph } = await import("/static/js/graph.js");
+          const run = emptyRun(charts);
+          add(run, told);
+          new Network(document.getElementById("main")).show(run.model, run.model.commits.length - 1);
+          const { started } = run.model;
+          const strands = started.blocks.flatMap((_, n) => blockGraph(choicesOf(started, n))?.strands ?? []);
+          return [...document.querySelectorAll(".strand")].map((line, n) => {
+            const { inner, feeds } = strands[n];
+            return [inner, feeds, line.dataset.state, Number(line.getAttribute("stroke-width"))];
+          });
+        }""",
+        [told, CHARTS],
+    )
+    started = next(event for event in told if event["kind"] == "search_started")
+    units = {choice["name"]: choice["units"] for choice in started["choices"]}
+    kept = [event for event in told if event["kind"] == "committed"][-1]["kept"]
+
+    def share(name: str | None) -> float:
+        return len(bits(kept[name], units[name])) / units[name] if name else 1.0
+
+    alive = [(inner, feeds, width) for inner, feeds, state, width in widths if state in ("on", "back", "back-now")]
+    assert any(inner for inner, _, _ in alive)
+    for inner, feeds, width in alive:
+        assert width == pytest.approx(1 + 2.6 * min(share(inner), share(feeds)), abs=0.006)
+
+
+def test_a_unit_says_when_it_fell_why_and_when_it_came_back(script: Page) -> None:
+    """Of every unit that ever changed: as many sentences as changes, with score, threshold and cost."""
+    stories = script.evaluate(
+        """async ([told, charts]) => {
+          const { add, emptyRun } = await import("/static/js/run.js");
+          const { told: story } = await import("/static/js/history.js");
+          const run = emptyRun(charts);
+          add(run, told);
+          const last = run.model.commits.length - 1;
+          const units = run.model.commits.flatMap(({ changes }) => changes.map(({ choice, unit }) => [choice, unit]));
+          return units.map(([choice, unit]) => [choice, unit, story(run.model, last, choice, unit)]);
+        }""",
+        [TOLD, CHARTS],
+    )
+    changes = [change for event in TOLD if event["kind"] == "committed" for change in event["changes"]]
+    for choice, unit, said in stories:
+        own = [change for change in changes if (change["choice"], change["unit"]) == (choice, unit)]
+        assert said.count("fell in epoch") + said.count("came back in epoch") == len(own)
+    fallen = next(said for _, _, said in stories if said.startswith("fell"))
+    assert re.match(r"fell in epoch \d+: score 0\.\d{3}, threshold 0\.450, 0\.0\d+ % of the size went with it", fallen)
+    assert (
+        script.evaluate("import('/static/js/history.js').then(({ told }) => told({ commits: [] }, -1, 'c0_n0_ops', 1))")
+        is None
+    )
+
+
+def test_a_replayed_page_and_a_page_that_was_cut_off_50_times_draw_the_very_same(context: BrowserContext) -> None:
+    """The socket is cut on purpose while the run goes on; its drawing ends as that of a page opened afterwards."""
+    page = context.new_page()
+    cuts = {"n": 0}
+
+    def cutting(route: Any) -> None:
+        server = route.connect_to_server()
+        frames = {"n": 0}
+
+        def passed_on(message: str) -> None:
+            frames["n"] += 1
+            if frames["n"] > 1 and cuts["n"] < 50:
+                cuts["n"] += 1
+                route.close(code=1011)  # this frame is lost
+                return
+            route.send(message)
+
+        server.on_message(passed_on)
+
+    page.route_web_socket(re.compile(r"/ws/searches/"), cutting)
+    page.add_init_script(
+        "const wait = window.setTimeout; window.setTimeout = (f, ms, ...a) => wait(f, Math.min(ms, 40), ...a);"
+    )
+    start(page, "Cut off, 45 seconds")
+    expect_state(page, "Finished", 180)
+    expect(page.locator("#network .block").first).to_be_visible()
+    expect(page.locator("#log li").first).to_contain_text("Finished")
+    assert cuts["n"] == 50
+    undisturbed = context.new_page()
+    undisturbed.goto(page.url)
+    expect(undisturbed.locator("#log li").first).to_contain_text("Finished")
+    assert pictures(page) == pictures(undisturbed)
+    assert len(pictures(page)) >= 4
+    for other in (page, undisturbed):  # and at an earlier moment
+        other.locator("#commit").focus()
+        other.keyboard.press("Home")
+        other.keyboard.press("ArrowRight")
+        other.keyboard.press("ArrowRight")
+        expect(other.locator("#commit-text")).to_contain_text("Commit 2 of")
+    assert pictures(page) == pictures(undisturbed)
+
+
+def pictures(page: Page) -> list[str]:
+    page.wait_for_timeout(500)
+    found: list[str] = page.evaluate("[...document.querySelectorAll('#network svg')].map((svg) => svg.outerHTML)")
+    return found
+
+
+def test_a_search_is_replayed_followed_and_looked_into(context: BrowserContext, said: list[str]) -> None:
+    """Keyboard alone: play from the start, follow live again, open a block, read it, close it."""
+    page = context.new_page()
+    start(page, "Watched, 3 seconds")
+    expect_state(page, "Finished")
+    expect(page.locator("#commit-text")).to_contain_text(re.compile(r"Commit (\d+) of \1,"))
+    expect(page.locator("#follow")).to_be_hidden()
+    assert page.locator("#ticks i").count() == int(page.locator("#commit").get_attribute("max") or 0) > 4
+
+    page.locator("#play").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#commit-text")).to_contain_text("Commit 1 of")
+    expect(page.locator("#network .strand[data-state=cut]").first).to_be_attached()
+    page.keyboard.press("Enter")
+    expect(page.locator("#play")).to_have_text("Replay")
+    page.locator("#follow").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#commit-text")).to_contain_text(re.compile(r"Commit (\d+) of \1,"))
+
+    page.get_by_role("button", name="Cell 2").focus()
+    page.keyboard.press("Enter")
+    inside = page.locator("#inside")
+    expect(inside.get_by_role("heading", name="Inside cell 2")).to_be_focused()
+    assert inside.locator(".operations tbody tr").count() == 35
+    expect(inside.locator(".operations tbody tr").first).to_contain_text(re.compile(r"0\.\d\d against 0\.45"))
+    units = inside.locator(".strips li").evaluate_all(HEAT_MAPS)
+    assert units and all(text == f"{on} of {count}" for count, on, text in units)
+    page.keyboard.press("Escape")
+    expect(inside).to_be_hidden()
+    expect(page.get_by_role("button", name="Cell 2")).to_be_focused()
+
+    page.locator("#network .reach[data-state=off]").first.dispatch_event("pointerover")
+    expect(page.locator("#tip")).to_contain_text("fell in epoch")
+    assert said == []
+
+
+HEAT_MAPS = """rows => rows.map((row) => [
+  row.querySelectorAll("i").length,
+  row.querySelectorAll("i[data-state=on], i[data-state^=back]").length,
+  row.querySelector(".value").textContent,
+])"""
+
+
+# The result as pictures
+
+
+def test_the_result_shows_start_and_found_and_other_sizes(context: BrowserContext, said: list[str]) -> None:
+    page = context.new_page()
+    start(page, "Pictured, 3 seconds")
+    expect_state(page, "Finished")
+    expect(page.locator("#network-start .strand[data-state=on]").first).to_be_attached()
+    assert page.locator("#network-start .strand[data-state=off]").count() == 0
+    assert page.locator("#network-found .strand[data-state=off]").count() > 0
+    shown = "svgs => svgs.map((svg) => svg.querySelectorAll('.strand:is([data-state=on], [data-state^=back])').length)"
+    assert page.locator("#network-found svg").evaluate_all(shown) == page.locator("#network svg").evaluate_all(shown)
+    expect(page.locator("#what-if-text")).to_contain_text("the network that was found")
+    expect(page.locator("#what-if-search")).to_be_hidden()
+    page.locator("#what-if-size").focus()
+    page.keyboard.press("Home")
+    expect(page.locator("#what-if-text")).to_contain_text(
+        re.compile(r"^11,481 parameters .*operations and .* filters would go")
+    )
+    expect(page.locator("#network-other .strand[data-state=cut]").first).to_be_attached()
+    expect(page.locator("#what-if-search")).to_have_attribute("href", re.compile(r"\?from=[0-9a-f-]{36}&target=11481$"))
+    page.get_by_text("Certificate: ").click()
+    expect(page.locator(".certificate p")).to_contain_text("above 1e-5 (1e-9) nothing is published")
+    assert said == []
+
+
+FORECAST = """async (asked) => {
+  const { forecast } = await import("/static/js/forecast.js");
+  return forecast(...asked);
+}"""
+
+
+def test_a_forecast_is_exact_where_it_was_measured_and_honest_elsewhere(script: Page) -> None:
+    trained = [{"size": 10_000, "accuracy": 0.6}, {"size": 40_000, "accuracy": 0.8}]
+
+    def asked(size: int, trail: list[dict[str, float]], known: list[dict[str, float]] = trained) -> Any:
+        return script.evaluate(FORECAST, [known, trail, size, 1000])
+
+    assert asked(10_000, [])["middle"] == pytest.approx(0.6) and asked(40_000, [])["middle"] == pytest.approx(0.8)
+    assert asked(20_000, [])["middle"] == pytest.approx(0.7)  # half way on a logarithmic scale
+    assert asked(20_000, [])["high"] - 0.7 == pytest.approx(2 * (0.8 * 0.2 / 1000) ** 0.5)
+    assert asked(5_000, []) is None and asked(5_000, [], []) is None
+    # accuracy = 0.2 + 0.05 log(size) + 0.03 log(epoch): the slope is found although training goes on meanwhile
+    trail = [
+        {"size": size, "epoch": epoch, "accuracy": 0.2 + 0.05 * math.log(size) + 0.03 * math.log(epoch)}
+        for epoch, size in enumerate([90_000, 90_000, 80_000, 60_000, 45_000, 40_000, 40_000, 40_000], start=5)
+    ]
+    below = asked(5_000, trail)
+    assert below["middle"] == pytest.approx(0.6 - 0.05 * math.log(2)) and below["low"] < below["middle"] < below["high"]
+    in_step = [{"size": 100_000 / epoch, "epoch": epoch, "accuracy": 0.5} for epoch in range(1, 10)]
+    assert asked(5_000, in_step) is None  # size and time cannot be told apart
