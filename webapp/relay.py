@@ -131,29 +131,32 @@ def _summary(said: Sequence[events.Event]) -> dict[str, Any]:
 
 
 def _thin(search_id: UUID) -> None:
-    """Leaves at most PROGRESS_ROWS of the older progress, evenly spread over the run."""
+    """Leaves at most PROGRESS_ROWS of the older progress, evenly spread over the run, spikes of the loss among them."""
     old = SearchEvent.objects.filter(
         search_id=search_id, kind__in=("progress", "data_progress"), at__lt=timezone.now() - RECENT
     )
-    numbers = list(old.order_by("seq").values_list("seq", flat=True))
-    if len(numbers) <= PROGRESS_ROWS:
+    if old.count() <= PROGRESS_ROWS:
         return
-    old.exclude(seq__in=spread(numbers, PROGRESS_ROWS // 2)).delete()
+    points = [(seq, _loss(payload)) for seq, payload in old.order_by("seq").values_list("seq", "payload")]
+    old.exclude(seq__in=spread(points, PROGRESS_ROWS // 4)).delete()
 
 
-def spread(numbers: Sequence[int], buckets: int) -> list[int]:
-    """The first number in each of so many equally wide ranges.
+def _loss(payload: dict[str, Any]) -> float:
+    return next(iter(payload.get("losses", {}).values()), None) or 0.0
 
-    >>> spread([1, 2, 3, 4, 50, 99, 100], 2)
-    [1, 99]
-    >>> spread(range(1, 101), 4)
-    [1, 26, 51, 76]
+
+def spread(points: Sequence[tuple[int, float]], buckets: int) -> list[int]:
+    """Numbers of the points (number, value) with the lowest and the highest value in each range, and of the last.
+
+    >>> spread([(1, 0.5), (2, 0.9), (3, 0.4), (4, 0.5), (50, 0.1), (99, 0.2), (100, 0.3)], 2)
+    [2, 50, 99, 100]
     """
-    low, width = numbers[0], (numbers[-1] - numbers[0] + 1) / buckets
-    first: dict[int, int] = {}
-    for number in numbers:
-        first.setdefault(int((number - low) / width), number)
-    return list(first.values())
+    low, width = points[0][0], (points[-1][0] - points[0][0] + 1) / buckets
+    ranges: dict[int, list[tuple[int, float]]] = {}
+    for number, value in points:
+        ranges.setdefault(int((number - low) / width), []).append((number, value))
+    ends = {end(part, key=lambda point: point[1])[0] for part in ranges.values() for end in (min, max)}
+    return sorted(ends | {points[-1][0]})
 
 
 def _send(group: str, message: dict[str, Any]) -> None:
