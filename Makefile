@@ -1,7 +1,7 @@
 # What to type. Whatever needs .venv makes it first.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run link demo test test-postgres chaos load check clean
+.PHONY: help run link demo test test-postgres chaos load bench-page check clean
 
 VENV := .venv
 IN_VENV := $(VENV)/bin/python
@@ -16,6 +16,7 @@ help:
 	@echo "make test-postgres  The web application's tests on a PostgreSQL of their own (needs Debian's postgresql)"
 	@echo "make chaos   20 kills of real processes at random moments, as a table (ROUNDS=20)"
 	@echo "make load    200 open pages, the relay, the pages of many searches: figures as a table (10 minutes)"
+	@echo "make bench-page  First paint, frames and memory of a search's page in a browser: figures as a table (32 minutes)"
 	@echo "make check   Format, lint, types, import contracts, an import of every module"
 	@echo "make clean   Remove what make made; your data and runs stay"
 	@echo "The first of them installs into .venv; PYTHON=/path/to/python3.12 names the interpreter (3.11 or newer)."
@@ -43,6 +44,10 @@ test-postgres: $(VENV)/installed-dev
 
 chaos: $(VENV)/installed-dev
 	@$(IN_VENV) -m tests.chaos --rounds $(or $(ROUNDS),20)
+
+bench-page: $(VENV)/installed-dev
+	@$(IN_VENV) manage.py fetch_assets
+	@$(IN_VENV) -m benchmarks.page
 
 load: $(VENV)/installed-dev
 	@$(IN_VENV) -m benchmarks.load

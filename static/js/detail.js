@@ -5,6 +5,7 @@ import { Feed } from "./feed.js";
 import { figures, header } from "./header.js";
 import { Inside } from "./inside.js";
 import { Network } from "./network.js";
+import { Notify } from "./notify.js";
 import { result } from "./result.js";
 import { add, emptyRun, rewind } from "./run.js";
 import { swap } from "./swap.js";
@@ -25,6 +26,7 @@ const timeline = new Timeline(
 const onUnit = (unit) => tip(unit, run.model, timeline.index);
 const network = new Network(at("network"), { onUnit, onPick: (_, number) => look(shown.block === number ? null : number) });
 const inside = new Inside(at("inside"), { onUnit, onClose: () => look(null) });
+const notify = new Notify(at("notify"), feed.id, document.querySelector("h1").textContent);
 const shown = { state: feed.state, page: feed.state.drawn, block: null, log: 0, spoken: "" };
 
 /** Looks into a block, or away from it. */
@@ -101,6 +103,7 @@ function log(model) {
 
 function state(frame) {
   shown.state = frame;
+  notify.state(frame);
   const badge = at("state");
   badge.textContent = frame.label;
   badge.dataset.state = frame.state;

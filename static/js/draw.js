@@ -6,6 +6,7 @@
 import { count, percent, whole } from "./words.js";
 
 const MOST_POINTS = 500;
+const MOST_ROWS = 60;
 const REASONS = { cadence: "regular commit", stage_end: "end of stage", regrow: "regrowth", fit: "exact fit" };
 
 /** Creates the figures inside `place`. */
@@ -21,13 +22,23 @@ export class Charts {
     for (const chart of table) {
       const figure = document.createElement("figure");
       figure.className = "chart card-quiet";
-      figure.innerHTML = "<figcaption><h3></h3><p></p></figcaption><div class='plot' role='img'></div>";
+      figure.innerHTML = `<figcaption><h3></h3><p></p></figcaption><div class="plot" role="img"></div>
+        <details class="numbers"><summary>As a table</summary><div class="table-scroll" tabindex="0" role="region"></div></details>`;
       figure.querySelector("h3").textContent = chart.title;
       figure.querySelector("p").textContent = chart.sentence;
       const plot = figure.querySelector(".plot");
       plot.id = `chart-${chart.id}`;
+      plot.setAttribute("aria-label", description(chart, []));
       place.append(figure);
-      this.#figures.push({ chart, plot, visible: false });
+      const table = figure.querySelector(".table-scroll");
+      table.setAttribute("aria-label", `${chart.title}: the numbers`);
+      const entry = { chart, plot, table, visible: false, open: false };
+      this.#figures.push(entry);
+      figure.querySelector("details").addEventListener("toggle", (event) => {
+        entry.open = event.target.open;
+        this.#stale.add(chart.id);
+        this.#wanted?.();
+      });
       seen.observe(plot);
     }
     new MutationObserver(() => {
@@ -38,6 +49,7 @@ export class Charts {
   }
 
   #wanted = null;
+  #stale = new Set(); // charts to draw for another reason than new events
   #themeChanged = false;
 
   /** Calls `wanted` when a redraw is needed for another reason than new events. */
@@ -51,9 +63,12 @@ export class Charts {
       for (const { chart } of this.#figures) model.changed.add(chart.id);
       this.#themeChanged = false;
     }
-    for (const { chart, plot, visible } of this.#figures) {
+    for (const id of this.#stale) model.changed.add(id);
+    this.#stale.clear();
+    for (const { chart, plot, table, open, visible } of this.#figures) {
       if (!visible || !model.changed.has(chart.id)) continue;
       model.changed.delete(chart.id);
+      if (open) table.replaceChildren(numbers(chart, model.traces[chart.id]));
       const traces = this.#traces(chart, model);
       plot.setAttribute("aria-label", description(chart, traces));
       window.Plotly.react(plot, traces, this.#layout(chart, model, traces), OPTIONS);
@@ -169,9 +184,34 @@ function hoverFormat(unit) {
   return { percent: ".1%", size: ",.0f" }[unit] ?? ".4~f";
 }
 
+/** The chart's lines as a table: a row for each place on the axis, at most MOST_ROWS of them. */
+function numbers(chart, traces) {
+  const lines = [...traces.values()].map((line) => {
+    const [x, y] = line.series.at === "everywhere" ? [[], []] : decimated(line.x, line.y, MOST_ROWS);
+    return { label: chart.kind === "bars" ? `${line.label} ${line.series.sign === -1 ? "pruned" : "regrown"}` : line.label, at: new Map(x.map((place, index) => [place, y[index]])) };
+  }).filter(({ at }) => at.size);
+  const places = [...new Set(lines.flatMap(({ at }) => [...at.keys()]))].sort((a, b) => a - b);
+  const write = writer(chart.unit);
+  const cell = (tag, text, scope) => Object.assign(document.createElement(tag), { textContent: text, ...(scope ? { scope } : {}) });
+  const row = (...cells) => {
+    const made = document.createElement("tr");
+    made.append(...cells);
+    return made;
+  };
+  const table = document.createElement("table");
+  table.createTHead().append(row(cell("th", chart.x_label, "col"), ...lines.map(({ label }) => cell("th", label, "col"))));
+  table.createTBody().append(...places.map((place) =>
+    row(cell("th", String(Math.round(100 * place) / 100), "row"), ...lines.map(({ at }) => cell("td", at.has(place) ? write(Math.abs(at.get(place))) : "")))));
+  return table;
+}
+
+function writer(unit) {
+  return { percent: percent, size: whole }[unit] ?? ((value) => String(Number(value.toPrecision(3))));
+}
+
 /** What a screen reader hears instead of the picture: the latest value of each line. */
 function description(chart, traces) {
-  const write = { percent: percent, size: count }[chart.unit] ?? ((value) => String(Number(value.toPrecision(3))));
+  const write = chart.unit === "size" ? count : writer(chart.unit);
   const latest = traces.filter((trace) => trace.y.length).map((trace) => `${trace.name} ${write(trace.y.at(-1))}`);
   return `${chart.title}. ${latest.length ? `Latest: ${latest.join(", ")}.` : "No values yet."}`;
 }

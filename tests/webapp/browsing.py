@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import time
+import zipfile
 from collections.abc import Callable
+from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import BrowserContext, Page, expect
 
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
@@ -52,3 +55,15 @@ def wait_until(question: Callable[[], bool], what: str, seconds: float = 60) -> 
     while not question():
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
         time.sleep(0.1)
+
+
+def shades(folder: Path) -> Path:
+    """A zip of two classes, dark and light, and a text that calls itself a picture."""
+    path = folder / "shades.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for label, level in (("dark", 30), ("light", 220)):
+            for n in range(60):
+                Image.new("L", (20, 24), level + n % 20).save(folder / "image.png")
+                archive.write(folder / "image.png", f"shades/{label}/{n}.png")
+        archive.writestr("shades/dark/notes.jpg", "not a picture")
+    return path

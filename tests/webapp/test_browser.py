@@ -8,16 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from nasengine import events
-from tests.webapp.browsing import NARROW, SOON, WIDE, drawn, expect_state, listened, start, wait_until
+from tests.webapp.browsing import NARROW, SOON, WIDE, drawn, expect_state, listened, shades, start, wait_until
 from tests.webapp.cast import result_ready
 from tests.webapp.stack import running
 from tests.webapp.story import FILES, story
@@ -312,18 +310,6 @@ def test_a_refused_upload_says_why_and_keeps_the_page(context: BrowserContext, t
     expect(page.locator("#id_file_error")).to_contain_text("zip")
     expect(page.get_by_role("button", name="Upload")).to_be_enabled()
     expect(page.get_by_label("Zip file")).to_be_focused()
-
-
-def shades(folder: Path) -> Path:
-    """A zip of two classes, dark and light, and a text that calls itself a picture."""
-    path = folder / "shades.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        for label, level in (("dark", 30), ("light", 220)):
-            for n in range(60):
-                Image.new("L", (20, 24), level + n % 20).save(folder / "image.png")
-                archive.write(folder / "image.png", f"shades/{label}/{n}.png")
-        archive.writestr("shades/dark/notes.jpg", "not a picture")
-    return path
 
 
 # Every page

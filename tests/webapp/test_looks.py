@@ -1,0 +1,119 @@
+"""What every page looks like, to eyes and to screen readers: axe-core's rules, pictures of the pages, narrow windows.
+
+The pictures land in `screenshots/`, which is not committed: whoever changes a page looks at them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from tests.webapp.browsing import NARROW, WIDE, expect_state, shades, start
+from tests.webapp.stack import Stack
+
+pytestmark = [pytest.mark.browser, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(900)]
+
+PICTURES = Path(__file__).resolve().parents[2] / "screenshots"
+THEMES = ("light", "dark")
+SERIOUS = ("serious", "critical")
+
+
+@pytest.fixture(scope="module")
+def scenes(browser: Browser, cookies: list[dict[str, object]], stack: Stack, tmp_path_factory: Any) -> dict[str, str]:
+    """Name -> address of a page of each sort: things found, things under way, things gone wrong, nothing."""
+    context = browser.new_context(viewport=WIDE, base_url=stack.address)  # type: ignore[arg-type]
+    context.add_cookies(cookies)  # type: ignore[arg-type]
+    page = context.new_page()
+    found = {"form": "/searches/new/", "data sets": "/datasets/", "api": "/tokens/", "lost": "/no/"}
+    page.goto("/datasets/")
+    page.locator("input[type=file]").set_input_files(shades(tmp_path_factory.mktemp("zip")))
+    page.get_by_label("Name").fill("Shades")
+    page.get_by_role("button", name="Upload").click()
+    page.wait_for_url(re.compile(r"/datasets/[0-9a-f-]{36}/$"))
+    expect(page.locator("#dataset .badge-state")).to_have_text("Ready", timeout=90_000)
+    found["data set"] = page.url
+    found["finished"] = start(page, "A quick one, 2 seconds")
+    expect_state(page, "Finished")
+    found["another"] = start(page, "Another one, 2 seconds")
+    expect_state(page, "Finished")
+    found["failed"] = start(page, "One that fails, 2 seconds")
+    expect_state(page, "Failed")
+    page.goto(found["finished"])
+    page.locator("#sharing summary").click()
+    page.get_by_role("button", name="Make a link").click()
+    shared = page.get_by_text(re.compile(r"/shared/")).first
+    found["shared"] = (shared.input_value() if shared.evaluate("e => 'value' in e") else shared.inner_text()).strip()
+    ids = [re.search(r"[0-9a-f-]{36}", found[name]) for name in ("finished", "another")]
+    #found["compare"] = "/compare/?" + "&".join(f"search={match[0]}" for match in ids if match)
+    found["list"] = "/"
+    found["live"] = start(page, "One that goes on, 600 seconds")
+    expect(page.locator("#network .block").first).to_be_visible(timeout=60_000)
+    context.close()
+    return found
+
+
+@pytest.fixture(params=THEMES)
+def themed(request: pytest.FixtureRequest, context: BrowserContext) -> Iterator[Page]:
+    page = context.new_page()
+    page.emulate_media(color_scheme=request.param, reduced_motion="reduce")
+    yield page
+    page.close()
+
+
+def test_no_page_breaks_a_serious_rule_of_axe(themed: Page, scenes: dict[str, str]) -> None:
+    """With all that is folded unfolded, and a block of the network looked into."""
+    source = axe().read_text()
+    broken: dict[str, list[str]] = {}
+    for name, address in scenes.items():
+        opened(themed, name, address)
+        themed.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
+        if themed.locator("#network .pick").count():
+            themed.locator("#network .pick").nth(1).click()
+        themed.wait_for_timeout(700)
+        themed.evaluate(source)
+        result = themed.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+        for violation in result["violations"]:
+            if violation["impact"] in SERIOUS:
+                places = [node["html"][:160] for node in violation["nodes"][:3]]
+                broken.setdefault(name, []).append(f"{violation['id']}: {violation['help']}: {places}")
+    assert not broken, "\n".join(f"{name}: {what}" for name, whats in broken.items() for what in whats)
+
+
+def axe() -> Path:
+    found = importlib.util.find_spec("axe_playwright_python")
+    assert found and found.submodule_search_locations
+    return Path(found.submodule_search_locations[0]) / "axe.min.js"
+
+
+def test_pages_have_their_pictures_taken_and_fit_their_windows(themed: Page, scenes: dict[str, str]) -> None:
+    """1280 and 390 px wide; nothing is wider than its window."""
+    PICTURES.mkdir(exist_ok=True)
+    wider = []
+    theme = themed.evaluate("matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light'")
+    for name, address in scenes.items():
+        for window in (WIDE, NARROW):
+            themed.set_viewport_size(window)  # type: ignore[arg-type]
+            opened(themed, name, address)
+            for chart in themed.locator(".plot").all():
+                chart.scroll_into_view_if_needed()
+            themed.wait_for_timeout(600)
+            file = PICTURES / f"{name.replace(' ', '-')}-{window['width']}-{theme}.png"
+            themed.screenshot(path=file, full_page=True)
+            with Image.open(file) as picture:
+                assert picture.width >= window["width"] and len(picture.convert("RGB").getcolors(1 << 24) or []) > 20
+            if themed.evaluate("document.documentElement.scrollWidth > innerWidth"):
+                wider.append((name, window["width"]))
+    assert wider == []
+
+
+def opened(page: Page, name: str, address: str) -> None:
+    page.goto(address)
+    if name in ("finished", "another", "failed", "live", "shared"):
+        expect(page.locator("#network .block").first).to_be_visible(timeout=60_000)
