@@ -106,6 +106,7 @@ CHARTS: list[Chart] = [
             },
             {"label": "target", "event": "progress", "path": "target", "at": "step", "colour": "target"},
             {"label": "size now", "event": "progress", "path": "size", "at": "step", "colour": "size"},
+            {"label": "committed", "event": "committed", "path": "size", "colour": "size", "dash": "dot"},
         ],
     },
     {

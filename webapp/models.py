@@ -257,7 +257,9 @@ class Search(models.Model):
 
     @property
     def plain_sentence(self) -> str:
-        """Without what its engine or its machine said, which is for its owner."""
+        """For others than its owner: without files, nor what its engine or its machine said."""
+        if self.state == SearchState.FINISHED:
+            return "Done."
         return self.sentence.removesuffix(self.message).rstrip() if self.message else self.sentence
 
     @property

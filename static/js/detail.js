@@ -27,7 +27,7 @@ const onUnit = (unit) => tip(unit, run.model, timeline.index);
 const network = new Network(at("network"), { onUnit, onPick: (_, number) => look(shown.block === number ? null : number) });
 const inside = new Inside(at("inside"), { onUnit, onClose: () => look(null) });
 const notify = new Notify(at("notify"), feed.id, document.querySelector("h1").textContent);
-const shown = { state: feed.state, page: feed.state.drawn, block: null, log: 0, spoken: "" };
+const shown = { fed: false, state: feed.state, page: feed.state.drawn, block: null, log: 0, spoken: "" };
 
 /** Looks into a block, or away from it. */
 function look(number) {
@@ -59,7 +59,7 @@ function draw() {
   const { model } = run;
   const waiting = !model.started;
   at("live").hidden = waiting;
-  at("before").hidden = !waiting || shown.state.finished;
+  at("before").hidden = !waiting || shown.state.finished || !shown.fed;
   at("before-data").hidden = !model.dataProgress;
   if (model.dataProgress) preparation(model.dataProgress);
   header(model, shown.state);
@@ -102,7 +102,7 @@ function log(model) {
 }
 
 function state(frame) {
-  shown.state = frame;
+  Object.assign(shown, { state: frame, fed: true });
   notify.state(frame);
   const badge = at("state");
   badge.textContent = frame.label;
@@ -162,7 +162,9 @@ function link(status) {
     banner.hidden = !text;
     banner.className = `banner ${tone}`;
     banner.textContent = text;
-    if (status === "signed-out") banner.append(" ", signIn());
+    if (status !== "signed-out") return;
+    banner.append(" ", signIn());
+    for (const button of document.querySelectorAll("#actions button, #sharing button")) button.disabled = true;
   };
   if (status === "reconnecting" && banner.hidden) link.timer = setTimeout(show, 900); // a blink is no news
   else show();
