@@ -75,6 +75,24 @@ class SearchOut(Schema):
     url: str
 
 
+class DescribedOut(Schema):
+    """What a configuration amounts to. `problems` keep it from starting, `warnings` do not."""
+
+    config: dict[str, Any]
+    metric: str
+    full_size: int
+    smallest_size: int
+    target: int
+    also: list[int]
+    limits: dict[str, int]
+    reach: dict[str, list[int]]
+    feasible: bool
+    problems: list[list[str]]
+    warnings: list[list[str]]
+    choices: dict[str, int]
+    estimate: dict[str, float]
+
+
 class DatasetOut(Schema):
     """An uploaded data set; `reference` is its name in a configuration."""
 
@@ -178,12 +196,19 @@ def list_searches(request: HttpRequest, page: Query[Page]) -> Any:
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": config_schema()}}}},
 )
 def create_search(request: HttpRequest) -> Any:
-    try:
-        raw = document(request.body)
-    except ValueError as error:
-        raise ConfigError.at("", f"the body is not JSON ({error}); send the configuration as one JSON object") from None
-    asked = selectors.search_asked(owner=_user(request), raw=raw)
-    return Status(201, services.search_create(owner=_user(request), asked=asked))
+    return Status(201, services.search_create(owner=_user(request), asked=_asked(request)))
+
+
+@api.post(
+    "/describe",
+    response=STRANGER | {200: DescribedOut, 403: Message, 413: Message, 422: Problems},
+    summary="What a configuration would lead to, without starting it",
+    description="Reachable sizes, problems, warnings and an estimate, as `python -m nasengine describe` tells them.",
+    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": config_schema()}}}},
+)
+def describe(request: HttpRequest) -> Any:
+    asked = _asked(request)
+    return {"config": asked.stored(), **asked.outlook.to_json()}
 
 
 @api.get("/searches/{uuid:pk}", response=FOUND | {200: SearchOut}, summary="One search")
@@ -276,6 +301,14 @@ def _say_what_the_framework_refuses(request: HttpRequest, error: HttpError) -> H
 @api.exception_handler(services.Refused)
 def _say_refusal(request: HttpRequest, refusal: services.Refused) -> HttpResponse:
     return api.create_response(request, {"message": str(refusal)}, status=409)
+
+
+def _asked(request: HttpRequest) -> selectors.Asked:
+    try:
+        raw = document(request.body)
+    except ValueError as error:
+        raise ConfigError.at("", f"the body is not JSON ({error}); send the configuration as one JSON object") from None
+    return selectors.search_asked(owner=_user(request), raw=raw)
 
 
 def _told(request: HttpRequest, pk: UUID, wish: str) -> Search:
