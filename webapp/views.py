@@ -75,6 +75,12 @@ def search_outlook(request: OwnedRequest) -> JsonResponse:
     return JsonResponse(answer)
 
 
+@require_POST
+def search_demo(request: OwnedRequest) -> HttpResponse:
+    """The digits, in two minutes, with nothing to choose."""
+    return redirect(services.search_demo(owner=request.user))
+
+
 @require_safe
 def search_detail(request: OwnedRequest, pk: UUID) -> HttpResponse:
     search = get_object_or_404(Search, pk=pk, owner=request.user)
