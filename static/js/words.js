@@ -44,6 +44,14 @@ export function duration(seconds) {
   return `about ${plural(hours, "hour")}${rest ? ` ${rest} minutes` : ""}`;
 }
 
+/** (70, 240) -> "1 to 4 minutes". */
+export function span(least, most) {
+  const [first, last] = [least, most].map((seconds) => duration(seconds).replace("about ", ""));
+  if (first === last) return duration(most);
+  const unit = (text) => text.slice(text.indexOf(" ") + 1).replace(/s$/, "");
+  return `${unit(first) === unit(last) ? first.split(" ")[0] : first} to ${last}`;
+}
+
 /** 170 -> "3 minutes ago". */
 export function ago(seconds) {
   return seconds < 50 ? "just now" : `${duration(seconds).replace("about ", "")} ago`;
