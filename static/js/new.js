@@ -76,9 +76,10 @@ function limit(most, unit, [smallest, all]) {
 }
 
 function basis(searches) {
-  const file = "The file is larger than its counted numbers: zeros are stored, too.";
-  if (!searches) return `Time as searches took in our benchmark, on one processor core; a GPU is faster, a busy machine slower. ${file}`;
-  return `Time as your last ${searches === 1 ? "search" : `${searches} searches`} took here. ${file}`;
+  const time = searches
+    ? `Time: from your last ${searches === 1 ? "search" : `${searches} searches`}.`
+    : "Time: from our benchmark, on one core of a quiet processor; a GPU is faster.";
+  return `${time} File: the more of the cut weights are zeros in it, the larger.`;
 }
 
 /** Each sentence under its field, and all of them, with links, beside the button. */
