@@ -72,6 +72,10 @@ def test_many_classes_of_few_images_are_counted() -> None:
     assert sentence.startswith("2 of 4 classes have fewer than 20 training images ('c2' has 8): ")
 
 
+def test_classes_that_are_all_small_are_not_counted() -> None:
+    assert warned(ENOUGH, facts((10, 8)))[0][1].startswith("all 2 classes have fewer than 20 training images")
+
+
 def test_where_the_limit_makes_classes_small_the_limit_is_to_be_raised() -> None:
     found = warned({"data": {"dataset": "digits", "limit": 120}, **ENOUGH})
     assert [field for field, _ in found] == ["data.limit"]

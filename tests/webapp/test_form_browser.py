@@ -52,7 +52,8 @@ def page(browser: Browser, stack: Stack, cookies: list[dict[str, object]]) -> It
     context.on("weberror", lambda error: complaints.append(str(error.error)))
     yield context.new_page()
     context.close()
-    assert complaints == []
+    left = "WebSocket is closed before the connection is established"  # a live page that a test has left at once
+    assert [text for text in complaints if left not in text] == []
 
 
 def expect_reachable(page: Page, beginning: str = "This can be reached") -> None:
@@ -109,10 +110,14 @@ def test_time_memory_and_file_are_told_with_what_they_rest_on(page: Page) -> Non
 
 
 def spot(place: Locator) -> list[int]:
-    """Where something stands, to the pixel."""
-    box = place.bounding_box()
-    assert box is not None
-    return [round(box[name]) for name in ("x", "y", "width", "height")]  # type: ignore[literal-required]
+    """Where something stands in its part of the page, to the pixel, wherever that is scrolled to."""
+    found = place.evaluate(
+        """(element) => {
+          const [own, part] = [element, element.closest("aside, form")].map((one) => one.getBoundingClientRect());
+          return [own.x - part.x, own.y - part.y, own.width, own.height].map(Math.round);
+        }"""
+    )
+    return list(found)
 
 
 @pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
