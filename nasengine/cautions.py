@@ -91,8 +91,8 @@ def _images(config: SearchConfig, facts: DataFacts) -> Iterator[Caution]:
     elif few:
         yield (
             field,
-            f"{f'{few:,} of' if few < len(train) else 'all'} {len(train):,} classes have fewer than {FEW_A_CLASS} training images "
-            f"('{rare}' has {least:,}): {why}; {more}, or leave classes out",
+            f"{f'{few:,} of' if few < len(train) else 'all'} {len(train):,} classes have fewer than {FEW_A_CLASS} "
+            f"training images ('{rare}' has {least:,}): {why}; {more}, or leave classes out",
         )
     if least and most >= UNEQUAL * least:
         yield (

@@ -37,6 +37,7 @@ function show(answer) {
   problems(answer.problems);
   notes(at("outlook-warnings"), answer.warnings);
   tell(at("outlook-sentence"), verdict(answer, known));
+  tell(at("outlook-further"), further(answer));
   if (!known) return;
   full = answer.full_size;
   const unit = metricUnit(answer.metric);
@@ -59,10 +60,15 @@ function show(answer) {
 }
 
 function verdict(answer, known) {
-  if (!known) return "Something has to be mended first:";
-  if (!answer.feasible) return "This cannot be reached as it stands:";
+  if (answer.feasible) return "This can be reached.";
+  return known ? "This cannot be reached as it stands:" : "Something has to be mended first:";
+}
+
+/** Where to read on: below the button, which so stays where it is. */
+function further(answer) {
+  if (!answer.feasible) return "see below the button, and at the fields.";
   const doubts = answer.warnings.length;
-  return doubts ? `This can be reached, but read the ${doubts === 1 ? "warning" : `${doubts} warnings`} below the button.` : "This can be reached.";
+  return doubts ? `Read the ${doubts === 1 ? "warning" : `${doubts} warnings`} below the button first.` : "";
 }
 
 /** A row of the figures that is there only if it has something to say. */
