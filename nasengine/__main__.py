@@ -182,15 +182,7 @@ def _describe(parsed: argparse.Namespace) -> Iterator[dict[str, Any]]:
     look = outlook(wanted, facts)
     yield {
         "config": wanted.model_dump(mode="json"),
-        "metric": look.metric,
-        "full_size": look.full_size,
-        "smallest_size": look.smallest_size,
-        "target": look.target,
-        "limits": look.limits,
-        "feasible": look.feasible,
-        "problems": [list(problem) for problem in look.problems],
-        "choices": look.choices,
-        "estimate": look.estimate,
+        **look.to_json(),
         "data": facts.to_json(),
     }
 

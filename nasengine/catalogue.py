@@ -67,12 +67,12 @@ STRATEGIES = {
 SPACES = {
     "cells": Space(
         label="Cells",
-        sentence="DARTS-like cells: every connection may hold any of seven operations, each cell decides for itself.",
+        sentence="A web of small operations (as in DARTS): every connection keeps any of seven, each cell for itself.",
         path="nasengine.spaces.cells:plan",
     ),
     "chain": Space(
         label="Chain",
-        sentence="MobileNet-like layers in a row: each picks kernels, inner widths and whether it is there at all.",
+        sentence="Layers in a row (as in MobileNet): each decides how far it looks, how wide it is, whether it stays.",
         path="nasengine.spaces.chain:plan",
     ),
 }

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from nasengine import catalogue
 from nasengine.errors import ConfigError
-from nasengine.names import CONTROL, shown
+from nasengine.names import CONTROL, brief, shown
 
 Preset = Literal["quick", "standard", "thorough"]
 Granularity = Literal["operation", "filter", "weight"]
@@ -655,7 +655,7 @@ def _problems(error: ValidationError) -> list[tuple[str, str]]:
         found.append((".".join(str(part) for part in location), sentence))
     first: dict[str, str] = {}
     for field, sentence in found:
-        first.setdefault(field, sentence)
+        first.setdefault(brief(field), brief(sentence))
     return list(first.items())
 
 

@@ -1,4 +1,4 @@
-"""What a configuration promises before it runs: reachable sizes, the target, what is impossible, a rough estimate.
+"""What a configuration promises before it runs: reachable sizes, target, what is impossible, what is doubtful, time.
 
 Form, API, `describe` and the search itself ask here, so that all of them say the same sentences. No torch.
 """
@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from nasengine import catalogue, splits
-from nasengine.architecture import Plan, activations, lowered, smallest
+from nasengine.architecture import Architecture, Plan, activations, lowered, smallest
+from nasengine.cautions import cautions
 from nasengine.config import SearchConfig
 from nasengine.errors import ConfigError
+from nasengine.names import brief
 from nasengine.splits import DataFacts
 
 SECONDS_PER_LAYER, SECONDS_PER_VALUE = 4.1e-4, 4.4e-9
@@ -27,6 +29,11 @@ SEARCH_SHARE = 0.9
 """Time of an average search step, pruned and with its look at held-out images, against a step of the full space."""
 RETRAIN_SHARE = 0.55
 """Time of a retraining step against a step of the full space, roughly."""
+QUICKEST, SLOWEST = 0.55, 1.25
+"""Time of measured searches against their estimate, on one core of an AMD EPYC: 0.58 for a quick search of the digits,
+0.68 to 1.23 for those of `benchmarks/accuracy_at_size.jsonl`. A smaller target takes less."""
+NUMBER_BYTES, TENSOR_BYTES = 4, 120
+"""Of `model.safetensors`: a number, and what names a tensor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +44,11 @@ class Outlook:
         smallest_size: what every search can reach, whatever it finds.
         family: all targets from large to small, `target` among them.
         limits: further metric -> what none of them exceeds.
+        reach: metric -> smallest and full size, of the target's metric and of those that are limited.
         problems: (field, sentence); empty if it can run.
-        estimate: memory_mib of the engine's process at its peak; seconds_cpu of the whole run on one CPU core.
+        warnings: (field, sentence) of what may well go wrong; empty if there are problems.
+        estimate: memory_mib of the engine's process at its peak; seconds_cpu of the whole run on one CPU core, within
+            what measured searches took (seconds_least, seconds_most); bytes_least and bytes_most of model.safetensors.
         choices: granularity -> units that can be pruned.
     """
 
@@ -48,7 +58,9 @@ class Outlook:
     target: int
     family: tuple[int, ...]
     limits: dict[str, int]
+    reach: dict[str, tuple[int, int]]
     problems: tuple[tuple[str, str], ...]
+    warnings: tuple[tuple[str, str], ...]
     estimate: dict[str, float]
     choices: dict[str, int]
 
@@ -61,6 +73,23 @@ class Outlook:
         """Raises ConfigError with the problems, if there are any."""
         if self.problems:
             raise ConfigError(self.problems)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for whoever describes a configuration."""
+        return {
+            "metric": self.metric,
+            "full_size": self.full_size,
+            "smallest_size": self.smallest_size,
+            "target": self.target,
+            "also": [size for size in self.family if size != self.target],
+            "limits": self.limits,
+            "reach": {metric: list(sizes) for metric, sizes in self.reach.items()},
+            "feasible": self.feasible,
+            "problems": [list(problem) for problem in self.problems],
+            "warnings": [list(warning) for warning in self.warnings],
+            "choices": self.choices,
+            "estimate": self.estimate,
+        }
 
 
 def plan_of(config: SearchConfig, facts: DataFacts) -> Plan:
@@ -80,15 +109,25 @@ def outlook(config: SearchConfig, facts: DataFacts) -> Outlook:
     plan = plan_of(config, facts)
     metric = config.target.metric
     whole = lowered(plan, {})
-    full, limits = whole.size(metric), config.target.further_limits(whole.size)
-    least = smallest(plan, config.strategy.granularities, metric)
+    limits = config.target.further_limits(whole.size)
+    levels = config.strategy.granularities
+    reach = {name: (smallest(plan, levels, name), whole.size(name)) for name in (metric, *limits)}
+    least, full = reach[metric]
     target = config.target.resolved(full)
     family = config.target.family(full)
     counts = splits.sizes(facts, config.data)
     choices: dict[str, int] = {}
     for choice in plan.choices:
-        if choice.granularity in config.strategy.granularities:
+        if choice.granularity in levels:
             choices[choice.granularity] = choices.get(choice.granularity, 0) + choice.units
+    problems = tuple(
+        (field, brief(problem)) for field, problem in _problems(config, plan, target, family, limits, reach, counts)
+    )
+    estimate = _estimate(config, plan, whole, target, counts["train"])
+    doubts = cautions(
+        config, plan, facts, reach=reach, family=family, limits=limits, seconds=estimate["seconds_cpu"],
+        steps=learning_images(config, counts["train"]) // batch_size(config, counts["train"]),
+    ) if not problems else ()  # fmt: skip
     return Outlook(
         metric=metric,
         full_size=full,
@@ -96,8 +135,10 @@ def outlook(config: SearchConfig, facts: DataFacts) -> Outlook:
         target=target,
         family=family,
         limits=limits,
-        problems=tuple(_problems(config, plan, target, family, limits, full, least, counts)),
-        estimate=_estimate(config, plan, counts["train"]),
+        reach=reach,
+        problems=problems,
+        warnings=tuple(doubts),
+        estimate=estimate,
         choices=choices,
     )
 
@@ -126,11 +167,11 @@ def _problems(
     target: int,
     family: tuple[int, ...],
     limits: dict[str, int],
-    full: int,
-    least: int,
+    reach: dict[str, tuple[int, int]],
     counts: dict[str, int],
 ) -> list[tuple[str, str]]:
     metric, found = config.target.metric, []
+    least, full = reach[metric]
     for field, size in (("target.value", target), *(("target.also", size) for size in family if size != target)):
         if size > full:
             mend = f"give at most {full:,}, or a larger space (more blocks or channels)"
@@ -138,7 +179,7 @@ def _problems(
         if size < least:
             mend = f"give at least {least:,}, or a smaller space (fewer blocks or channels)"
             found.append((field, f"{size:,} {metric} is below what this space can surely reach; {mend}"))
-    found += _limit_problems(config, plan, limits)
+    found += _limit_problems(limits, reach)
     found += _stage_problems(config, plan)
     learning = learning_images(config, counts["train"])
     if problem := splits.batch_problem(learning, batch_size(config, counts["train"])):
@@ -154,10 +195,10 @@ def _problems(
     return found
 
 
-def _limit_problems(config: SearchConfig, plan: Plan, limits: dict[str, int]) -> list[tuple[str, str]]:
+def _limit_problems(limits: dict[str, int], reach: dict[str, tuple[int, int]]) -> list[tuple[str, str]]:
     found = []
     for metric, limit in limits.items():
-        least = smallest(plan, config.strategy.granularities, metric)
+        least, _ = reach[metric]
         if limit < least:
             mend = f"give at least {least:,}, or a smaller space (fewer blocks or channels)"
             sentence = f"{limit:,} {metric} is below what this space can surely reach; {mend}"
@@ -196,7 +237,7 @@ def _memory(config: SearchConfig, plan: Plan, values: int) -> tuple[float, float
     return TORCH_MIB + weights * 16 / 2**20, values * 8 * config.runtime.memory_share / 2**20
 
 
-def _estimate(config: SearchConfig, plan: Plan, train: int) -> dict[str, float]:
+def _estimate(config: SearchConfig, plan: Plan, whole: Architecture, target: int, train: int) -> dict[str, float]:
     values = activations(plan, plan.layers, {})
     batch = batch_size(config, train)
     fixed, each = _memory(config, plan, values)
@@ -204,7 +245,30 @@ def _estimate(config: SearchConfig, plan: Plan, train: int) -> dict[str, float]:
     steps = max(1, train // batch)
     networks = 1 + len(config.target.also) + config.baseline.random
     epochs = SEARCH_SHARE * config.search.epochs + RETRAIN_SHARE * config.retrain.epochs * networks
+    seconds = step * steps * epochs
+    smallest_stored = smallest(plan, config.strategy.granularities, "params")
+    least, most = _file_bytes(whole, config.target.metric, target, smallest_stored)
     return {
         "memory_mib": fixed + each * batch,
-        "seconds_cpu": step * steps * epochs,
+        "seconds_cpu": seconds,
+        "seconds_least": QUICKEST * seconds,
+        "seconds_most": SLOWEST * seconds,
+        "bytes_least": least,
+        "bytes_most": most,
     }
+
+
+def _file_bytes(whole: Architecture, metric: str, target: int, least: int) -> tuple[int, int]:
+    """Least and most of `model.safetensors`: pruned weights stand in it, too, as zeros, and statistics of batch norms.
+
+    Args:
+        whole: the full network.
+        metric: of the target.
+        target: what is not exceeded.
+        least: parameters that the smallest network has.
+    """
+    norms = [layer for layer in whole.layers if layer["op"] == "batch_norm"]
+    statistics = 2 * sum(layer["channels"] for layer in norms)
+    tensors = len(whole.layers) + 3 * len(norms)
+    stored = target if metric == "params" else least
+    return NUMBER_BYTES * stored, NUMBER_BYTES * (whole.params_dense + statistics) + TENSOR_BYTES * tensors

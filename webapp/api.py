@@ -6,7 +6,9 @@ sentences of the command line.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
+from functools import wraps
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +16,8 @@ from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.models import User
 from django.core.exceptions import RequestDataTooBig
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404
 from django.urls import URLPattern
 from ninja import NinjaAPI, Query, Schema, Status
@@ -73,6 +76,24 @@ class SearchOut(Schema):
     started_at: datetime | None
     finished_at: datetime | None
     url: str
+
+
+class DescribedOut(Schema):
+    """What a configuration amounts to. `problems` keep it from starting, `warnings` do not."""
+
+    config: dict[str, Any]
+    metric: str
+    full_size: int
+    smallest_size: int
+    target: int
+    also: list[int]
+    limits: dict[str, int]
+    reach: dict[str, list[int]]
+    feasible: bool
+    problems: list[list[str]]
+    warnings: list[list[str]]
+    choices: dict[str, int]
+    estimate: dict[str, float]
 
 
 class DatasetOut(Schema):
@@ -160,7 +181,7 @@ def api_urls() -> Any:
     patterns = [pattern for pattern in found if isinstance(pattern, URLPattern)]
     for pattern in patterns:
         if pattern.callback is not None and pattern.name not in ABOUT:
-            login_not_required(pattern.callback)
+            pattern.callback = login_not_required(_in_json(pattern.callback))
     return patterns, app_name, namespace
 
 
@@ -178,12 +199,19 @@ def list_searches(request: HttpRequest, page: Query[Page]) -> Any:
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": config_schema()}}}},
 )
 def create_search(request: HttpRequest) -> Any:
-    try:
-        raw = document(request.body)
-    except ValueError as error:
-        raise ConfigError.at("", f"the body is not JSON ({error}); send the configuration as one JSON object") from None
-    asked = selectors.search_asked(owner=_user(request), raw=raw)
-    return Status(201, services.search_create(owner=_user(request), asked=asked))
+    return Status(201, services.search_create(owner=_user(request), asked=_asked(request)))
+
+
+@api.post(
+    "/describe",
+    response=STRANGER | {200: DescribedOut, 403: Message, 413: Message, 422: Problems},
+    summary="What a configuration would lead to, without starting it",
+    description="Reachable sizes, problems, warnings and an estimate, as `python -m nasengine describe` tells them.",
+    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": config_schema()}}}},
+)
+def describe(request: HttpRequest) -> Any:
+    asked = _asked(request)
+    return {"config": asked.stored(), **asked.outlook.to_json()}
 
 
 @api.get("/searches/{uuid:pk}", response=FOUND | {200: SearchOut}, summary="One search")
@@ -235,6 +263,12 @@ def list_datasets(request: HttpRequest) -> Any:
     return selectors.datasets_of(_user(request))
 
 
+@api.api_operation(["GET", "POST", "PUT", "PATCH", "DELETE"], "/{path:rest}", include_in_schema=False)
+def nothing(request: HttpRequest, rest: str) -> Any:
+    """Any other address: a misspelt one, or an id that is none."""
+    raise HttpError(404, "There is nothing at this address; /api/v1/docs lists what there is, lists tell the ids.")
+
+
 @api.exception_handler(ConfigError)
 def _say_problems(request: HttpRequest, error: ConfigError) -> HttpResponse:
     problems = [list(problem) for problem in error.problems]
@@ -276,6 +310,30 @@ def _say_what_the_framework_refuses(request: HttpRequest, error: HttpError) -> H
 @api.exception_handler(services.Refused)
 def _say_refusal(request: HttpRequest, refusal: services.Refused) -> HttpResponse:
     return api.create_response(request, {"message": str(refusal)}, status=409)
+
+
+def _in_json(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
+    """The view, whose refusal of a method has a sentence, too."""
+
+    @wraps(view)
+    def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        said = view(request, *args, **kwargs)
+        if not isinstance(said, HttpResponseNotAllowed):
+            return said
+        sentence = f"{request.method} is not for this address; it takes {said['Allow']}."
+        told = api.create_response(request, {"message": sentence}, status=405)
+        told["Allow"] = said["Allow"]
+        return told
+
+    return answer
+
+
+def _asked(request: HttpRequest) -> selectors.Asked:
+    try:
+        raw = document(request.body)
+    except ValueError as error:
+        raise ConfigError.at("", f"the body is not JSON ({error}); send the configuration as one JSON object") from None
+    return selectors.search_asked(owner=_user(request), raw=raw)
 
 
 def _told(request: HttpRequest, pk: UUID, wish: str) -> Search:

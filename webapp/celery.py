@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import mmap
 import os
+import warnings
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_init, worker_shutting_down
+from celery.exceptions import SecurityWarning
+from celery.signals import celeryd_init, worker_init, worker_shutting_down
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
 
@@ -21,6 +23,12 @@ _closing: mmap.mmap | None = None
 def worker_is_closing() -> bool:
     """Whether the worker this process belongs to was asked to shut down."""
     return _closing is not None and _closing[0] == 1
+
+
+@celeryd_init.connect
+def _work_for_root_in_silence(**_: Any) -> None:
+    """Celery's page about it hides the sign-in link; with JSON alone in the broker nobody gets to run anything."""
+    warnings.filterwarnings("ignore", "You're running the worker with superuser privileges", SecurityWarning)
 
 
 @worker_init.connect

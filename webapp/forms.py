@@ -52,8 +52,6 @@ LABELS: dict[str, dict[str, str]] = {
 YES_NO = {"true": "Yes", "false": "No"}
 AMOUNTS = re.compile(r"\d{1,3}(?:,\d{3})+(?!,?\d)%?|[^\s,]+")
 """One item of a list of sizes: a comma before three digits belongs to the number, as in 12,000."""
-ENDLESS = re.compile(r"(\S{40})[^\s'\"]{60,}")
-"""A word that is too long to be shown whole."""
 
 
 @dataclass(frozen=True)
@@ -203,13 +201,17 @@ class NewSearchForm(forms.Form):
             return None
 
     def add_problems(self, problems: Iterable[tuple[str, str]]) -> None:
-        """Puts what the engine says first of each field at that field, without repeating a page of what was typed."""
-        names = {setting.dotted: setting.name for setting in self._counting()}
-        names |= dict.fromkeys(HIDDEN, form_name("data.dataset"))
+        """Puts what the engine says first of each field at that field."""
         for dotted, sentence in problems:
-            field = names.get(dotted)  # None: the form as a whole
+            field = self._names().get(dotted)  # None: the form as a whole
             if field is None or field not in self.errors:
-                self.add_error(field, ENDLESS.sub(r"\1…", sentence))
+                self.add_error(field, sentence)
+
+    @property
+    def warnings(self) -> list[tuple[str, str]]:
+        """(field, sentence) of what may well go wrong, once it is filled in; it can be started all the same."""
+        found = self.asked.outlook.warnings if hasattr(self, "asked") else ()
+        return [(self._names().get(dotted, ""), sentence) for dotted, sentence in found]
 
     def clean(self) -> dict[str, Any]:
         asked = self.read()
@@ -217,6 +219,11 @@ class NewSearchForm(forms.Form):
             self.asked = asked
             self.add_problems(asked.outlook.problems)
         return self.cleaned_data
+
+    def _names(self) -> dict[str, str]:
+        """Dotted name -> the form's, of the settings that are read."""
+        names = {setting.dotted: setting.name for setting in self._counting()}
+        return names | dict.fromkeys(HIDDEN, form_name("data.dataset"))
 
     def _counting(self) -> list[Setting]:
         """The settings that are read: of a part with several kinds those of the chosen one."""

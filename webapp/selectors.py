@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import math
 import os
 import re
+import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +21,9 @@ from django.utils import timezone
 
 from nasengine import catalogue
 from nasengine.config import SearchConfig, parse
-from nasengine.errors import ConfigError
-from nasengine.outlook import Outlook, fitting_batch, outlook
+from nasengine.errors import ConfigError, EngineError
+from nasengine.names import brief
+from nasengine.outlook import QUICKEST, SLOWEST, Outlook, fitting_batch, outlook
 from nasengine.splits import DataFacts, builtin_facts
 from webapp.models import (
     HELD_STATES,
@@ -37,6 +41,8 @@ LOG = "engine.log"
 TAIL_BYTES = 8000
 FEED_ROWS = 200
 """Events in one frame or answer."""
+PACES, MIDDLE = 5, math.sqrt(QUICKEST * SLOWEST)
+"""Finished searches that an estimate looks back on, and where in the benchmark's range one is that fits it best."""
 THUMBNAIL = re.compile(r"(\d+)-(\d+)\.png")
 
 
@@ -96,6 +102,36 @@ def engine_config(search: Search) -> dict[str, Any]:
     return config
 
 
+def time_of(owner: User, look: Outlook) -> dict[str, float]:
+    """Seconds (least, most) that a search may take on this machine.
+
+    The benchmark's range, moved to where the last `searches` of this user were in it; 0 if there is none to tell.
+    """
+    ended = Search.objects.filter(owner=owner, state=SearchState.FINISHED).order_by("-finished_at")
+    paces = [pace for pk in ended.values_list("pk", flat=True)[:PACES] if (pace := _pace(pk)) is not None]
+    usual = statistics.median(paces) / MIDDLE if paces else 1.0
+    return {
+        "least": usual * look.estimate["seconds_least"],
+        "most": usual * look.estimate["seconds_most"],
+        "searches": len(paces),
+    }
+
+
+@functools.lru_cache(maxsize=1000)
+def _pace(pk: UUID) -> float | None:
+    """Time of a finished search against its estimate, which never changes; None if it ended early or cannot be told."""
+    search = Search.objects.select_related("dataset").filter(pk=pk).first()
+    report = (search.report or {}) if search else {}
+    taken = sum((report.get("seconds") or {}).values())
+    if search is None or not taken or report.get("ended_early"):
+        return None
+    try:
+        config = parse(engine_config(search))
+        return float(taken / outlook(config, _facts(config, search.dataset)).estimate["seconds_cpu"])
+    except EngineError:  # its data set was deleted, or a version since reads it otherwise
+        return None
+
+
 def fitting_batch_of(search: Search, memory_mib: float) -> int | None:
     """The batch size with which its engine would have kept within this memory, if that can be told: on a CPU."""
     if not search.events.filter(kind="search_started", payload__device__istartswith="cpu").exists():
@@ -131,7 +167,7 @@ def _dataset_by_reference(owner: User, reference: str) -> Dataset:
         dataset = None
     if dataset is None:
         raise ConfigError.at(
-            "data.dataset", f"there is no data set '{reference}' of yours; choose one of the data sets page"
+            "data.dataset", f"there is no data set '{brief(reference)}' of yours; choose one of the data sets page"
         )
     if dataset.state == DatasetState.FAILED:
         raise ConfigError.at("data.dataset", f"'{dataset.name}' cannot be used: {dataset.message}")

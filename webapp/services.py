@@ -52,10 +52,18 @@ from webapp.models import (
     SignInLink,
     target_text,
 )
-from webapp.selectors import Asked, packed_folder, run_folder, share_links_of, token_hash
+from webapp.selectors import Asked, packed_folder, run_folder, search_asked, share_links_of, token_hash
 
 logger = logging.getLogger(__name__)
 
+DEMO: dict[str, Any] = {
+    "name": "Digits demo",
+    "preset": "quick",
+    "data": {"dataset": "digits"},
+    "target": {"metric": "params", "value": "20%"},
+    "retrain": {"epochs": 10},
+}
+"""Two minutes on two quiet processor cores. Half of a quick search's retraining: it may lack the last point."""
 ENDED_STATES = tuple(state for state in SearchState if state not in LIVE_STATES)
 
 
@@ -88,6 +96,13 @@ def search_create(*, owner: User, asked: Asked) -> Search:
         )
         enqueue("webapp.tasks.run_search", search.pk)
     return search
+
+
+def search_demo(*, owner: User) -> Search:
+    """The demo: a search of this user's, or the one that is under way."""
+    asked = search_asked(owner=owner, raw=DEMO)
+    under_way = Search.objects.filter(owner=owner, state__in=LIVE_STATES, config=asked.stored()).first()
+    return under_way or search_create(owner=owner, asked=asked)
 
 
 def search_cancel(*, search: Search) -> None:

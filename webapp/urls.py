@@ -13,6 +13,7 @@ urlpatterns = [
     path("", views.searches, name="searches"),
     path("searches/new/", views.search_new, name="search_new"),
     path("searches/new/outlook/", views.search_outlook, name="search_outlook"),
+    path("searches/demo/", views.search_demo, name="search_demo"),
     path("searches/<uuid:pk>/", views.search_detail, name="search_detail"),
     path("searches/<uuid:pk>/events/", views.search_events, name="search_events"),
     path("searches/<uuid:pk>/cancel/", views.search_told, {"wish": "cancel"}, name="search_cancel"),

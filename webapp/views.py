@@ -66,12 +66,19 @@ def search_outlook(request: OwnedRequest) -> JsonResponse:
     form = NewSearchForm(request.POST, owner=request.user)
     form.full_clean()
     problems = [[name, sentence] for name, sentences in form.errors.items() for sentence in sentences]
-    answer: dict[str, Any] = {"feasible": not problems, "problems": problems}
+    answer: dict[str, Any] = {"feasible": not problems, "problems": problems, "warnings": form.warnings}
     outlook = form.asked.outlook if hasattr(form, "asked") else None
-    for name in ("metric", "full_size", "smallest_size", "target", "estimate"):
+    for name in ("metric", "full_size", "smallest_size", "target", "limits", "reach", "estimate"):
         answer[name] = getattr(outlook, name, None)
     answer["also"] = form.asked.further_targets if outlook else []
+    answer["time"] = selectors.time_of(request.user, outlook) if outlook else None
     return JsonResponse(answer)
+
+
+@require_POST
+def search_demo(request: OwnedRequest) -> HttpResponse:
+    """The digits, in two minutes, with nothing to choose."""
+    return redirect(services.search_demo(owner=request.user))
 
 
 @require_safe

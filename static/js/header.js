@@ -2,7 +2,7 @@
 
 import { furtherTarget, networkName } from "./names.js";
 import { etaRange } from "./run.js";
-import { between, count, duration, listed, metricUnit, percent, whole } from "./words.js";
+import { count, duration, listed, metricUnit, percent, span, whole } from "./words.js";
 
 const at = (id) => document.getElementById(id);
 
@@ -13,7 +13,7 @@ export function header(model, state) {
   at("progress-percent").textContent = model.started ? percent(model.fraction, 0) : "";
   tell("stage-line", stageLine(model));
   const left = live ? etaRange(model) : null;
-  tell("eta", left ? `${between(...left)} left` : "");
+  tell("eta", left ? `${span(...left)} left` : "");
   steps(model, state);
   facts(model, state);
 }

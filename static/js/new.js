@@ -1,6 +1,6 @@
 // The form of a new search: asks the server, as fields change, what they would lead to, and shows it before the start.
 
-import { count, duration, listed, memory, metricUnit, whole } from "./words.js";
+import { bytes, count, enumerated, listed, memory, metricUnit, span, whole } from "./words.js";
 
 const form = document.getElementById("new-search");
 const at = (id) => document.getElementById(id);
@@ -33,10 +33,11 @@ async function outlook() {
 
 function show(answer) {
   const known = answer.full_size !== null;
-  at("outlook-figures").hidden = !known;
+  at("outlook-figures").classList.toggle("unknown", !known);
   problems(answer.problems);
-  const verdict = known ? "This cannot be reached as it stands:" : "Something has to be mended first:";
-  tell(at("outlook-sentence"), answer.feasible ? "This can be reached." : verdict);
+  notes(at("outlook-warnings"), answer.warnings);
+  tell(at("outlook-sentence"), verdict(answer, known));
+  tell(at("outlook-further"), further(answer));
   if (!known) return;
   full = answer.full_size;
   const unit = metricUnit(answer.metric);
@@ -49,11 +50,42 @@ function show(answer) {
   at("reach-full").textContent = `all of it ${count(full)}`;
   at("reach").setAttribute("aria-label", `From ${whole(answer.smallest_size)} to ${whole(full)} ${unit} can be reached; the target is ${whole(answer.target)}.`);
   at("outlook-target").textContent = answer.target === null ? "—" : `${whole(answer.target)} ${unit}`;
-  for (const place of form.querySelectorAll("[data-also]")) place.hidden = !answer.also.length;
-  at("outlook-also").textContent = listed(answer.also);
-  at("outlook-time").textContent = duration(answer.estimate?.seconds_cpu);
-  at("outlook-memory").textContent = answer.estimate ? `about ${memory(answer.estimate.memory_mib)}` : "—";
+  row("also", listed(answer.also));
+  row("limits", enumerated(Object.entries(answer.limits).map(([metric, most]) => limit(most, metricUnit(metric), answer.reach[metric]))));
+  at("outlook-time").textContent = span(answer.time.least, answer.time.most);
+  at("outlook-memory").textContent = `about ${memory(answer.estimate.memory_mib)}`;
+  at("outlook-file").textContent = `${bytes(answer.estimate.bytes_least)} to ${bytes(answer.estimate.bytes_most)}`;
+  at("outlook-basis").textContent = basis(answer.time.searches);
   slide();
+}
+
+function verdict(answer, known) {
+  if (answer.feasible) return "This can be reached.";
+  return known ? "This cannot be reached as it stands:" : "Something has to be mended first:";
+}
+
+/** Where to read on: below the button, which so stays where it is. */
+function further(answer) {
+  if (!answer.feasible) return "see below the button, and at the fields.";
+  const doubts = answer.warnings.length;
+  return doubts ? `Read the ${doubts === 1 ? "warning" : `${doubts} warnings`} below the button first.` : "";
+}
+
+/** A row of the figures that is there only if it has something to say. */
+function row(name, text) {
+  for (const place of form.querySelectorAll(`[data-${name}]`)) place.hidden = !text;
+  at(`outlook-${name}`).textContent = text;
+}
+
+function limit(most, unit, [smallest, all]) {
+  return `${whole(most)} ${unit} (${count(smallest)} to ${count(all)} can be reached)`;
+}
+
+function basis(searches) {
+  const time = searches
+    ? `Time: from your last ${searches === 1 ? "search" : `${searches} searches`}.`
+    : "Time: from our benchmark, on one core of a quiet processor; a GPU is faster.";
+  return `${time} File: the more of the cut weights are zeros in it, the larger.`;
 }
 
 /** Each sentence under its field, and all of them, with links, beside the button. */
@@ -61,7 +93,12 @@ function problems(found) {
   for (const field of form.querySelectorAll("[data-field]")) {
     tell(field.querySelector(".problem"), found.filter(([name]) => name === field.dataset.field).map(([, sentence]) => sentence).join(" "));
   }
-  at("outlook-problems").replaceChildren(...found.map(([name, sentence]) => {
+  notes(at("outlook-problems"), found);
+}
+
+/** Sentences, each with a link to its field. */
+function notes(list, found) {
+  list.replaceChildren(...found.map(([name, sentence]) => {
     const item = document.createElement("li");
     const field = form.querySelector(`[data-field="${CSS.escape(name)}"]`);
     item.append(field ? link(field, sentence) : sentence);
@@ -132,4 +169,5 @@ presets();
 kinds();
 sentences();
 slide();
+at("outlook-figures").hidden = false;
 outlook();

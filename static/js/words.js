@@ -44,13 +44,12 @@ export function duration(seconds) {
   return `about ${plural(hours, "hour")}${rest ? ` ${rest} minutes` : ""}`;
 }
 
-/** 500, 700 -> "8 to 12 minutes": two durations in the unit of the longer; one where they are worded alike. */
-export function between(low, high) {
-  if (duration(low) === duration(high)) return duration(high);
-  const [unit, word] = high < 50 ? [1, "second"] : high < 3570 ? [60, "minute"] : high < 36 * 3600 ? [3600, "hour"] : [86400, "day"];
-  const write = (seconds) => (unit === 3600 && high < 5 * 3600 ? Math.round((2 * seconds) / unit) / 2 : Math.round(seconds / unit));
-  const [least, most] = [Math.max(unit === 1 ? 5 : 1, write(low)), Math.max(1, write(high))];
-  return least >= most ? `about ${plural(most, word)}` : `${least} to ${plural(most, word)}`;
+/** (70, 240) -> "1 to 4 minutes". */
+export function span(least, most) {
+  const [first, last] = [least, most].map((seconds) => duration(seconds).replace("about ", ""));
+  if (first === last) return duration(most);
+  const unit = (text) => text.slice(text.indexOf(" ") + 1).replace(/s$/, "");
+  return `${unit(first) === unit(last) ? first.split(" ")[0] : first} to ${last}`;
 }
 
 /** 170 -> "3 minutes ago". */

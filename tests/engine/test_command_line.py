@@ -255,6 +255,13 @@ def test_describe_tells_why_a_target_is_out_of_reach(here: Callable[..., Any], t
     assert found["problems"][0][0] == "target.value"
 
 
+def test_describe_warns_of_what_may_go_wrong_and_does_not_mind(here: Callable[..., Any], tmp_path: Path) -> None:
+    code, (found,), _ = here("describe", written(tmp_path, {"target.value": "95%", "search.epochs": 200}))
+    assert code == 0 and found["feasible"] is True and found["problems"] == []
+    ((field, sentence),) = found["warnings"]
+    assert field == "target.value" and "95 % of the whole space" in sentence
+
+
 def test_describe_and_the_search_agree(here: Callable[..., Any], tiny_run: Finished) -> None:
     _, (found,), _ = here("describe", tiny_run.out.parent / "config.json")
     started = next(event for event in tiny_run.events if event["kind"] == "search_started")

@@ -7,9 +7,11 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import save
 from small import configuration
 
 from nasengine.architecture import lowered, smallest
+from nasengine.compact import Network
 from nasengine.config import parse
 from nasengine.discretise import fitted
 from nasengine.errors import ConfigError
@@ -230,3 +232,34 @@ def test_the_batch_that_fits_a_memory_is_the_largest_whose_estimate_does() -> No
     assert fitting_batch(config, DIGITS, room) == 100
     assert fitting_batch(config, DIGITS, need(2) - 1) is None, "PyTorch alone is larger"
     assert fitting_batch(config, DIGITS, need(256) + 1) is None, "by the estimate, the one asked for fits"
+
+
+def test_what_describes_a_configuration_says_all_that_was_looked_at() -> None:
+    look = outlook(configuration({"target.also": ["20%"], "target.limits.macs": "50%", "search.epochs": 40}), DIGITS)
+    by_macs = outlook(configuration({"target.metric": "macs"}), DIGITS)
+    told = look.to_json()
+    assert set(look.reach) == {"params", "macs"}
+    assert told["reach"] == {
+        "params": [look.smallest_size, look.full_size],
+        "macs": [by_macs.smallest_size, by_macs.full_size],
+    }
+    assert told["also"] == [look.family[1]] and told["feasible"] is True and told["problems"] == []
+    assert told["estimate"] == look.estimate
+
+
+def test_the_time_is_a_range_around_the_estimate() -> None:
+    estimate = outlook(configuration(), DIGITS).estimate
+    assert estimate["seconds_least"] < estimate["seconds_cpu"] < estimate["seconds_most"]
+
+
+@pytest.mark.parametrize("metric", ["params", "macs"])
+def test_the_file_of_any_network_is_within_the_bytes_that_were_told(metric: str) -> None:
+    """The full network and the one at the target, as safetensors writes them."""
+    config = configuration({"target.metric": metric, "strategy.granularities": ["operation", "filter"]})
+    look, plan = outlook(config, DIGITS), plan_of(config, DIGITS)
+    stream = torch.Generator().manual_seed(0)
+    margins = {name: torch.randn(alive.shape, generator=stream) for name, alive in everything(plan).items()}
+    kept = fitted(plan, margins, bounds={metric: look.target}, granularities=("operation", "filter"))
+    for found in (lowered(plan, {}), architecture(plan, kept)):
+        written = len(save(Network(found.to_json()).state_dict()))
+        assert look.estimate["bytes_least"] <= written <= look.estimate["bytes_most"]

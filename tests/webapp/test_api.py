@@ -205,3 +205,75 @@ def test_numbers_beyond_every_list_are_refused_with_a_sentence(page: Client, run
         answer = page.get(url, {name: 10**30})
         assert answer.status_code == 422
         assert answer.json() == {"problems": [[name, "input should be less than or equal to 1000000000000"]]}
+
+
+# Describing
+
+
+def test_a_configuration_is_described_without_starting_it(page: Client) -> None:
+    raw = config(target={"value": "95%", "limits": {"macs": "50%"}})
+    answer = page.post("/api/v1/describe", json.dumps(raw), content_type="application/json")
+    assert answer.status_code == 200, answer.content
+    told, look = answer.json(), outlook(parse(raw), builtin_facts("digits"))
+    assert told == {"config": parse(raw).model_dump(mode="json"), **look.to_json()}
+    assert told["feasible"] is True and [field for field, _ in told["warnings"]] == ["target.value"]
+    assert not Search.objects.exists()
+
+
+def test_what_cannot_start_is_described_with_its_problems(page: Client, ready_dataset: Dataset) -> None:
+    raw = config(target={"value": 10}, data={"dataset": ready_dataset.reference})
+    told = page.post("/api/v1/describe", json.dumps(raw), content_type="application/json").json()
+    assert told["feasible"] is False and told["warnings"] == []
+    assert [field for field, _ in told["problems"]] == ["target.value"]
+    assert told["config"]["data"] == {**told["config"]["data"], "dataset": ready_dataset.reference, "path": None}
+    wrong = page.post("/api/v1/describe", json.dumps(config(epoch=3)), content_type="application/json")
+    assert wrong.status_code == 422 and wrong.json()["problems"] == engines_problems(config(epoch=3))
+
+
+# Addresses that are none, methods that are not for one
+
+
+@pytest.mark.parametrize("path", ["searches/not-an-id", "searches/not-an-id/events", "searchs", "searches/", "x/y"])
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_what_is_no_address_is_answered_with_a_sentence(page: Client, method: str, path: str) -> None:
+    answer = page.generic(method, f"/api/v1/{path}")
+    assert answer.status_code == 404
+    assert answer.json() == {
+        "message": "There is nothing at this address; /api/v1/docs lists what there is, lists tell the ids."
+    }
+    assert Client().generic(method, f"/api/v1/{path}").status_code == 401
+
+
+def test_a_method_that_is_not_for_an_address_is_answered_with_those_that_are(page: Client, running: Search) -> None:
+    for method, path, allowed in (
+        ("DELETE", f"searches/{running.pk}", "GET"),
+        ("GET", f"searches/{running.pk}/cancel", "POST"),
+        ("PUT", "describe", "POST"),
+    ):
+        answer = page.generic(method, f"/api/v1/{path}")
+        assert answer.status_code == 405 and answer["Allow"] == allowed
+        assert answer.json() == {"message": f"{method} is not for this address; it takes {allowed}."}
+
+
+# What somebody typed is not told back by the page
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        config(name="x" * 200_000),
+        config(name="a b " * 50_000),
+        config(preset="y" * 200_000),
+        config(data={"dataset": "z " * 100_000}),
+        config(data={"dataset": f"upload:{'u' * 200_000}"}),
+        config(target={"value": "9" * 200_000}),
+        config(target={"value": 1e300}),
+        {**config(), "k" * 200_000: 1},
+    ],
+    ids=["name", "words", "preset", "data set", "upload", "target", "number", "setting"],
+)
+def test_an_endless_input_is_told_in_brief(page: Client, wrong: Any) -> None:
+    answer = post(page, wrong)
+    assert answer.status_code == 422
+    ((field, sentence),) = answer.json()["problems"]  # type: ignore[attr-defined]
+    assert len(field) < 50 and len(sentence) <= 601 and "…" in field + sentence

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ from typing import Any
 
 import psutil
 import pytest
+from celery.exceptions import SecurityWarning
+from celery.platforms import ROOT_DISCOURAGED
+from celery.signals import celeryd_init
 from django.core.management import call_command
 
 from webapp import launch, parts
@@ -274,6 +278,15 @@ def test_make_alone_lists_what_there_is(tmp_path: Path) -> None:
 # What it starts
 
 
+def test_a_worker_of_roots_keeps_celerys_page_about_it_to_itself_and_nothing_else() -> None:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        celeryd_init.send(sender="gpu@here")
+        warnings.warn(SecurityWarning(ROOT_DISCOURAGED.format(uid=0, euid=0, gid=0, egid=0)), stacklevel=1)
+        warnings.warn(SecurityWarning("something else"), stacklevel=1)
+    assert [str(warning.message) for warning in said] == ["something else"]
+
+
 def test_the_procfile_names_the_parts_and_their_queues() -> None:
     commands = parts.procfile(ROOT / "Procfile")
     assert list(commands) == ["web", "gpu", "cpu", "care", "beat"]
@@ -343,7 +356,7 @@ def test_a_start_prints_a_link_that_signs_in_once_and_ctrl_c_leaves_nothing(tmp_
         assert len(launcher.left()) >= 6  # the launcher, Redis and the four parts, at least
         assert launcher.end(signal.SIGINT) == 0
         assert launcher.left() == []
-        assert "Traceback" not in launcher.said
+        assert "Traceback" not in launcher.said and "superuser" not in launcher.said
 
     begun = time.monotonic()
     with coppice(tmp_path) as launcher:

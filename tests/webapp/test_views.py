@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -16,14 +17,18 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connections
 from django.test import AsyncClient, Client
 from django.urls import reverse
+from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
+from nasengine.outlook import QUICKEST, SLOWEST
 from tests.webapp.cast import A_ZIP, progress, put_into, result_ready, say
 from webapp import selectors, services
 from webapp.charts import CHARTS
 from webapp.forms import NewSearchForm
 from webapp.models import Dataset, DatasetState, Search, SearchState
+from webapp.templatetags import words
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
@@ -141,6 +146,109 @@ def test_the_outlook_says_the_range_before_anything_starts(page: Client) -> None
     assert (wrong["feasible"], wrong["full_size"]) == (False, None)
     assert [field for field, _ in wrong["problems"]] == ["search__epochs"]
     assert not Search.objects.exists()
+
+
+def test_the_outlook_tells_warnings_at_their_fields_ranges_and_limits(page: Client) -> None:
+    fields = {"preset": "quick", "data__dataset": "digits", "target__metric": "params", "target__value": "95%"}
+    more = {"target__limits__macs": "50%", "space__cells__candidates": ["skip_connect", "sep_conv_3x3"]}
+    answer = page.post(reverse("search_outlook"), fields | more | {"search__epochs": "8"}).json()
+    assert answer["feasible"] is True and answer["problems"] == []
+    assert [field for field, _ in answer["warnings"]] == ["target__value", "search__epochs"]
+    least, full = answer["reach"]["macs"]
+    assert least < answer["limits"]["macs"] == full // 2
+    assert answer["reach"]["params"] == [answer["smallest_size"], answer["full_size"]]
+    estimate = answer["estimate"]
+    assert answer["time"] == {"least": estimate["seconds_least"], "most": estimate["seconds_most"], "searches": 0}
+    wrong = page.post(reverse("search_outlook"), fields | {"search__epochs": "many"}).json()
+    assert (wrong["warnings"], wrong["time"], wrong["limits"]) == ([], None, None)
+
+
+def took(search: Search, times: float, **report: Any) -> None:
+    """It has finished, in so many times its estimate."""
+    seconds = times * selectors.search_asked(owner=search.owner, raw=search.config).outlook.estimate["seconds_cpu"]
+    halves = {"search": seconds / 2, "retrain": seconds / 2}
+    put_into(search, SearchState.FINISHED, finished_at=timezone.now(), report={"seconds": halves} | report)
+
+
+def test_time_is_told_by_ones_own_last_searches(
+    alice: User, bob: User, new_search: Callable[..., Search], running: Search
+) -> None:
+    """The benchmark's range about its middle, moved to where the median of one's own is."""
+    look = selectors.search_asked(owner=alice, raw={"data": {"dataset": "digits"}}).outlook
+    seconds, middle = look.estimate["seconds_cpu"], (QUICKEST * SLOWEST) ** 0.5
+    unknown = selectors.time_of(alice, look)
+    for times in (1.0, 2.0, 40.0):
+        took(new_search(), times)
+    took(new_search(), 100.0, ended_early=["search"])
+    put_into(new_search(), SearchState.FINISHED, finished_at=timezone.now(), report=None)
+    told = selectors.time_of(alice, look)
+    assert told["searches"] == 3
+    assert told["least"] == pytest.approx(2 * seconds * QUICKEST / middle)
+    assert told["most"] == pytest.approx(2 * seconds * SLOWEST / middle)
+    assert selectors.time_of(bob, look) == unknown, "another's searches tell nothing"
+    for _ in range(selectors.PACES):
+        took(new_search(), 0.5)
+    assert selectors.time_of(alice, look)["least"] == pytest.approx(0.5 * seconds * QUICKEST / middle)
+
+
+def test_a_search_whose_data_set_is_gone_tells_no_time(
+    alice: User, new_search: Callable[..., Search], ready_dataset: Dataset
+) -> None:
+    took(search := new_search(data={"dataset": ready_dataset.reference}, target={"value": "40%"}), 1.0)
+    services.dataset_delete(dataset=ready_dataset)
+    search.refresh_from_db()
+    assert search.dataset is None
+    look = selectors.search_asked(owner=alice, raw={"data": {"dataset": "digits"}}).outlook
+    assert selectors.time_of(alice, look)["searches"] == 0
+
+
+# A first visit
+
+
+def test_the_demo_is_one_button_away_and_there_once(page: Client, sent: list[tuple[str, str]]) -> None:
+    button = f'action="{reverse("search_demo")}"'
+    assert button in page.get(reverse("searches")).content.decode()
+    assert button in page.get(reverse("search_new")).content.decode()
+    answer = page.post(reverse("search_demo"))
+    search = Search.objects.get()
+    assert answer["Location"] == search.url and sent == [("webapp.tasks.run_search", str(search.pk))]
+    assert (search.name, search.config["data"]["dataset"], search.config["preset"]) == (
+        "Digits demo",
+        "digits",
+        "quick",
+    )
+    assert page.post(reverse("search_demo"))["Location"] == search.url, "pressed twice, it is there once"
+    assert button not in page.get(reverse("searches")).content.decode()
+    put_into(search, SearchState.FINISHED)
+    assert page.post(reverse("search_demo"))["Location"] != search.url and Search.objects.count() == 2
+    assert page.get(reverse("search_demo")).status_code == 405
+
+
+def test_the_demo_is_a_search_of_which_nobody_is_warned_and_shorter_than_a_quick_one(alice: User) -> None:
+    demo = selectors.search_asked(owner=alice, raw=services.DEMO)
+    quick = selectors.search_asked(owner=alice, raw={"data": {"dataset": "digits"}})
+    assert demo.outlook.problems == demo.outlook.warnings == ()
+    assert demo.outlook.estimate["seconds_cpu"] < 0.8 * quick.outlook.estimate["seconds_cpu"]
+    assert demo.config.search == quick.config.search, "the search itself is the whole one"
+
+
+def test_without_javascript_the_form_says_that_nothing_is_told_beforehand(page: Client) -> None:
+    content = page.get(reverse("search_new")).content.decode()
+    (said,) = re.findall(r'id="outlook-sentence"[^>]*><noscript>(.*?)</noscript>', content)
+    assert said.startswith("Without JavaScript nothing is told beforehand") and 'id="outlook-figures" hidden' in content
+
+
+def test_another_persons_demo_is_not_shown(page: Client, strangers_page: Client) -> None:
+    hers, his = (browser.post(reverse("search_demo"))["Location"] for browser in (page, strangers_page))
+    assert hers != his and strangers_page.get(hers).status_code == 404
+
+
+def test_every_choice_has_its_picture_and_no_picture_is_left_over() -> None:
+    drawn = {path.stem for path in (ROOT / "templates/searches/pictures").glob("*.html")}
+    assert drawn == set(words.DRAWN)
+    for name in drawn:
+        text = (ROOT / f"templates/searches/pictures/{name}.html").read_text()
+        assert 'aria-hidden="true"' in text and "style=" not in text and "#" not in text.partition("#}")[2]
 
 
 def test_the_page_of_a_search_carries_its_feed(page: Client, running: Search) -> None:

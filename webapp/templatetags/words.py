@@ -15,6 +15,13 @@ from nasengine import catalogue
 register = template.Library()
 
 NOTHING = "—"
+PICTURES = {
+    "space__cells__candidates": "candidates",
+    "strategy__cuts": "stages",
+    "strategy__regrow_fraction": "regrowth",
+}
+"""Advanced field -> its picture."""
+DRAWN = (*catalogue.PRESETS, *catalogue.SPACES, *catalogue.STRATEGIES, "params", "macs", *PICTURES.values())
 
 
 @register.filter
@@ -100,6 +107,20 @@ def duration(seconds: float | None) -> str:
     return f"about {_plural(hours, 'hour')}" + (f" {rest} minutes" if rest else "")
 
 
+@register.simple_tag
+def span(least: float | None, most: float | None) -> str:
+    """A duration between two.
+
+    >>> span(70, 240), span(170, 171), span(42, 170), span(None, None)
+    ('1 to 4 minutes', 'about 3 minutes', '40 seconds to 3 minutes', '—')
+    """
+    first, last = (duration(seconds).removeprefix("about ") for seconds in (least, most))
+    if first == last:
+        return duration(most)
+    number, unit = first.split(" ", 1)
+    return f"{number if unit.rstrip('s') == last.split(' ', 1)[1].rstrip('s') else first} to {last}"
+
+
 @register.filter
 def ago(then: datetime) -> str:
     """How long since a moment."""
@@ -126,6 +147,17 @@ def catalogue_sentence(name: object) -> str:
     """
     tables = (catalogue.PRESETS, catalogue.DATASETS, catalogue.SPACES, catalogue.STRATEGIES)
     return next((table[str(name)].sentence for table in tables if str(name) in table), "")
+
+
+@register.filter
+def picture(name: str) -> str:
+    """The template of the picture of a choice, or of an advanced field that has one; empty if there is none.
+
+    >>> picture("cells"), picture("strategy__cuts"), picture("seed")
+    ('searches/pictures/cells.html', 'searches/pictures/stages.html', '')
+    """
+    drawn = PICTURES.get(name, name)
+    return f"searches/pictures/{drawn}.html" if drawn in DRAWN else ""
 
 
 @register.filter
