@@ -24,6 +24,7 @@ from pydantic_core import PydanticUndefined
 from nasengine import catalogue
 from nasengine.config import PRESETS, SPACES, SearchConfig, parse
 from nasengine.errors import ConfigError
+from webapp.again import leaves
 from webapp.models import METRICS, DatasetState
 from webapp.selectors import Asked, datasets_of, search_asked
 
@@ -152,10 +153,13 @@ class NewSearchForm(forms.Form):
     """
 
     asked: Asked
+    is_filled_further: bool
+    """Whether an advanced field begins with a value of its own."""
 
     def __init__(self, data: Mapping[str, Any] | None = None, *, owner: User, dataset: str | None = None) -> None:
         super().__init__(data)
         self.owner = owner
+        self.is_filled_further = False
         self.presets = {
             (kind, preset): parse({"preset": preset, "data": {"dataset": "cifar10"}, "space": {"kind": kind}})
             for kind in SPACES
@@ -166,6 +170,31 @@ class NewSearchForm(forms.Form):
             self.fields[setting.name] = self._field(setting)
         if dataset in dict(self.fields["data__dataset"].widget.choices):
             self.initial["data__dataset"] = dataset
+
+    def fill(self, raw: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Begins with what a configuration says; gives (dotted name, value) of what no field can say.
+
+        A data set that cannot be chosen is left as it was.
+        """
+        said = dict(leaves(raw))
+        unsaid = []
+        for setting in self.settings:
+            if setting.dotted not in said or setting.only not in ("", said.get(f"{setting.group}.{KIND}")):
+                continue
+            value, field = said[setting.dotted], self.fields[setting.name]
+            if setting.dotted == "data.dataset" and value not in dict(field.widget.choices):
+                continue
+            typed = _typed(value, setting)
+            if value is None:  # which an empty field only says where the preset fills in nothing
+                can_say = self._preset_value(setting, str(said["preset"])) is None
+            else:
+                can_say = isinstance(value, str) or field.to_python(typed) == value
+            if can_say:
+                self.initial[setting.name] = typed
+                self.is_filled_further |= not setting.is_basic
+            else:
+                unsaid.append((setting.dotted, _text(value, setting)))
+        return unsaid
 
     @property
     def basic_fields(self) -> list[BoundField]:
@@ -268,8 +297,10 @@ class NewSearchForm(forms.Form):
         return self._preset_texts(setting)[preset]
 
     def _preset_texts(self, setting: Setting) -> dict[str, str]:
-        kind = setting.only or next(iter(SPACES))
-        return {preset: _text(_value(self.presets[kind, preset], setting.dotted), setting) for preset in PRESETS}
+        return {preset: _text(self._preset_value(setting, preset), setting) for preset in PRESETS}
+
+    def _preset_value(self, setting: Setting, preset: str) -> Any:
+        return _value(self.presets[setting.only or next(iter(SPACES)), preset], setting.dotted)
 
 
 class TokenForm(forms.Form):
@@ -399,6 +430,18 @@ def _text(value: Any, setting: Setting) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(str(item) for item in value) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _typed(value: Any, setting: Setting) -> str | list[str]:
+    """A plain value as a person would fill it in, to the last digit."""
+    if isinstance(value, list | tuple):
+        texts = [str(_typed(item, setting)) for item in value]
+        return texts if setting.ticks else ", ".join(texts)
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _extra(info: FieldInfo) -> dict[str, Any]:

@@ -397,6 +397,15 @@ def target_text(target: dict[str, Any]) -> str:
     return " and ".join(_limit_text(metric, value) for metric, value in [(target["metric"], target["value"]), *limits])
 
 
+def usual_name(dataset_label: str, target: dict[str, Any]) -> str:
+    """What a search is called if nobody says.
+
+    >>> usual_name("Digits", {"metric": "params", "value": "40%"})
+    'Digits, 40% of the parameters'
+    """
+    return f"{dataset_label}, {target_text(target)}"[:80]
+
+
 def also_text(target: dict[str, Any]) -> str:
     """Further targets as people say them.
 

@@ -50,7 +50,7 @@ from webapp.models import (
     SearchState,
     ShareLink,
     SignInLink,
-    target_text,
+    usual_name,
 )
 from webapp.selectors import Asked, packed_folder, run_folder, share_links_of, token_hash
 
@@ -80,7 +80,7 @@ def search_create(*, owner: User, asked: Asked) -> Search:
             raise ConfigError.at("data.dataset", f"the data set '{label}' was deleted meanwhile; choose another")
         search = Search.objects.create(
             owner=owner,
-            name=config["name"] or f"{label}, {target_text(config['target'])}"[:80],
+            name=config["name"] or usual_name(label, config["target"]),
             config=config,
             dataset=asked.dataset,
             dataset_label=label,

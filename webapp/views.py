@@ -23,6 +23,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from nasengine.errors import ConfigError
 from webapp import health, relay, selectors, services
 from webapp import metrics as figures
+from webapp.again import again
 from webapp.api import Token
 from webapp.charts import CHARTS
 from webapp.downloads import download
@@ -51,13 +52,25 @@ def searches(request: OwnedRequest) -> HttpResponse:
 def search_new(request: OwnedRequest) -> HttpResponse:
     data = request.POST if request.method == "POST" else None
     form = NewSearchForm(data, owner=request.user, dataset=request.GET.get("dataset"))
+    context = {"form": form, "datasets": selectors.datasets_of(request.user)}
     if form.is_bound and form.is_valid():
         try:
             return redirect(services.search_create(owner=request.user, asked=form.asked))
         except ConfigError as error:
             form.add_problems(error.problems)
-    context = {"form": form, "datasets": selectors.datasets_of(request.user)}
+    elif not form.is_bound and "from" in request.GET:
+        model = _own_search(request, request.GET["from"])
+        unsaid = form.fill(again(model, target=request.GET.get("target", "").strip()))
+        context |= {"model": model, "unsaid": unsaid}
     return render(request, "searches/new.html", context, status=422 if form.is_bound else 200)
+
+
+def _own_search(request: OwnedRequest, given: str) -> Search:
+    """The search of that id in a query string, if it is this user's; else a 404."""
+    try:
+        return get_object_or_404(Search, pk=UUID(given), owner=request.user)
+    except ValueError:
+        raise Http404 from None
 
 
 @require_POST

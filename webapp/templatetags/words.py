@@ -11,6 +11,7 @@ from django.utils import timezone
 from django.utils.safestring import SafeString
 
 from nasengine import catalogue
+from webapp.models import UPLOAD
 
 register = template.Library()
 
@@ -126,6 +127,16 @@ def catalogue_sentence(name: object) -> str:
     """
     tables = (catalogue.PRESETS, catalogue.DATASETS, catalogue.SPACES, catalogue.STRATEGIES)
     return next((table[str(name)].sentence for table in tables if str(name) in table), "")
+
+
+@register.filter
+def is_upload(dataset: object) -> bool:
+    """Whether a configuration's data set is somebody's own.
+
+    >>> is_upload("upload:6f"), is_upload("digits")
+    (True, False)
+    """
+    return str(dataset).startswith(UPLOAD)
 
 
 @register.filter
