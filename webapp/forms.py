@@ -25,7 +25,7 @@ from nasengine import catalogue
 from nasengine.config import PRESETS, SPACES, SearchConfig, parse
 from nasengine.errors import ConfigError
 from webapp.again import leaves
-from webapp.models import METRICS, DatasetState
+from webapp.models import METRICS, DatasetState, Search
 from webapp.selectors import Asked, datasets_of, search_asked
 
 BASIC_ORDER = ("name", "preset", "data.dataset", "space.kind", "strategy.kind", "target.metric", "target.value")
@@ -301,6 +301,26 @@ class NewSearchForm(forms.Form):
 
     def _preset_value(self, setting: Setting, preset: str) -> Any:
         return _value(self.presets[setting.only or next(iter(SPACES)), preset], setting.dotted)
+
+
+class DescribeForm(forms.Form):
+    """What its owner calls a search, notes on it and finds it by. What is wrong is said by the service."""
+
+    name = forms.CharField(label="Name", required=False, strip=False)
+    note = forms.CharField(
+        label="Note", required=False, strip=False, help_text="Only you see it.", widget=forms.Textarea({"rows": 3})
+    )
+    tags = forms.CharField(
+        label="Tags",
+        required=False,
+        strip=False,
+        help_text="With commas between; the list can be asked for one of them.",
+    )
+
+    @classmethod
+    def of(cls, search: Search) -> DescribeForm:
+        """What it is called now."""
+        return cls(initial={"name": search.name, "note": search.note, "tags": ", ".join(search.tags)})
 
 
 class TokenForm(forms.Form):

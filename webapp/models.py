@@ -172,6 +172,10 @@ class Search(models.Model):
     config = models.JSONField(help_text="Everything that was asked, presets filled in.")
     dataset = models.ForeignKey(Dataset, on_delete=models.SET_NULL, null=True, related_name="searches")
     dataset_label = models.CharField(max_length=80)
+    note = models.TextField(blank=True)
+    tag_lines = models.TextField(
+        blank=True, help_text="A line each, with an empty one before and after: databases can look for whole lines."
+    )
     state = models.CharField(max_length=12, choices=SearchState.choices, default=SearchState.QUEUED)
     requested = models.CharField(max_length=8, choices=Request.choices, default=Request.NONE)
     attempt = models.PositiveIntegerField(default=0)
@@ -188,6 +192,7 @@ class Search(models.Model):
     )
     fraction = models.FloatField(default=0)
     size = models.PositiveBigIntegerField(null=True)
+    curve = models.JSONField(default=list, help_text="Validation accuracy in a few points (see webapp/curve.py).")
     stage = models.CharField(max_length=80, blank=True)
     eta_seconds = models.FloatField(null=True)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -213,6 +218,10 @@ class Search(models.Model):
     @property
     def url(self) -> str:
         return self.get_absolute_url()
+
+    @property
+    def tags(self) -> list[str]:
+        return self.tag_lines.strip("\n").split("\n") if self.tag_lines else []
 
     @property
     def is_finished(self) -> bool:

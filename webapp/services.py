@@ -15,7 +15,7 @@ import shutil
 import socket
 import uuid
 import zipfile
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from django.utils import timezone
 from kombu.exceptions import OperationalError
 
 from nasengine.errors import ConfigError
-from webapp import relay
+from webapp import descriptions, relay
 from webapp.celery import app
 from webapp.models import (
     DATASET_MOVES,
@@ -88,6 +88,19 @@ def search_create(*, owner: User, asked: Asked) -> Search:
         )
         enqueue("webapp.tasks.run_search", search.pk)
     return search
+
+
+def search_describe(
+    *, search: Search, name: str | None = None, note: str | None = None, tags: Sequence[str] | None = None
+) -> None:
+    """Gives a search a name, a note and tags; what is None stays. Its configuration keeps the name it was begun with.
+
+    Raises:
+        ConfigError: with a sentence for each of them that cannot be.
+    """
+    changes = descriptions.described(name=name, note=note, tags=tags)
+    if changes:
+        Search.objects.filter(pk=search.pk).update(**changes)
 
 
 def search_cancel(*, search: Search) -> None:

@@ -27,7 +27,8 @@ from webapp.again import again
 from webapp.api import Token
 from webapp.charts import CHARTS
 from webapp.downloads import download
-from webapp.forms import NewSearchForm, ShareForm, TokenForm, UploadForm
+from webapp.forms import DescribeForm, NewSearchForm, ShareForm, TokenForm, UploadForm
+from webapp.listing import ListForm
 from webapp.models import RESULT, ApiToken, Dataset, Search
 
 PAGE_SIZE = 25
@@ -44,8 +45,9 @@ class OwnedRequest(HttpRequest):
 
 @require_safe
 def searches(request: OwnedRequest) -> HttpResponse:
-    page = Paginator(selectors.searches_of(request.user), PAGE_SIZE).get_page(request.GET.get("page"))
-    return render(request, "searches/list.html", {"searches": page})
+    form = ListForm(request.GET, owner=request.user)
+    page = Paginator(form.found(), PAGE_SIZE).get_page(request.GET.get("page"))
+    return render(request, "searches/list.html", {"searches": page, "form": form})
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -98,6 +100,7 @@ def search_detail(request: OwnedRequest, pk: UUID) -> HttpResponse:
         "log_tail": selectors.log_tail(search),
         "share_links": selectors.share_links_of(search),
         "share_form": ShareForm(),
+        "describe_form": DescribeForm.of(search),
     }
     return render(request, "searches/detail.html", context)
 
@@ -195,6 +198,26 @@ def search_told(request: OwnedRequest, pk: UUID, wish: str) -> HttpResponse:
     except services.Refused as refusal:
         messages.error(request, str(refusal))
     return redirect(search)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def search_describe(request: OwnedRequest, pk: UUID) -> HttpResponse:
+    """Its name, note and tags, on a page of their own if something is wrong with them."""
+    search = get_object_or_404(Search, pk=pk, owner=request.user)
+    form = DescribeForm(request.POST) if request.method == "POST" else DescribeForm.of(search)
+    if form.is_bound and form.is_valid():
+        given = form.cleaned_data
+        try:
+            services.search_describe(
+                search=search, name=given["name"], note=given["note"], tags=given["tags"].split(",")
+            )
+        except ConfigError as error:
+            for field, sentence in error.problems:
+                form.add_error(field, sentence)
+        else:
+            return redirect(search)
+    context = {"search": search, "describe_form": form}
+    return render(request, "searches/describe.html", context, status=422 if form.is_bound else 200)
 
 
 @require_POST
