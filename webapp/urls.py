@@ -11,6 +11,7 @@ from webapp.api import api_urls
 
 urlpatterns = [
     path("", views.searches, name="searches"),
+    path("compare/", views.compare, name="compare"),
     path("searches/new/", views.search_new, name="search_new"),
     path("searches/new/outlook/", views.search_outlook, name="search_outlook"),
     path("searches/<uuid:pk>/", views.search_detail, name="search_detail"),

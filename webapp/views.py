@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
@@ -21,7 +23,7 @@ from ninja.errors import AuthenticationError
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from nasengine.errors import ConfigError
-from webapp import health, relay, selectors, services
+from webapp import comparison, health, relay, selectors, services
 from webapp import metrics as figures
 from webapp.again import again
 from webapp.api import Token
@@ -61,18 +63,51 @@ def search_new(request: OwnedRequest) -> HttpResponse:
         except ConfigError as error:
             form.add_problems(error.problems)
     elif not form.is_bound and "from" in request.GET:
-        model = _own_search(request, request.GET["from"])
+        (model,) = _own_searches(request, [request.GET["from"]])
         unsaid = form.fill(again(model, target=request.GET.get("target", "").strip()))
         context |= {"model": model, "unsaid": unsaid}
     return render(request, "searches/new.html", context, status=422 if form.is_bound else 200)
 
 
-def _own_search(request: OwnedRequest, given: str) -> Search:
-    """The search of that id in a query string, if it is this user's; else a 404."""
+def _own_searches(request: OwnedRequest, given: Sequence[str]) -> list[Search]:
+    """The searches of these ids of a query string, in their order; a 404 if one of them is not this user's."""
     try:
-        return get_object_or_404(Search, pk=UUID(given), owner=request.user)
+        ids = [UUID(each) for each in given]
     except ValueError:
         raise Http404 from None
+    found = Search.objects.filter(owner=request.user).in_bulk(ids)
+    if set(found) != set(ids):
+        raise Http404
+    return [found[pk] for pk in ids]
+
+
+@require_safe
+def compare(request: OwnedRequest) -> HttpResponse:
+    """Several of one's own searches side by side, by `?search=<id>&search=<id>`."""
+    given = list(dict.fromkeys(request.GET.getlist("search")))
+    context: dict[str, Any] = {"fewest": comparison.FEWEST, "most": comparison.MOST, "given": len(given)}
+    if not comparison.FEWEST <= len(given) <= comparison.MOST:
+        return render(request, "searches/compare.html", context, status=422)
+    searches = _own_searches(request, given)
+    ways, members = comparison.ways(searches), comparison.members(searches)
+    drawn = {
+        "searches": [{"name": search.name, "url": search.url} for search in searches],
+        "ways": [
+            {"searching": comparison.thinned(way.searching), "training": comparison.thinned(way.training)}
+            for way in ways
+        ],
+        "members": [asdict(member) for member in members],
+        "pictures": comparison.pictures(searches),
+    }
+    context |= {
+        "searches": searches,
+        "drawn": drawn,
+        "figures": comparison.figure_rows(searches),
+        "settings": comparison.setting_rows(searches),
+        "way_rows": comparison.way_rows(ways),
+        "members": [(member, searches[member.place]) for member in members],
+    }
+    return render(request, "searches/compare.html", context)
 
 
 @require_POST
