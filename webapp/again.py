@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
+import json
+import pprint
+import textwrap
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from nasengine.config import parse
 from nasengine.errors import ConfigError
 from webapp.models import UPLOAD, Search, usual_name
 
+ZIP = "images.zip"
+SHELL = """cat > config.json <<'END'
+{json}
+END
+python -m nasengine search config.json --out runs/again
+"""
+CURL = """curl {address} \\
+  -H "Authorization: Bearer $COPPICE_TOKEN" \\
+  -H "Content-Type: application/json" \\
+  --data-binary @- <<'END'
+{json}
+END
+"""
+PYTHON = """from pathlib import Path
+
+from nasengine.config import parse
+from nasengine.search import search
+
+config = parse(
+{config}
+)
+for event in search(config, Path("runs/again")):
+    print(event)
+"""
+"""No line of a configuration is END: all of its lines begin with a brace or a blank."""
 ALWAYS = ("preset", "data.dataset", "space.kind", "strategy.kind", "target.metric", "target.value")
 """Said even if it is the default: it should be seen what a configuration is about."""
 FIRST = ("name", *ALWAYS)
@@ -26,6 +55,42 @@ def again(search: Search, *, target: str = "") -> dict[str, Any]:
     if target:
         brief["target"]["value"] = target
     return brief
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Text that asks for the same elsewhere, as it can be pasted."""
+
+    key: str
+    title: str
+    text: str
+    needs_zip: bool = False
+    """Whether the path of the zip has to be put in."""
+    needs_token: bool = False
+
+
+def recipes(search: Search, *, address: str) -> list[Recipe]:
+    """How to do it again on the command line, over HTTP and in Python.
+
+    Args:
+        address: where searches are posted to.
+    """
+    brief = again(search)
+    is_upload = str(brief["data"]["dataset"]).startswith(UPLOAD)
+    local = {**brief, "data": {**brief["data"], "dataset": "zip", "path": ZIP}} if is_upload else brief
+    return [
+        Recipe(key="shell", title="Command line", text=SHELL.format(json=_json(local)), needs_zip=is_upload),
+        Recipe(key="curl", title="curl", text=CURL.format(json=_json(brief), address=address), needs_token=True),
+        Recipe(key="python", title="Python", text=PYTHON.format(config=_literal(local)), needs_zip=is_upload),
+    ]
+
+
+def _json(config: Mapping[str, Any]) -> str:
+    return json.dumps(config, indent=2, ensure_ascii=False)
+
+
+def _literal(config: Mapping[str, Any]) -> str:
+    return textwrap.indent(pprint.pformat(dict(config), width=100, sort_dicts=False), "    ")
 
 
 def briefly(config: Mapping[str, Any]) -> dict[str, Any]:

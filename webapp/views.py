@@ -25,7 +25,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from nasengine.errors import ConfigError
 from webapp import comparison, health, relay, selectors, services
 from webapp import metrics as figures
-from webapp.again import again
+from webapp.again import again, recipes
 from webapp.api import Token
 from webapp.charts import CHARTS
 from webapp.downloads import download
@@ -136,6 +136,7 @@ def search_detail(request: OwnedRequest, pk: UUID) -> HttpResponse:
         "share_links": selectors.share_links_of(search),
         "share_form": ShareForm(),
         "describe_form": DescribeForm.of(search),
+        "elsewhere": recipes(search, address=request.build_absolute_uri("/api/v1/searches")),
     }
     return render(request, "searches/detail.html", context)
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import html
+import json
+import re
+import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -14,6 +20,7 @@ from django.urls import reverse
 
 from nasengine.config import PRESETS, parse
 from tests.webapp.cast import config
+from webapp import services
 from webapp.again import again, briefly
 from webapp.models import Dataset, Search
 
@@ -143,3 +150,65 @@ def test_a_strangers_search_cannot_be_cloned(
 
 def test_its_page_leads_there(page: Client, running: Search) -> None:
     assert f'href="/searches/new/?from={running.pk}"' in page.get(running.url).content.decode()
+
+
+# Elsewhere
+
+
+def recipe(page: Client, search: Search, key: str) -> str:
+    """The text that the page shows, as a browser would copy it."""
+    found = re.search(rf'<code id="{key}">(.*?)</code>', page.get(search.url).content.decode(), re.S)
+    assert found is not None
+    return html.unescape(found[1])
+
+
+def between(text: str) -> Any:
+    return json.loads(text.partition("<<'END'\n")[2].partition("\nEND\n")[0])
+
+
+@pytest.mark.parametrize("changes", ASKED.values(), ids=ASKED)
+def test_what_is_shown_asks_for_exactly_the_same(
+    page: Client, new_search: Callable[..., Search], changes: dict[str, Any]
+) -> None:
+    search = new_search(**({"name": 'it\'s $HOME `x` "y" </code>', "target": {"value": "40%"}} | changes))
+    stored = parse(search.config)
+    shell = recipe(page, search, "shell")
+    assert parse(between(shell)) == stored
+    assert shell.endswith("\nEND\npython -m nasengine search config.json --out runs/again\n")
+    (call,) = (
+        node
+        for node in ast.walk(ast.parse(recipe(page, search, "python")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "parse"
+    )
+    assert parse(ast.literal_eval(call.args[0])) == stored
+    curl = recipe(page, search, "curl")
+    assert curl.startswith("curl http://testserver/api/v1/searches \\\n")
+    answer = page.post("/api/v1/searches", json.dumps(between(curl)), content_type="application/json")
+    assert answer.status_code == 201 and answer.json()["config"] == search.config
+
+
+def test_the_command_line_writes_what_is_shown(page: Client, new_search: Callable[..., Search], tmp_path: Path) -> None:
+    """Through a real shell: nothing in a name is taken for a word of it."""
+    search = new_search(name="a 'b' $HOME `id` \\ \"c\" END")
+    lines = recipe(page, search, "shell").partition("python -m")[0]
+    subprocess.run(["bash", "-e"], input=lines, text=True, check=True, cwd=tmp_path)
+    assert parse(json.loads((tmp_path / "config.json").read_text())) == parse(search.config)
+
+
+def test_of_an_upload_the_zips_path_has_to_be_put_in(
+    page: Client, new_search: Callable[..., Search], ready_dataset: Dataset
+) -> None:
+    search = new_search(data={"dataset": ready_dataset.reference}, target={"value": "40%"})
+    content = page.get(search.url).content.decode()
+    assert content.count("Put the path of your zip in the place of <code>images.zip</code>: “Cats”") == 2
+    local = between(recipe(page, search, "shell"))
+    assert local["data"] == {"dataset": "zip", "path": "images.zip"} and parse(local).data.path == "images.zip"
+    body = between(recipe(page, search, "curl"))
+    assert body["data"] == {"dataset": ready_dataset.reference}
+    answer = page.post("/api/v1/searches", json.dumps(body), content_type="application/json")
+    assert answer.status_code == 201 and answer.json()["config"] == search.config
+
+
+def test_who_has_a_link_is_not_told_how(client: Client, running: Search) -> None:
+    token = services.search_share(search=running, days=1)
+    assert "again elsewhere" not in client.get(f"/shared/{token}/").content.decode()
