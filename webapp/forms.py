@@ -334,6 +334,17 @@ class TokenForm(forms.Form):
     )
 
 
+class WebhookForm(forms.Form):
+    """Where a user's own program is told."""
+
+    address = forms.CharField(
+        label="Address",
+        help_text="It gets a POST when one of your searches finishes or fails.",
+        widget=forms.TextInput({"inputmode": "url", "placeholder": "https://example.org/coppice"}),
+        error_messages={"required": "It has no address; write it like https://example.org/coppice."},
+    )
+
+
 class ShareForm(forms.Form):
     """How long a link shows a search."""
 

@@ -391,6 +391,34 @@ class ApiToken(models.Model):
         return self.name
 
 
+class Webhook(models.Model):
+    """Where a user's own program is told that one of their searches finished or failed."""
+
+    user = models.OneToOneField(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="webhook")
+    address = models.CharField(max_length=500)
+    nonce = models.CharField(max_length=64, help_text="Its secret is made of this and our own key.")
+    site = models.CharField(max_length=255, help_text="Where this Coppice is, as its user sees it.")
+    told_at = models.DateTimeField(null=True, help_text="When the last delivery was taken, or given up.")
+    problem = models.TextField(blank=True, help_text="Why the last delivery failed; empty if it was taken.")
+
+    def __str__(self) -> str:
+        return self.address
+
+
+class Delivery(models.Model):
+    """A webhook is still to be told of a search."""
+
+    search = models.OneToOneField(Search, on_delete=models.CASCADE, related_name="delivery")
+    tries = models.PositiveIntegerField(default=0)
+    due_at = models.DateTimeField()
+
+    class Meta:
+        verbose_name_plural = "deliveries"
+
+    def __str__(self) -> str:
+        return f"of {self.search}, try {self.tries + 1}"
+
+
 METRICS = {"params": "parameters", "macs": "multiply-adds"}
 
 

@@ -34,6 +34,8 @@ urlpatterns = [
     path("datasets/<uuid:pk>/delete/", views.dataset_delete, name="dataset_delete"),
     path("datasets/<uuid:pk>/thumbnails/<str:name>", views.dataset_thumbnail, name="dataset_thumbnail"),
     path("tokens/", views.tokens, name="tokens"),
+    path("tokens/webhook/", views.webhook_set, name="webhook_set"),
+    path("tokens/webhook/remove/", views.webhook_remove, name="webhook_remove"),
     path("tokens/<int:pk>/revoke/", views.token_revoke, name="token_revoke"),
     path("accounts/login/", LoginView.as_view(redirect_authenticated_user=True), name="login"),
     path("accounts/logout/", views.SignOut.as_view(), name="logout"),

@@ -29,9 +29,9 @@ from webapp.again import again, recipes
 from webapp.api import Token
 from webapp.charts import CHARTS
 from webapp.downloads import download
-from webapp.forms import DescribeForm, NewSearchForm, ShareForm, TokenForm, UploadForm
+from webapp.forms import DescribeForm, NewSearchForm, ShareForm, TokenForm, UploadForm, WebhookForm
 from webapp.listing import ListForm
-from webapp.models import RESULT, ApiToken, Dataset, Search
+from webapp.models import RESULT, ApiToken, Dataset, Search, Webhook
 
 PAGE_SIZE = 25
 
@@ -357,13 +357,41 @@ def tokens(request: OwnedRequest) -> HttpResponse:
             form.add_error("name", str(refusal))
         else:
             fresh, form = token, TokenForm()
-    context = {
+    context = _tokens_context(request, form) | {"fresh": fresh}
+    return render(request, "tokens.html", context, status=422 if form.is_bound else 200)
+
+
+def _tokens_context(request: OwnedRequest, form: TokenForm) -> dict[str, Any]:
+    webhook = Webhook.objects.filter(user=request.user).first()
+    return {
         "form": form,
         "tokens": ApiToken.objects.filter(user=request.user),
-        "fresh": fresh,
         "address": request.build_absolute_uri("/api/v1/searches"),
+        "webhook": webhook,
+        "webhook_form": WebhookForm(initial={"address": webhook.address} if webhook else None),
     }
-    return render(request, "tokens.html", context, status=422 if form.is_bound else 200)
+
+
+@require_POST
+@never_cache
+def webhook_set(request: OwnedRequest) -> HttpResponse:
+    """The address of one's own program; its secret is shown once."""
+    form, secret = WebhookForm(request.POST), ""
+    if form.is_valid():
+        site = request.build_absolute_uri("/").rstrip("/")
+        try:
+            secret = services.webhook_set(user=request.user, address=form.cleaned_data["address"], site=site)
+        except services.Refused as refusal:
+            form.add_error("address", str(refusal))
+    context = _tokens_context(request, TokenForm()) | {"webhook_form": form, "secret": secret}
+    return render(request, "tokens.html", context, status=200 if secret else 422)
+
+
+@require_POST
+def webhook_remove(request: OwnedRequest) -> HttpResponse:
+    services.webhook_remove(user=request.user)
+    messages.success(request, "The webhook was removed: nobody is told any more.")
+    return redirect("tokens")
 
 
 @require_POST
