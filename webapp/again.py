@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import pprint
-import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,9 +29,7 @@ PYTHON = """from pathlib import Path
 from nasengine.config import parse
 from nasengine.search import search
 
-config = parse(
-{config}
-)
+config = parse({config})
 for event in search(config, Path("runs/again")):
     print(event)
 """
@@ -79,18 +75,46 @@ def recipes(search: Search, *, address: str) -> list[Recipe]:
     is_upload = str(brief["data"]["dataset"]).startswith(UPLOAD)
     local = {**brief, "data": {**brief["data"], "dataset": "zip", "path": ZIP}} if is_upload else brief
     return [
-        Recipe(key="shell", title="Command line", text=SHELL.format(json=_json(local)), needs_zip=is_upload),
-        Recipe(key="curl", title="curl", text=CURL.format(json=_json(brief), address=address), needs_token=True),
-        Recipe(key="python", title="Python", text=PYTHON.format(config=_literal(local)), needs_zip=is_upload),
+        Recipe(
+            key="shell", title="Command line", text=SHELL.format(json=_lines(local, _json, "  ")), needs_zip=is_upload
+        ),
+        Recipe(
+            key="curl",
+            title="curl",
+            text=CURL.format(json=_lines(brief, _json, "  "), address=address),
+            needs_token=True,
+        ),
+        Recipe(
+            key="python", title="Python", text=PYTHON.format(config=_lines(local, _python, "    ")), needs_zip=is_upload
+        ),
     ]
 
 
-def _json(config: Mapping[str, Any]) -> str:
-    return json.dumps(config, indent=2, ensure_ascii=False)
+def _lines(config: Mapping[str, Any], written: Callable[[Any], str], indent: str) -> str:
+    """A configuration with a line for each of its parts, as JSON or Python have it."""
+    return (
+        "\n".join(
+            ["{", *(f"{indent}{written(name)}: {written(value)}," for name, value in config.items())]
+        ).removesuffix(",")
+        + "\n}"
+    )
 
 
-def _literal(config: Mapping[str, Any]) -> str:
-    return textwrap.indent(pprint.pformat(dict(config), width=100, sort_dicts=False), "    ")
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _python(value: Any) -> str:
+    """A literal, with the quotes of JSON, whose texts Python reads alike.
+
+    >>> print(_python({"crop": True, "limit": None, "also": ["30%", 9000]}))
+    {"crop": True, "limit": None, "also": ["30%", 9000]}
+    """
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_json(name)}: {_python(inner)}' for name, inner in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_python, value))}]"
+    return _json(value) if isinstance(value, str) else repr(value)
 
 
 def briefly(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,7 +138,7 @@ def briefly(config: Mapping[str, Any]) -> dict[str, Any]:
             said = without
     if "data.dataset" in said:
         said["data.dataset"] = config["data"]["dataset"]
-    return nested({dotted: said[dotted] for dotted in sorted(said, key=_place) if dotted != "data.path"})
+    return nested({dotted: _whole(said[dotted]) for dotted in sorted(said, key=_place) if dotted != "data.path"})
 
 
 def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -165,6 +189,13 @@ def _plain_images(config: Mapping[str, Any]) -> dict[str, Any]:
     data = config["data"]
     upload = str(data["dataset"]).startswith(UPLOAD)
     return {**config, "data": {**data, **({"dataset": "zip", "path": "images.zip"} if upload else {})}}
+
+
+def _whole(value: Any) -> Any:
+    """Amounts are stored as 20000.0, and written as 20000."""
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _place(dotted: str) -> tuple[int, str]:
