@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.test import Client
 
 from nasengine import events
@@ -163,3 +165,13 @@ def test_every_row_has_its_line_with_words(page: Client, running: Search) -> Non
     content = page.get("/").content.decode()
     assert 'aria-label="Validation accuracy: 50 % to 75 % in 2 epochs of searching."' in content
     assert '<polyline class="searching" points="3,33 157,3"/>' in content
+
+
+def test_searches_of_before_there_were_curves_get_theirs(running: Search) -> None:
+    say(running, *(epoch(seq, seq, 0.001 * seq) for seq in range(1, 101)), epoch(101, 101, None))
+    say(running, trained(102, 1, 0.9), trained(103, 1, 0.1, "at 12000"))
+    Search.objects.update(curve=[])
+    import_module("webapp.migrations.0005_describe_and_curve").draw_curves(apps, None)
+    running.refresh_from_db()
+    assert running.curve[0] == [1, 0, 1, 0.001] and running.curve[-1] == [102, 1, 1, 0.9]
+    assert 20 < len(running.curve) <= sum(MOST.values())

@@ -25,11 +25,9 @@ def sparkline(curve: Sequence[Any]) -> SafeString:
     points = placed(curve)
     if not points:
         return SafeString("")
-    lines = [
-        (CLASSES[phase], " ".join(f"{x:g},{y:g}" for x, y, each in _drawn(points) if each == phase))
-        for phase in CLASSES
-    ]
-    x, y, _ = _drawn(points)[-1]
+    drawn = _drawn(points)
+    lines = [(CLASSES[phase], " ".join(f"{x:g},{y:g}" for x, y, each in drawn if each == phase)) for phase in CLASSES]
+    x, y, _ = drawn[-1]
     return format_html(
         '<svg class="sparkline" viewBox="0 0 {} {}" role="img" aria-label="{}">{}'
         '<circle cx="{}" cy="{}" r="2.5"/></svg>',
