@@ -23,7 +23,8 @@ from django.urls import URLPattern
 from ninja import NinjaAPI, Query, Schema, Status
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 from ninja.security import HttpBearer, django_auth
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ValidationError as WrongFields
 
 from nasengine.config import SearchConfig, document
 from nasengine.errors import ConfigError
@@ -64,6 +65,8 @@ class SearchOut(Schema):
     name: str
     state: str
     sentence: str
+    note: str
+    tags: list[str]
     dataset: str = Field(alias="dataset_label")
     config: dict[str, Any]
     attempt: int
@@ -94,6 +97,16 @@ class DescribedOut(Schema):
     warnings: list[list[str]]
     choices: dict[str, int]
     estimate: dict[str, float]
+
+
+class Description(BaseModel):
+    """What a search is called; what is left out, or null, stays."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str | None = Field(None, description="1 to 80 characters.")
+    note: str | None = Field(None, description="At most 2,000 characters; only you see it.")
+    tags: list[str] | None = Field(None, description="At most 8, of at most 24 characters each, without commas.")
 
 
 class DatasetOut(Schema):
@@ -219,6 +232,30 @@ def get_search(request: HttpRequest, pk: UUID) -> Any:
     return _search(request, pk)
 
 
+@api.patch(
+    "/searches/{uuid:pk}",
+    response=FOUND | {200: SearchOut, 403: Message, 413: Message, 422: Problems},
+    summary="Change its name, note and tags",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": Description.model_json_schema()}},
+        }
+    },
+)
+def describe_search(request: HttpRequest, pk: UUID) -> Any:
+    search = _search(request, pk)
+    try:
+        given = Description.model_validate(_json(request, "name, note and tags"))
+    except WrongFields as error:
+        raise ConfigError(
+            (".".join(str(part) for part in item["loc"]), item["msg"][0].lower() + item["msg"][1:])
+            for item in error.errors(include_url=False)
+        ) from None
+    services.search_describe(search=search, name=given.name, note=given.note, tags=given.tags)
+    return _search(request, pk)
+
+
 @api.get(
     "/searches/{uuid:pk}/events",
     response=FOUND | {200: FeedOut, 422: Problems},
@@ -329,11 +366,14 @@ def _in_json(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpRespons
 
 
 def _asked(request: HttpRequest) -> selectors.Asked:
+    return selectors.search_asked(owner=_user(request), raw=_json(request, "the configuration"))
+
+
+def _json(request: HttpRequest, what: str) -> Any:
     try:
-        raw = document(request.body)
+        return document(request.body)
     except ValueError as error:
-        raise ConfigError.at("", f"the body is not JSON ({error}); send the configuration as one JSON object") from None
-    return selectors.search_asked(owner=_user(request), raw=raw)
+        raise ConfigError.at("", f"the body is not JSON ({error}); send {what} as one JSON object") from None
 
 
 def _told(request: HttpRequest, pk: UUID, wish: str) -> Search:

@@ -24,7 +24,8 @@ from pydantic_core import PydanticUndefined
 from nasengine import catalogue
 from nasengine.config import PRESETS, SPACES, SearchConfig, parse
 from nasengine.errors import ConfigError
-from webapp.models import METRICS, DatasetState
+from webapp.again import leaves
+from webapp.models import METRICS, DatasetState, Search
 from webapp.selectors import Asked, datasets_of, search_asked
 
 BASIC_ORDER = ("name", "preset", "data.dataset", "space.kind", "strategy.kind", "target.metric", "target.value")
@@ -150,10 +151,13 @@ class NewSearchForm(forms.Form):
     """
 
     asked: Asked
+    is_filled_further: bool
+    """Whether an advanced field begins with a value of its own."""
 
     def __init__(self, data: Mapping[str, Any] | None = None, *, owner: User, dataset: str | None = None) -> None:
         super().__init__(data)
         self.owner = owner
+        self.is_filled_further = False
         self.presets = {
             (kind, preset): parse({"preset": preset, "data": {"dataset": "cifar10"}, "space": {"kind": kind}})
             for kind in SPACES
@@ -164,6 +168,31 @@ class NewSearchForm(forms.Form):
             self.fields[setting.name] = self._field(setting)
         if dataset in dict(self.fields["data__dataset"].widget.choices):
             self.initial["data__dataset"] = dataset
+
+    def fill(self, raw: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Begins with what a configuration says; gives (dotted name, value) of what no field can say.
+
+        A data set that cannot be chosen is left as it was.
+        """
+        said = dict(leaves(raw))
+        unsaid = []
+        for setting in self.settings:
+            if setting.dotted not in said or setting.only not in ("", said.get(f"{setting.group}.{KIND}")):
+                continue
+            value, field = said[setting.dotted], self.fields[setting.name]
+            if setting.dotted == "data.dataset" and value not in dict(field.widget.choices):
+                continue
+            typed = _typed(value, setting)
+            if value is None:  # which an empty field only says where the preset fills in nothing
+                can_say = self._preset_value(setting, str(said["preset"])) is None
+            else:
+                can_say = isinstance(value, str) or field.to_python(typed) == value
+            if can_say:
+                self.initial[setting.name] = typed
+                self.is_filled_further |= not setting.is_basic
+            else:
+                unsaid.append((setting.dotted, _text(value, setting)))
+        return unsaid
 
     @property
     def basic_fields(self) -> list[BoundField]:
@@ -275,8 +304,30 @@ class NewSearchForm(forms.Form):
         return self._preset_texts(setting)[preset]
 
     def _preset_texts(self, setting: Setting) -> dict[str, str]:
-        kind = setting.only or next(iter(SPACES))
-        return {preset: _text(_value(self.presets[kind, preset], setting.dotted), setting) for preset in PRESETS}
+        return {preset: _text(self._preset_value(setting, preset), setting) for preset in PRESETS}
+
+    def _preset_value(self, setting: Setting, preset: str) -> Any:
+        return _value(self.presets[setting.only or next(iter(SPACES)), preset], setting.dotted)
+
+
+class DescribeForm(forms.Form):
+    """What its owner calls a search, notes on it and finds it by. What is wrong is said by the service."""
+
+    name = forms.CharField(label="Name", required=False, strip=False)
+    note = forms.CharField(
+        label="Note", required=False, strip=False, help_text="Only you see it.", widget=forms.Textarea({"rows": 3})
+    )
+    tags = forms.CharField(
+        label="Tags",
+        required=False,
+        strip=False,
+        help_text="With commas between; the list can be asked for one of them.",
+    )
+
+    @classmethod
+    def of(cls, search: Search) -> DescribeForm:
+        """What it is called now."""
+        return cls(initial={"name": search.name, "note": search.note, "tags": ", ".join(search.tags)})
 
 
 class TokenForm(forms.Form):
@@ -287,6 +338,17 @@ class TokenForm(forms.Form):
         max_length=80,
         help_text="What it is for; only you see it.",
         error_messages={"required": "It has no name; say what it is for, such as 'nightly script'."},
+    )
+
+
+class WebhookForm(forms.Form):
+    """Where a user's own program is told."""
+
+    address = forms.CharField(
+        label="Address",
+        help_text="It gets a POST when one of your searches finishes or fails.",
+        widget=forms.TextInput({"inputmode": "url", "placeholder": "https://example.org/coppice"}),
+        error_messages={"required": "It has no address; write it like https://example.org/coppice."},
     )
 
 
@@ -406,6 +468,18 @@ def _text(value: Any, setting: Setting) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(str(item) for item in value) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _typed(value: Any, setting: Setting) -> str | list[str]:
+    """A plain value as a person would fill it in, to the last digit."""
+    if isinstance(value, list | tuple):
+        texts = [str(_typed(item, setting)) for item in value]
+        return texts if setting.ticks else ", ".join(texts)
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _extra(info: FieldInfo) -> dict[str, Any]:

@@ -172,6 +172,10 @@ class Search(models.Model):
     config = models.JSONField(help_text="Everything that was asked, presets filled in.")
     dataset = models.ForeignKey(Dataset, on_delete=models.SET_NULL, null=True, related_name="searches")
     dataset_label = models.CharField(max_length=80)
+    note = models.TextField(blank=True)
+    tag_lines = models.TextField(
+        blank=True, help_text="A line each, with an empty one before and after: databases can look for whole lines."
+    )
     state = models.CharField(max_length=12, choices=SearchState.choices, default=SearchState.QUEUED)
     requested = models.CharField(max_length=8, choices=Request.choices, default=Request.NONE)
     attempt = models.PositiveIntegerField(default=0)
@@ -188,6 +192,7 @@ class Search(models.Model):
     )
     fraction = models.FloatField(default=0)
     size = models.PositiveBigIntegerField(null=True)
+    curve = models.JSONField(default=list, help_text="Validation accuracy in a few points (see webapp/curve.py).")
     stage = models.CharField(max_length=80, blank=True)
     eta_seconds = models.FloatField(null=True)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -213,6 +218,10 @@ class Search(models.Model):
     @property
     def url(self) -> str:
         return self.get_absolute_url()
+
+    @property
+    def tags(self) -> list[str]:
+        return self.tag_lines.strip("\n").split("\n") if self.tag_lines else []
 
     @property
     def is_finished(self) -> bool:
@@ -387,6 +396,34 @@ class ApiToken(models.Model):
         return self.name
 
 
+class Webhook(models.Model):
+    """Where a user's own program is told that one of their searches finished or failed."""
+
+    user = models.OneToOneField(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="webhook")
+    address = models.CharField(max_length=500)
+    nonce = models.CharField(max_length=64, help_text="Its secret is made of this and our own key.")
+    site = models.CharField(max_length=255, help_text="Where this Coppice is, as its user sees it.")
+    told_at = models.DateTimeField(null=True, help_text="When the last delivery was taken, or given up.")
+    problem = models.TextField(blank=True, help_text="Why the last delivery failed; empty if it was taken.")
+
+    def __str__(self) -> str:
+        return self.address
+
+
+class Delivery(models.Model):
+    """A webhook is still to be told of a search."""
+
+    search = models.OneToOneField(Search, on_delete=models.CASCADE, related_name="delivery")
+    tries = models.PositiveIntegerField(default=0)
+    due_at = models.DateTimeField()
+
+    class Meta:
+        verbose_name_plural = "deliveries"
+
+    def __str__(self) -> str:
+        return f"of {self.search}, try {self.tries + 1}"
+
+
 METRICS = {"params": "parameters", "macs": "multiply-adds"}
 
 
@@ -400,6 +437,15 @@ def target_text(target: dict[str, Any]) -> str:
     """
     limits = [(metric, value) for metric, value in target.get("limits", {}).items() if value is not None]
     return " and ".join(_limit_text(metric, value) for metric, value in [(target["metric"], target["value"]), *limits])
+
+
+def usual_name(dataset_label: str, target: dict[str, Any]) -> str:
+    """What a search is called if nobody says.
+
+    >>> usual_name("Digits", {"metric": "params", "value": "40%"})
+    'Digits, 40% of the parameters'
+    """
+    return f"{dataset_label}, {target_text(target)}"[:80]
 
 
 def also_text(target: dict[str, Any]) -> str:

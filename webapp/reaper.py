@@ -14,10 +14,11 @@ from uuid import UUID
 
 import psutil
 from django.conf import settings
+from django.utils import timezone
 
 from webapp import services
 from webapp.celery import app
-from webapp.models import HELD_STATES, Dataset, DatasetState, Search, SearchState
+from webapp.models import HELD_STATES, Dataset, DatasetState, Delivery, Search, SearchState
 
 SILENT = "Its worker fell silent."
 BEATS_MISSED = 3
@@ -44,7 +45,7 @@ class Reaper:
     """One for each process that looks after the others."""
 
     def __init__(self) -> None:
-        self.here, self.searching, self.packing, self.waiting, self.uploaded = (Watch() for _ in range(5))
+        self.here, self.searching, self.packing, self.waiting, self.uploaded, self.owed = (Watch() for _ in range(6))
 
     def reap(self) -> None:
         """Queues again what is shown as running but has been silent for too long, or whose worker is dead."""
@@ -62,12 +63,14 @@ class Reaper:
             services.dataset_interrupt(dataset_id=pk, attempt=attempt, reason=SILENT, is_loss=True, last_beat=beat)
 
     def resend_lost(self) -> None:
-        """Sends the messages of waiting rows again where their queue is empty: the broker has lost them."""
+        """Sends the messages of waiting rows again where their queue is empty: the broker lost them, or it is time."""
         searches = Search.objects.filter(state=SearchState.QUEUED).order_by("queued_at")
         datasets = Dataset.objects.filter(state=DatasetState.UPLOADED).order_by("queued_at")
+        owed = Delivery.objects.filter(due_at__lte=timezone.now()).order_by("due_at")
         for task, queue, watch, looks in (
             ("webapp.tasks.run_search", "gpu", self.waiting, searches.values_list("pk", "queued_at")),
             ("webapp.tasks.ingest_dataset", "cpu", self.uploaded, datasets.values_list("pk", "queued_at")),
+            ("webapp.tasks.tell_webhook", "cpu", self.owed, owed.values_list("search_id", "due_at")),
         ):
             waiting = watch.unchanged(looks, seconds=settings.RESEND_SECONDS)
             if waiting and messages_in(queue) == 0:

@@ -23,6 +23,7 @@ from redis.exceptions import RedisError
 
 from nasengine import events
 from nasengine.errors import EngineError
+from webapp import curve
 from webapp.models import HELD_STATES, TRAINING, Search, SearchEvent
 
 logger = logging.getLogger(__name__)
@@ -79,9 +80,12 @@ def store(*, search_id: UUID, attempt: int, said: Sequence[events.Event]) -> boo
             return False
         stored = SearchEvent.objects.filter(search_id=search_id)
         first = min((event.seq for event in said if not isinstance(event, events.SearchFailed)), default=None)
-        if first is not None and stored.filter(seq__gte=first).exclude(attempt=attempt).delete()[0]:
-            search = current.get()
-            current.update(rewinds=[*search.rewinds, first - 1])
+        is_anew = first is not None and stored.filter(seq__gte=first).exclude(attempt=attempt).delete()[0] > 0
+        points = _points(said)
+        if first is not None and (is_anew or points):
+            search = current.only("rewinds", "curve").get()
+            rewinds = [*search.rewinds, first - 1] if is_anew else search.rewinds
+            current.update(rewinds=rewinds, curve=curve.extended(search.curve, points, anew=first))
         said = _numbered(said, after=stored.aggregate(last=Max("seq"))["last"] or 0)
         SearchEvent.objects.bulk_create(
             SearchEvent(search_id=search_id, attempt=attempt, seq=event.seq, kind=event.kind, payload=_payload(event))
@@ -128,6 +132,23 @@ def _summary(said: Sequence[events.Event]) -> dict[str, Any]:
             case events.SearchFinished():
                 changes |= {"stage": "", "fraction": 1.0, "eta_seconds": None}
     return changes
+
+
+def _points(said: Sequence[events.Event]) -> list[curve.Point]:
+    """Of the curve: the found network's accuracy on validation images, where it could be told."""
+    points: list[curve.Point] = []
+    for event in said:
+        match event:
+            case events.EpochFinished():
+                phase = curve.SEARCHING
+            case events.RetrainEpoch(network="found"):
+                phase = curve.TRAINING
+            case _:
+                continue
+        accuracy = event.validation.get("accuracy")
+        if accuracy is not None:
+            points.append([event.seq, phase, event.epoch, round(accuracy, 4)])
+    return points
 
 
 def _thin(search_id: UUID) -> None:

@@ -288,6 +288,19 @@ def state_frame(search: Search, *, to_owner: bool) -> dict[str, Any]:
     }
 
 
+def webhook_body(search: Search, *, site: str) -> dict[str, Any]:
+    """What its owner's own program is told of a search that has ended."""
+    return {
+        "id": str(search.pk),
+        "name": search.name,
+        "state": search.state,
+        "sentence": search.sentence,
+        "url": f"{site}{search.url}",
+        "accuracy": search.accuracy,
+        "size": search.size,
+    }
+
+
 def search_of(owner_id: int, search_id: UUID) -> QuerySet[Search]:
     """The search of that id, if it is this user's."""
     return Search.objects.filter(pk=search_id, owner_id=owner_id)

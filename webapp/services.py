@@ -15,7 +15,7 @@ import shutil
 import socket
 import uuid
 import zipfile
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from django.utils import timezone
 from kombu.exceptions import OperationalError
 
 from nasengine.errors import ConfigError
-from webapp import relay
+from webapp import descriptions, hooks, relay
 from webapp.celery import app
 from webapp.models import (
     DATASET_MOVES,
@@ -44,13 +44,15 @@ from webapp.models import (
     Artifact,
     Dataset,
     DatasetState,
+    Delivery,
     Request,
     Search,
     SearchEvent,
     SearchState,
     ShareLink,
     SignInLink,
-    target_text,
+    Webhook,
+    usual_name,
 )
 from webapp.selectors import Asked, packed_folder, run_folder, search_asked, share_links_of, token_hash
 
@@ -64,6 +66,10 @@ DEMO: dict[str, Any] = {
     "retrain": {"epochs": 10},
 }
 """Two minutes on two quiet processor cores. Half of a quick search's retraining: it may lack the last point."""
+TOLD_STATES = (SearchState.FINISHED, SearchState.FAILED)
+"""Of which webhooks are told."""
+PAUSES = (60, 300, 60)
+"""Seconds after each try before the next is due. After the last it is given up; longer than a try takes."""
 ENDED_STATES = tuple(state for state in SearchState if state not in LIVE_STATES)
 
 
@@ -88,7 +94,7 @@ def search_create(*, owner: User, asked: Asked) -> Search:
             raise ConfigError.at("data.dataset", f"the data set '{label}' was deleted meanwhile; choose another")
         search = Search.objects.create(
             owner=owner,
-            name=config["name"] or f"{label}, {target_text(config['target'])}"[:80],
+            name=config["name"] or usual_name(label, config["target"]),
             config=config,
             dataset=asked.dataset,
             dataset_label=label,
@@ -103,6 +109,19 @@ def search_demo(*, owner: User) -> Search:
     asked = search_asked(owner=owner, raw=DEMO)
     under_way = Search.objects.filter(owner=owner, state__in=LIVE_STATES, config=asked.stored()).first()
     return under_way or search_create(owner=owner, asked=asked)
+
+
+def search_describe(
+    *, search: Search, name: str | None = None, note: str | None = None, tags: Sequence[str] | None = None
+) -> None:
+    """Gives a search a name, a note and tags; what is None stays. Its configuration keeps the name it was begun with.
+
+    Raises:
+        ConfigError: with a sentence for each of them that cannot be.
+    """
+    changes = descriptions.described(name=name, note=note, tags=tags)
+    if changes:
+        Search.objects.filter(pk=search.pk).update(**changes)
 
 
 def search_cancel(*, search: Search) -> None:
@@ -290,9 +309,13 @@ def search_move(
         rows = rows.filter(requested=asking)
     if new in ENDED_STATES:
         changes |= {"finished_at": timezone.now(), "eta_seconds": None}
-    moved = rows.update(state=new, **changes) == 1
-    if moved:
-        transaction.on_commit(lambda: relay.ring(search_id))
+    with transaction.atomic():
+        moved = rows.update(state=new, **changes) == 1
+        if moved and new in TOLD_STATES and Webhook.objects.filter(user__searches=search_id).exists():
+            Delivery.objects.create(search_id=search_id, due_at=timezone.now())
+            enqueue("webapp.tasks.tell_webhook", search_id)
+        if moved:
+            transaction.on_commit(lambda: relay.ring(search_id))
     return moved
 
 
@@ -676,6 +699,57 @@ def api_token_user(*, token: str) -> User | None:
     if found.used_at is None or now - found.used_at > timedelta(minutes=1):
         rows.update(used_at=now)
     return found.user
+
+
+def webhook_set(*, user: User, address: str, site: str) -> str:
+    """From now on the address is told of the user's searches that end; the secret that signs it is told this once.
+
+    Raises:
+        Refused: if it is no address that may be told.
+    """
+    if problem := hooks.problem_of(address, private=settings.WEBHOOK_PRIVATE):
+        raise Refused(f"Nothing was changed: {problem}.")
+    nonce = secrets.token_hex(32)
+    new = {"address": address, "nonce": nonce, "site": site, "told_at": None, "problem": ""}
+    Webhook.objects.update_or_create(user=user, defaults=new)
+    return hooks.secret_of(nonce)
+
+
+def webhook_remove(*, user: User) -> None:
+    """Nobody is told any more, not even of what has ended already."""
+    Webhook.objects.filter(user=user).delete()
+    Delivery.objects.filter(search__owner=user).delete()
+
+
+def delivery_claim(*, search_id: UUID) -> Webhook | None:
+    """Takes the next try for this process, with whom to tell; None if none is due, so that two never try at once.
+
+    What was tried as often as may be, by processes that all died, is given up.
+    """
+    now = timezone.now()
+    with transaction.atomic():
+        due = Delivery.objects.select_for_update().filter(search=search_id, due_at__lte=now).first()
+        webhook = Webhook.objects.filter(user__searches=search_id).first()
+        if due is None or webhook is None:
+            return None
+        if due.tries >= len(PAUSES):
+            delivery_failed(search_id=search_id, webhook=webhook, reason="The worker that told it died.")
+            return None
+        pause = timedelta(seconds=PAUSES[due.tries])
+        Delivery.objects.filter(pk=due.pk).update(tries=due.tries + 1, due_at=now + pause)
+        return webhook
+
+
+def delivery_done(*, search_id: UUID, webhook: Webhook) -> None:
+    """It was taken."""
+    Delivery.objects.filter(search=search_id).delete()
+    Webhook.objects.filter(pk=webhook.pk, nonce=webhook.nonce).update(told_at=timezone.now(), problem="")
+
+
+def delivery_failed(*, search_id: UUID, webhook: Webhook, reason: str) -> None:
+    """It was not taken: said on the page at once, and given up after the last try."""
+    Delivery.objects.filter(search=search_id, tries__gte=len(PAUSES)).delete()
+    Webhook.objects.filter(pk=webhook.pk, nonce=webhook.nonce).update(told_at=timezone.now(), problem=reason)
 
 
 def api_token_revoke(*, token: ApiToken) -> None:

@@ -10,6 +10,7 @@
 | ALLOWED_HOSTS | names this site may be called by, with commas | this machine only |
 | HTTPS | 1 behind a proxy that speaks TLS: everything is asked for over it, keys must be strong | 0 |
 | ACCEL | 1 behind an nginx that hands out files itself (docker/nginx.conf.template) | 0 |
+| WEBHOOK_PRIVATE | 1 lets webhooks reach this machine and private networks: where all who sign in may do that | 0 |
 | DEBUG | 1 shows tracebacks in the browser | 0 |
 """
 
@@ -77,6 +78,7 @@ PORT = _port()
 DEBUG = _flag("DEBUG")
 HTTPS = _flag("HTTPS")
 ACCEL = _flag("ACCEL")
+WEBHOOK_PRIVATE = _flag("WEBHOOK_PRIVATE")
 if HTTPS and DEBUG:
     raise ImproperlyConfigured("DEBUG shows strangers the inside; expected 0 where HTTPS is 1")
 SECRET_KEY = _secret_key(DATA_DIR)
@@ -282,6 +284,7 @@ CELERY_TASK_DEFAULT_QUEUE = "cpu"
 CELERY_TASK_ROUTES = {
     "webapp.tasks.run_search": {"queue": "gpu"},
     "webapp.tasks.ingest_dataset": {"queue": "cpu"},
+    "webapp.tasks.tell_webhook": {"queue": "cpu"},
     "webapp.tasks.reap": {"queue": "care"},  # a worker of its own: neither a search nor a large zip holds it up
 }
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1

@@ -23,7 +23,7 @@ from django.conf import settings
 from nasengine import events
 from nasengine.errors import ConfigError, EngineError
 from nasengine.splits import DataFacts
-from webapp import relay, services
+from webapp import hooks, relay, selectors, services
 from webapp.celery import app, worker_is_closing
 from webapp.models import Dataset, Request, Search
 from webapp.reaper import Reaper
@@ -100,6 +100,23 @@ def ingest_dataset(dataset_id: str) -> None:
         services.dataset_interrupt(dataset_id=dataset.pk, attempt=dataset.attempt, reason=BUSY, is_loss=True)
     else:
         _conclude_packing(dataset, ended, said, folder)
+
+
+@app.task(name="webapp.tasks.tell_webhook", soft_time_limit=30, time_limit=45)
+def tell_webhook(search_id: str) -> None:
+    """Tells the owner's own program that a search has ended, once; what fails is due again later."""
+    webhook = services.delivery_claim(search_id=UUID(search_id))
+    if webhook is None:
+        return
+    search = Search.objects.get(pk=search_id)
+    body = json.dumps(selectors.webhook_body(search, site=webhook.site)).encode()
+    secret = hooks.secret_of(webhook.nonce)
+    try:
+        hooks.post(webhook.address, body, secret=secret, private=settings.WEBHOOK_PRIVATE)
+    except hooks.Undelivered as reason:
+        services.delivery_failed(search_id=search.pk, webhook=webhook, reason=str(reason))
+    else:
+        services.delivery_done(search_id=search.pk, webhook=webhook)
 
 
 @app.task(name="webapp.tasks.reap")

@@ -11,6 +11,7 @@ from webapp.api import api_urls
 
 urlpatterns = [
     path("", views.searches, name="searches"),
+    path("compare/", views.compare, name="compare"),
     path("searches/new/", views.search_new, name="search_new"),
     path("searches/new/outlook/", views.search_outlook, name="search_outlook"),
     path("searches/demo/", views.search_demo, name="search_demo"),
@@ -21,6 +22,7 @@ urlpatterns = [
     path("searches/<uuid:pk>/resume/", views.search_told, {"wish": "resume"}, name="search_resume"),
     path("searches/<uuid:pk>/stop/", views.search_told, {"wish": "stop"}, name="search_stop"),
     path("searches/<uuid:pk>/keep/", views.search_told, {"wish": "keep"}, name="search_keep"),
+    path("searches/<uuid:pk>/describe/", views.search_describe, name="search_describe"),
     path("searches/<uuid:pk>/delete/", views.search_delete, name="search_delete"),
     path("searches/<uuid:pk>/share/", views.search_share, name="search_share"),
     path("searches/<uuid:pk>/share/<int:number>/revoke/", views.share_link_revoke, name="share_link_revoke"),
@@ -33,6 +35,8 @@ urlpatterns = [
     path("datasets/<uuid:pk>/delete/", views.dataset_delete, name="dataset_delete"),
     path("datasets/<uuid:pk>/thumbnails/<str:name>", views.dataset_thumbnail, name="dataset_thumbnail"),
     path("tokens/", views.tokens, name="tokens"),
+    path("tokens/webhook/", views.webhook_set, name="webhook_set"),
+    path("tokens/webhook/remove/", views.webhook_remove, name="webhook_remove"),
     path("tokens/<int:pk>/revoke/", views.token_revoke, name="token_revoke"),
     path("accounts/login/", LoginView.as_view(redirect_authenticated_user=True), name="login"),
     path("accounts/logout/", views.SignOut.as_view(), name="logout"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
@@ -21,13 +23,15 @@ from ninja.errors import AuthenticationError
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from nasengine.errors import ConfigError
-from webapp import health, relay, selectors, services
+from webapp import comparison, health, relay, selectors, services
 from webapp import metrics as figures
+from webapp.again import again, recipes
 from webapp.api import Token
 from webapp.charts import CHARTS
 from webapp.downloads import download
-from webapp.forms import NewSearchForm, ShareForm, TokenForm, UploadForm
-from webapp.models import RESULT, WEIGHTS, ApiToken, Dataset, Search
+from webapp.forms import DescribeForm, NewSearchForm, ShareForm, TokenForm, UploadForm, WebhookForm
+from webapp.listing import ListForm
+from webapp.models import RESULT, WEIGHTS, ApiToken, Dataset, Search, Webhook
 
 PAGE_SIZE = 25
 
@@ -43,21 +47,67 @@ class OwnedRequest(HttpRequest):
 
 @require_safe
 def searches(request: OwnedRequest) -> HttpResponse:
-    page = Paginator(selectors.searches_of(request.user), PAGE_SIZE).get_page(request.GET.get("page"))
-    return render(request, "searches/list.html", {"searches": page})
+    form = ListForm(request.GET, owner=request.user)
+    page = Paginator(form.found(), PAGE_SIZE).get_page(request.GET.get("page"))
+    return render(request, "searches/list.html", {"searches": page, "form": form})
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def search_new(request: OwnedRequest) -> HttpResponse:
     data = request.POST if request.method == "POST" else None
     form = NewSearchForm(data, owner=request.user, dataset=request.GET.get("dataset"))
+    context = {"form": form, "datasets": selectors.datasets_of(request.user)}
     if form.is_bound and form.is_valid():
         try:
             return redirect(services.search_create(owner=request.user, asked=form.asked))
         except ConfigError as error:
             form.add_problems(error.problems)
-    context = {"form": form, "datasets": selectors.datasets_of(request.user)}
+    elif not form.is_bound and "from" in request.GET:
+        (model,) = _own_searches(request, [request.GET["from"]])
+        unsaid = form.fill(again(model, target=request.GET.get("target", "").strip()))
+        context |= {"model": model, "unsaid": unsaid}
     return render(request, "searches/new.html", context, status=422 if form.is_bound else 200)
+
+
+def _own_searches(request: OwnedRequest, given: Sequence[str]) -> list[Search]:
+    """The searches of these ids of a query string, in their order; a 404 if one of them is not this user's."""
+    try:
+        ids = [UUID(each) for each in given]
+    except ValueError:
+        raise Http404 from None
+    found = Search.objects.filter(owner=request.user).in_bulk(ids)
+    if set(found) != set(ids):
+        raise Http404
+    return [found[pk] for pk in ids]
+
+
+@require_safe
+def compare(request: OwnedRequest) -> HttpResponse:
+    """Several of one's own searches side by side, by `?search=<id>&search=<id>`."""
+    given = list(dict.fromkeys(request.GET.getlist("search")))
+    context: dict[str, Any] = {"fewest": comparison.FEWEST, "most": comparison.MOST, "given": len(given)}
+    if not comparison.FEWEST <= len(given) <= comparison.MOST:
+        return render(request, "searches/compare.html", context, status=422)
+    searches = _own_searches(request, given)
+    ways, members = comparison.ways(searches), comparison.members(searches)
+    drawn = {
+        "searches": [{"name": search.name, "url": search.url} for search in searches],
+        "ways": [
+            {"searching": comparison.thinned(way.searching), "training": comparison.thinned(way.training)}
+            for way in ways
+        ],
+        "members": [asdict(member) for member in members],
+        "pictures": comparison.pictures(searches),
+    }
+    context |= {
+        "searches": searches,
+        "drawn": drawn,
+        "figures": comparison.figure_rows(searches),
+        "settings": comparison.setting_rows(searches),
+        "way_rows": comparison.way_rows(ways),
+        "members": [(member, searches[member.place]) for member in members],
+    }
+    return render(request, "searches/compare.html", context)
 
 
 @require_POST
@@ -93,6 +143,8 @@ def search_detail(request: OwnedRequest, pk: UUID) -> HttpResponse:
         "log_tail": selectors.log_tail(search),
         "share_links": selectors.share_links_of(search),
         "share_form": ShareForm(),
+        "describe_form": DescribeForm.of(search),
+        "elsewhere": recipes(search, address=request.build_absolute_uri("/api/v1/searches")),
     }
     return render(request, "searches/detail.html", context)
 
@@ -191,6 +243,26 @@ def search_told(request: OwnedRequest, pk: UUID, wish: str) -> HttpResponse:
     except services.Refused as refusal:
         messages.error(request, str(refusal))
     return redirect(search)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def search_describe(request: OwnedRequest, pk: UUID) -> HttpResponse:
+    """Its name, note and tags, on a page of their own if something is wrong with them."""
+    search = get_object_or_404(Search, pk=pk, owner=request.user)
+    form = DescribeForm(request.POST) if request.method == "POST" else DescribeForm.of(search)
+    if form.is_bound and form.is_valid():
+        given = form.cleaned_data
+        try:
+            services.search_describe(
+                search=search, name=given["name"], note=given["note"], tags=given["tags"].split(",")
+            )
+        except ConfigError as error:
+            for field, sentence in error.problems:
+                form.add_error(field, sentence)
+        else:
+            return redirect(search)
+    context = {"search": search, "describe_form": form}
+    return render(request, "searches/describe.html", context, status=422 if form.is_bound else 200)
 
 
 @require_POST
@@ -294,13 +366,41 @@ def tokens(request: OwnedRequest) -> HttpResponse:
             form.add_error("name", str(refusal))
         else:
             fresh, form = token, TokenForm()
-    context = {
+    context = _tokens_context(request, form) | {"fresh": fresh}
+    return render(request, "tokens.html", context, status=422 if form.is_bound else 200)
+
+
+def _tokens_context(request: OwnedRequest, form: TokenForm) -> dict[str, Any]:
+    webhook = Webhook.objects.filter(user=request.user).first()
+    return {
         "form": form,
         "tokens": ApiToken.objects.filter(user=request.user),
-        "fresh": fresh,
         "address": request.build_absolute_uri("/api/v1/searches"),
+        "webhook": webhook,
+        "webhook_form": WebhookForm(initial={"address": webhook.address} if webhook else None),
     }
-    return render(request, "tokens.html", context, status=422 if form.is_bound else 200)
+
+
+@require_POST
+@never_cache
+def webhook_set(request: OwnedRequest) -> HttpResponse:
+    """The address of one's own program; its secret is shown once."""
+    form, secret = WebhookForm(request.POST), ""
+    if form.is_valid():
+        site = request.build_absolute_uri("/").rstrip("/")
+        try:
+            secret = services.webhook_set(user=request.user, address=form.cleaned_data["address"], site=site)
+        except services.Refused as refusal:
+            form.add_error("address", str(refusal))
+    context = _tokens_context(request, TokenForm()) | {"webhook_form": form, "secret": secret}
+    return render(request, "tokens.html", context, status=200 if secret else 422)
+
+
+@require_POST
+def webhook_remove(request: OwnedRequest) -> HttpResponse:
+    services.webhook_remove(user=request.user)
+    messages.success(request, "The webhook was removed: nobody is told any more.")
+    return redirect("tokens")
 
 
 @require_POST

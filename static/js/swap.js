@@ -15,15 +15,19 @@ export async function swap(ids, signedOut = () => {}) {
   return page;
 }
 
-/** Replaces each element of `ids` by its namesake in `page`, unless it is equal or holds the keyboard's focus. */
+/** Replaces each element of `ids` by its namesake in `page`, unless it is equal. Focus and ticks stay where they are. */
 export function take(page, ids) {
   for (const id of ids) {
     const [old, fresh] = [document.getElementById(id), page.getElementById(id)];
     if (!old || !fresh || old.isEqualNode(fresh)) continue;
     const focused = old.contains(document.activeElement) ? document.activeElement : null;
-    const href = focused?.getAttribute("href");
+    const place = focused?.id ? `#${CSS.escape(focused.id)}` : focused?.hasAttribute("href") ? `[href="${CSS.escape(focused.getAttribute("href"))}"]` : null;
+    for (const box of old.querySelectorAll("input[id][type='checkbox']")) {
+      const again = fresh.querySelector(`#${CSS.escape(box.id)}`);
+      if (again) again.checked = box.checked;
+    }
     old.replaceWith(document.adoptNode(fresh));
-    if (href) document.getElementById(id).querySelector(`[href="${CSS.escape(href)}"]`)?.focus();
+    if (place) document.getElementById(id).querySelector(place)?.focus();
   }
 }
 

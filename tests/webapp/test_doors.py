@@ -82,7 +82,7 @@ class Things:
 
     def untouched(self) -> bool:
         """Whether all of it is there, and nothing was asked of the search."""
-        asked = Search.objects.filter(pk=self.search.pk, state="running", requested="none")
+        asked = Search.objects.filter(pk=self.search.pk, state="running", requested="none", name="digits", note="")
         kept = self.search.share_links.exists() and Dataset.objects.filter(pk=self.dataset.pk).exists()
         return asked.exists() and kept
 
@@ -351,7 +351,9 @@ def test_a_search_has_not_links_without_end(things: Things, settings: Any) -> No
 
 
 def test_every_page_runs_our_own_scripts_alone_and_stands_in_nobodys_frame(page: Client, running: Search) -> None:
-    for url in ("/", "/searches/new/", running.url, "/datasets/", "/api/v1/docs", "/nowhere/", "/healthz"):
+    described, sides = f"{running.url}describe/", f"/compare/?search={running.pk}"
+    pages = ("/", "/searches/new/", running.url, described, sides, "/tokens/", "/datasets/", "/api/v1/docs")
+    for url in (*pages, "/nowhere/", "/healthz"):
         answer = page.get(url)
         policy = dict(
             part.strip().split(" ", 1) for part in answer["Content-Security-Policy"].split(";") if part.strip()

@@ -67,7 +67,7 @@ def test_list_and_detail_cost_the_same_few_queries_however_much_there_is(
 ) -> None:
     for _ in range(5):
         new_search()
-    with django_assert_num_queries(4):  # session, user, count, page
+    with django_assert_num_queries(5):  # session, user, tags, count, page
         page.get(reverse("searches"))
     with django_assert_num_queries(5):  # session, user, search, artifacts, links
         page.get(finished.url)

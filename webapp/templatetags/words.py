@@ -11,6 +11,7 @@ from django.utils import timezone
 from django.utils.safestring import SafeString
 
 from nasengine import catalogue
+from webapp.models import UPLOAD
 
 register = template.Library()
 
@@ -158,6 +159,15 @@ def picture(name: str) -> str:
     """
     drawn = PICTURES.get(name, name)
     return f"searches/pictures/{drawn}.html" if drawn in DRAWN else ""
+
+
+def is_upload(dataset: object) -> bool:
+    """Whether a configuration's data set is somebody's own.
+
+    >>> is_upload("upload:6f"), is_upload("digits")
+    (True, False)
+    """
+    return str(dataset).startswith(UPLOAD)
 
 
 @register.filter

@@ -1,0 +1,357 @@
+"""A program of one's own is told of what ends: signed, a few times, and never of this machine's inside."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import html
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from tests.webapp.cast import put_into, result_ready, say
+from webapp import hooks, reaper, services, tasks
+from webapp.models import Delivery, Search, SearchState, Webhook
+from webapp.reaper import Reaper
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Listener:
+    """A little web server that answers as it is told and remembers what it got."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[str, dict[str, str], bytes]] = []
+        self.status, self.headers, self.drip = 200, {}, False
+        listener = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                listener.got.append((self.path, dict(self.headers), body))
+                if listener.drip:
+                    for _ in range(40):
+                        self.wfile.write(b"H")
+                        time.sleep(0.1)
+                    return
+                self.send_response(listener.status)
+                for name, value in listener.headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+
+            do_GET = do_POST
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.address = f"http://127.0.0.1:{self.server.server_port}/told?by=coppice"
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    listener = Listener()
+    thread = threading.Thread(target=listener.server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield listener
+    listener.server.shutdown()
+    listener.server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def hook(alice: User, listener: Listener, settings: Any) -> str:
+    """The secret of Alice's webhook, which leads to the listener."""
+    settings.WEBHOOK_PRIVATE = True
+    return services.webhook_set(user=alice, address=listener.address, site="https://coppice.example")
+
+
+def finish(search: Search) -> None:
+    say(search, result_ready(1, accuracy={"test": 0.96}, achieved={"params": 19_900}, target={"metric": "params"}))
+    assert services.search_finish(search_id=search.pk, attempt=search.attempt)
+
+
+def tell(search: Search) -> None:
+    """As a worker would whenever it is due."""
+    Delivery.objects.update(due_at=timezone.now())
+    tasks.tell_webhook(str(search.pk))
+
+
+def test_it_is_told_once_what_was_found(
+    hook: str, listener: Listener, running: Search, sent: list[tuple[str, str]]
+) -> None:
+    finish(running)
+    assert sent[-1] == ("webapp.tasks.tell_webhook", str(running.pk))
+    for _ in range(2):
+        tasks.tell_webhook(str(running.pk))
+    ((path, headers, body),) = listener.got
+    assert path == "/told?by=coppice" and headers["Content-Type"] == "application/json"
+    assert json.loads(body) == {
+        "id": str(running.pk), "name": "digits", "state": "finished",
+        "sentence": "Done; the network is ready to download.",
+        "url": f"https://coppice.example/searches/{running.pk}/", "accuracy": 0.96, "size": 19_900,
+    }  # fmt: skip
+    signed = hmac.new(hook.encode(), body, hashlib.sha256).hexdigest()
+    assert headers["X-Coppice-Signature"] == f"sha256={signed}"
+    webhook = Webhook.objects.get()
+    assert webhook.problem == "" and webhook.told_at is not None and not Delivery.objects.exists()
+
+
+def test_it_is_told_of_what_failed_too(hook: str, listener: Listener, running: Search) -> None:
+    services.search_fail(search_id=running.pk, attempt=1, message="It broke.")
+    tell(running)
+    said = json.loads(listener.got[0][2])
+    assert (said["state"], said["sentence"], said["accuracy"]) == ("failed", "Ended without a result. It broke.", None)
+
+
+def test_what_is_cancelled_or_anothers_is_not_told(
+    hook: str, new_search: Callable[..., Search], bob: User, sent: list[tuple[str, str]]
+) -> None:
+    services.search_cancel(search=new_search())
+    his = new_search()
+    Search.objects.filter(pk=his.pk).update(owner=bob, state=SearchState.RUNNING, attempt=1)
+    services.search_fail(search_id=his.pk, attempt=1, message="")
+    assert not Delivery.objects.exists() and {task for task, _ in sent} == {"webapp.tasks.run_search"}
+
+
+def test_a_move_that_is_rolled_back_is_not_told(hook: str, running: Search, sent: list[tuple[str, str]]) -> None:
+    with pytest.raises(RuntimeError), transaction.atomic():
+        services.search_fail(search_id=running.pk, attempt=1, message="")
+        raise RuntimeError
+    assert not Delivery.objects.exists() and ("webapp.tasks.tell_webhook", str(running.pk)) not in sent
+
+
+def test_it_is_tried_three_times_with_growing_pauses(hook: str, listener: Listener, running: Search) -> None:
+    listener.status = 500
+    finish(running)
+    for tried, pause in ((1, 60), (2, 300)):
+        tell(running)
+        owed = Delivery.objects.get()
+        assert owed.tries == tried and owed.due_at - timezone.now() > timedelta(seconds=pause - 5)
+        tasks.tell_webhook(str(running.pk))  # before its time
+        assert len(listener.got) == tried
+        assert Webhook.objects.get().problem == "127.0.0.1 answered 500; expected 200."
+    tell(running)
+    assert len(listener.got) == 3 and not Delivery.objects.exists()
+    tell(running)
+    assert len(listener.got) == 3
+
+
+def test_a_later_success_takes_the_problem_away(hook: str, listener: Listener, running: Search, page: Client) -> None:
+    listener.status = 404
+    finish(running)
+    tell(running)
+    shown = html.unescape(page.get("/tokens/").content.decode())
+    assert "The last delivery failed, just now: 127.0.0.1 answered 404; expected 200." in shown
+    listener.status = 204
+    tell(running)
+    assert len(listener.got) == 2 and Webhook.objects.get().problem == ""
+    assert "The last delivery was taken just now." in page.get("/tokens/").content.decode()
+
+
+def test_what_its_worker_never_ended_is_given_up(hook: str, listener: Listener, running: Search) -> None:
+    finish(running)
+    Delivery.objects.update(tries=3, due_at=timezone.now())
+    tasks.tell_webhook(str(running.pk))
+    assert not listener.got and not Delivery.objects.exists()
+    assert Webhook.objects.get().problem == "The worker that told it died."
+
+
+def test_a_redirect_is_not_followed(hook: str, listener: Listener, running: Search) -> None:
+    listener.status, listener.headers = 307, {"Location": listener.address}
+    finish(running)
+    tell(running)
+    assert len(listener.got) == 1
+    assert Webhook.objects.get().problem == (
+        "127.0.0.1 answered 307, a redirect, which is not followed; give the address it leads to."
+    )
+
+
+def test_who_talks_without_end_is_hung_up_on(
+    hook: str, listener: Listener, running: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hooks, "SECONDS", 0.5)
+    listener.drip = True
+    finish(running)
+    began = time.monotonic()
+    tell(running)
+    assert time.monotonic() - began < 3
+    assert Webhook.objects.get().problem == "127.0.0.1 did not answer within 0.5 seconds."
+
+
+def test_nobody_there_is_said(hook: str, listener: Listener, running: Search, alice: User) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{unused.getsockname()[1]}/"
+    services.webhook_set(user=alice, address=address, site="")
+    finish(running)
+    tell(running)
+    assert "127.0.0.1 could not be talked to: [Errno 111] Connection refused." in Webhook.objects.get().problem
+
+
+def test_plain_words_on_a_secure_address_are_no_delivery(
+    hook: str, listener: Listener, running: Search, alice: User
+) -> None:
+    services.webhook_set(user=alice, address=listener.address.replace("http:", "https:"), site="")
+    finish(running)
+    tell(running)
+    assert not listener.got and "127.0.0.1 could not be talked to: [SSL" in Webhook.objects.get().problem
+
+
+# Inside stays inside
+
+INSIDE = (
+    "127.0.0.1", "127.8.8.8", "10.1.2.3", "172.16.0.1", "192.168.0.1", "169.254.169.254", "0.0.0.0", "100.64.0.1",
+    "224.0.0.1", "255.255.255.255", "[::1]", "[::]", "[fe80::1]", "[fd00::1]", "[fec0::1]", "[::ffff:10.0.0.1]",
+    "[::10.0.0.1]", "[64:ff9b::a00:1]", "[2002:7f00:1::]", "[ff02::1]",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("host", INSIDE)
+def test_an_address_inside_is_refused_at_once(alice: User, host: str) -> None:
+    with pytest.raises(services.Refused, match="belongs to this machine or a private network, and only public"):
+        services.webhook_set(user=alice, address=f"http://{host}/", site="")
+    assert not Webhook.objects.exists()
+
+
+@pytest.mark.parametrize("name", ["localhost", "2130706433", "0x7f.1", "127.1", "017700000001"])
+def test_a_name_that_leads_inside_is_refused_when_it_is_told(
+    listener: Listener, running: Search, alice: User, name: str
+) -> None:
+    """What is looked up is checked, in whatever way an address is written."""
+    services.webhook_set(user=alice, address=listener.address.replace("127.0.0.1", name), site="")
+    finish(running)
+    tell(running)
+    assert not listener.got
+    assert re.search(f"{name} is (127.0.0.1|::1), which belongs to this machine", Webhook.objects.get().problem)
+
+
+def test_a_name_that_changes_its_mind_leads_nowhere_else(
+    listener: Listener, running: Search, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is looked up once, and what was checked is what is connected to."""
+    answers = [("93.184.216.34", 80), ("127.0.0.1", listener.server.server_port)]
+    asked, connected = [], []
+
+    def look_up(host: str, port: int, **_: Any) -> list[Any]:
+        asked.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", answers[min(len(asked), 2) - 1])]
+
+    def connect(_: socket.socket, place: Any) -> None:
+        connected.append(place)
+        raise ConnectionRefusedError("not in a test")
+
+    monkeypatch.setattr(hooks.socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(hooks.socket.socket, "connect", connect)
+    services.webhook_set(user=alice, address="http://rebinding.example/", site="")
+    with pytest.raises(hooks.Undelivered, match=re.escape("rebinding.example could not be talked to: not in a test.")):
+        hooks.post("http://rebinding.example/", b"{}", secret="s", private=False)
+    assert asked == ["rebinding.example"] and connected == [("93.184.216.34", 80)]
+    with pytest.raises(hooks.Undelivered, match=r"rebinding\.example is 127\.0\.0\.1, which belongs to"):
+        hooks.post("http://rebinding.example/", b"{}", secret="s", private=False)
+    assert len(connected) == 1
+
+
+def test_a_name_that_nobody_knows_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: Any, **__: Any) -> list[Any]:
+        raise socket.gaierror("Name or service not known")
+
+    monkeypatch.setattr(hooks.socket, "getaddrinfo", unknown)
+    with pytest.raises(hooks.Undelivered, match=r"nowhere\.example is not known; is it spelt right\?"):
+        hooks.post("https://nowhere.example/", b"{}", secret="s", private=False)
+
+
+# On the page
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("", "It has no address; write it like https://example.org/coppice."),
+        ("example.org", "'example.org' is no web address; begin it with https:// or http://"),
+        ("file:///etc/passwd", "is no web address; begin it with https:// or http://"),
+        ("gopher://example.org", "is no web address"),
+        ("http://", "is no web address"),
+        ("http://me:word@example.org/", "it holds a name or password, which addresses do not keep secret"),
+        ("http://example.org/a b", "has blanks or unusual characters; write them with percent signs"),
+        ("http://example.org/\r\nHost: x", "has blanks or unusual characters"),
+        ("http://example.org:99999/", "cannot be read as a web address"),
+        ("http://[::1", "cannot be read as a web address"),
+        (f"http://example.org/{'x' * 500}", "it has 519 characters; use at most 500"),
+        ("http://192.168.1.1/", "192.168.1.1 belongs to this machine or a private network"),
+    ],
+)
+def test_a_wrong_address_is_told_so(page: Client, address: str, sentence: str) -> None:
+    answer = page.post(reverse("webhook_set"), {"address": address})
+    assert answer.status_code == 422 and sentence in html.unescape(answer.content.decode())
+    assert not Webhook.objects.exists()
+
+
+def test_its_secret_is_shown_once_and_stands_in_no_table(page: Client) -> None:
+    assert "Remove the webhook" not in page.get("/tokens/").content.decode()
+    shown = page.post(reverse("webhook_set"), {"address": "https://example.org/"}).content.decode()
+    (secret,) = set(re.findall(r"coppice_hook_[0-9a-f]{64}", shown))
+    again = page.get("/tokens/").content.decode()
+    assert secret not in again and "Nothing has ended since." in again and 'value="https://example.org/"' in again
+    webhook = Webhook.objects.get()
+    assert secret not in str(vars(webhook)) and hooks.secret_of(webhook.nonce) == secret
+    assert webhook.site == "http://testserver"
+    page.post(reverse("webhook_set"), {"address": "https://example.org/"})
+    assert hooks.secret_of(Webhook.objects.get().nonce) != secret, "a new one each time it is set"
+
+
+def test_who_is_not_to_be_told_any_more_is_not(
+    hook: str, listener: Listener, running: Search, page: Client, strangers_page: Client
+) -> None:
+    finish(running)
+    strangers_page.post(reverse("webhook_remove"))
+    assert Webhook.objects.exists() and Delivery.objects.exists()
+    assert listener.address.split("?")[0] not in strangers_page.get("/tokens/").content.decode()
+    page.post(reverse("webhook_remove"))
+    tell(running)
+    assert not Webhook.objects.exists() and not Delivery.objects.exists() and not listener.got
+
+
+def test_a_delivery_of_an_older_address_changes_nothing_of_the_new(hook: str, running: Search, alice: User) -> None:
+    before = Webhook.objects.get()
+    services.webhook_set(user=alice, address="https://example.org/", site="")
+    services.delivery_failed(search_id=running.pk, webhook=before, reason="It was away.")
+    assert Webhook.objects.get().problem == ""
+
+
+def test_what_is_due_again_is_sent_again(
+    hook: str, running: Search, sent: list[tuple[str, str]], settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.RESEND_SECONDS = 0
+    monkeypatch.setattr(reaper, "messages_in", lambda queue: 0)
+    finish(running)
+    sent.clear()
+    Delivery.objects.update(due_at=timezone.now() + timedelta(seconds=60))
+    looks = Reaper()
+    for _ in range(reaper.LOOKS):
+        looks.resend_lost()
+    assert not sent
+    Delivery.objects.update(due_at=timezone.now())
+    for _ in range(reaper.LOOKS):
+        looks.resend_lost()
+    assert sent == [("webapp.tasks.tell_webhook", str(running.pk))]
+
+
+def test_a_search_without_a_webhook_costs_no_message(running: Search, sent: list[tuple[str, str]]) -> None:
+    put_into(running, SearchState.RUNNING)
+    finish(running)
+    assert not Delivery.objects.exists() and ("webapp.tasks.tell_webhook", str(running.pk)) not in sent
