@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+from csp.decorators import csp_update
 from django.contrib import messages
 from django.contrib.auth import login
 from django.contrib.auth.decorators import login_not_required
@@ -21,13 +22,14 @@ from ninja.errors import AuthenticationError
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from nasengine.errors import ConfigError
-from webapp import health, relay, selectors, services
+from webapp import health, relay, selectors, services, trial
 from webapp import metrics as figures
 from webapp.api import Token
 from webapp.charts import CHARTS
 from webapp.downloads import download
 from webapp.forms import NewSearchForm, ShareForm, TokenForm, UploadForm
-from webapp.models import RESULT, ApiToken, Dataset, Search
+from webapp.judgement import judgement
+from webapp.models import RESULT, ApiToken, Artifact, Dataset, Search
 
 PAGE_SIZE = 25
 
@@ -75,6 +77,7 @@ def search_outlook(request: OwnedRequest) -> JsonResponse:
 
 
 @require_safe
+@csp_update({"script-src": ["'wasm-unsafe-eval'"]})  # type: ignore[arg-type]  # found networks are run there
 def search_detail(request: OwnedRequest, pk: UUID) -> HttpResponse:
     search = get_object_or_404(Search, pk=pk, owner=request.user)
     artifacts = list(search.artifacts.all())
@@ -82,6 +85,8 @@ def search_detail(request: OwnedRequest, pk: UUID) -> HttpResponse:
         **_shown(search, f"/ws/searches/{search.pk}/", reverse("search_events", args=[search.pk])),
         "artifacts": [artifact for artifact in artifacts if artifact.folder == RESULT],
         "family": selectors.family_rows(search, artifacts),
+        "trial": trial.offer(search, artifacts),
+        "judged": judgement(search.report, selectors.sheet_of(search, {file.name: file for file in artifacts})),
         "log_tail": selectors.log_tail(search),
         "share_links": selectors.share_links_of(search),
         "share_form": ShareForm(),
@@ -161,7 +166,11 @@ def shared(request: HttpRequest, token: str) -> HttpResponse:
     search = get_object_or_404(selectors.search_shared(token))
     context = _shown(search, f"/ws/shared/{token}/", reverse("shared_events", args=[token]), to_owner=False)
     family = selectors.family_rows(search, ())
-    answer = render(request, "searches/detail.html", {**context, "is_shared": True, "family": family})
+    answer = render(
+        request,
+        "searches/detail.html",
+        {**context, "is_shared": True, "family": family, "judged": judgement(search.report, None)},
+    )
     answer["X-Robots-Tag"] = "noindex"
     return answer
 
@@ -182,6 +191,20 @@ def search_told(request: OwnedRequest, pk: UUID, wish: str) -> HttpResponse:
     except services.Refused as refusal:
         messages.error(request, str(refusal))
     return redirect(search)
+
+
+@require_POST
+@never_cache
+def search_try(request: OwnedRequest, pk: UUID) -> JsonResponse:
+    """What a found network says of an image, for browsers that cannot run it."""
+    search = get_object_or_404(Search, pk=pk, owner=request.user)
+    folder = request.POST.get("network") or RESULT
+    try:
+        return JsonResponse(trial.answer(search=search, folder=folder, file=request.FILES.get("image")))
+    except Artifact.DoesNotExist:
+        return JsonResponse({"message": "This search has no such network to try."}, status=409)
+    except services.Refused as refusal:
+        return JsonResponse({"message": str(refusal)}, status=422)
 
 
 @require_POST

@@ -15,11 +15,11 @@ export async function swap(ids, signedOut = () => {}) {
   return page;
 }
 
-/** Replaces each element of `ids` by its namesake in `page`, unless it is equal or holds the keyboard's focus. */
+/** Replaces each element of `ids` by its namesake in `page`, unless it is equal or in use (data-in-use); keeps the focus. */
 export function take(page, ids) {
   for (const id of ids) {
     const [old, fresh] = [document.getElementById(id), page.getElementById(id)];
-    if (!old || !fresh || old.isEqualNode(fresh)) continue;
+    if (!old || !fresh || old.isEqualNode(fresh) || "inUse" in old.dataset) continue;
     const focused = old.contains(document.activeElement) ? document.activeElement : null;
     const href = focused?.getAttribute("href");
     old.replaceWith(document.adoptNode(fresh));
