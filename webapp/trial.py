@@ -41,7 +41,7 @@ def offer(search: Search, artifacts: Iterable[Artifact]) -> dict[str, Any] | Non
     files, report = {artifact.name: artifact for artifact in artifacts}, search.report
     if not report or NETWORK not in files:
         return None
-    params = {RESULT: report["achieved"]["params"]}
+    params = {RESULT: report.get("achieved", {}).get("params")}
     params |= {member["folder"]: member["params"] for member in report.get("family") or []}
     networks = [
         {

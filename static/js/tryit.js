@@ -55,7 +55,7 @@ class TryIt extends HTMLElement {
 
   // Asking
 
-  /** What the network says of `file`; `truth` is the name of its class where that is known. */
+  /** What the network says of `file` (or the promise of one); `truth` is the name of its class where that is known. */
   async ask(subject) {
     const [turn, network] = [++this.asked, this.network];
     this.last = subject;
@@ -63,7 +63,7 @@ class TryIt extends HTMLElement {
     this.problem("");
     this.setAttribute("aria-busy", "true");
     try {
-      const answer = await this.answer(subject.file, network);
+      const answer = await this.answer(await subject.file, network);
       if (turn === this.asked) this.show(answer, subject.truth);
     } catch (error) {
       if (turn === this.asked) this.problem(error instanceof Unreadable ? error.message : `It did not work (${error.message}). Try again.`);
@@ -159,14 +159,19 @@ class TryIt extends HTMLElement {
     return this.told.examples[Number(button.dataset.example)];
   }
 
-  async askExample(button) {
-    const [canvas, { tile, name }] = [document.createElement("canvas"), this.example(button)];
+  askExample(button) {
+    const { tile, name } = this.example(button);
+    return this.ask({ file: this.photographed(tile), truth: name });
+  }
+
+  async photographed(tile) {
+    const canvas = document.createElement("canvas");
     try {
       await this.sheet.draw(canvas, tile);
     } catch {
-      return this.problem("This picture cannot be fetched; reload the page.");
+      throw new Unreadable("This picture cannot be fetched; reload the page.");
     }
-    return this.ask({ file: await photographed(canvas, [canvas.width, canvas.height]), truth: name });
+    return photographed(canvas, [canvas.width, canvas.height]);
   }
 
   // Camera: opened by a click alone, and closed as soon as the picture is taken

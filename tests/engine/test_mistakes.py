@@ -46,7 +46,7 @@ def test_the_network_says_of_each_picture_what_the_report_says(run: Finished) ->
         range(8 + len(report["mistakes"]))
     )
     for wrong in report["mistakes"]:
-        chances = network(network.preprocess(pictures[wrong["tile"]])).softmax(1)[0]
+        chances = network(network.preprocess(pictures[wrong["tile"]])).detach().softmax(1)[0]
         assert int(chances.argmax()) == wrong["predicted"] != wrong["true"]
         assert float(chances.max()) == pytest.approx(wrong["probability"], abs=1e-3)
     counts = {(true, predicted): count for true, predicted, count in report["confused"]}
