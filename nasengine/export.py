@@ -27,7 +27,9 @@ TOLERANCE = {"fp32": 1e-5, "fp64": 1e-9}
 ONNX_TOLERANCE = 1e-4
 EXPORTS = {"onnx": "model.onnx", "pt2": "model.pt2", "sparse": compact.SPARSE_FILE}
 """Formats of `exported`, each with its file's usual name: ONNX, torch.export's own, weights without their zeros."""
-FILES = ("README.md", "architecture.json", "model.onnx", "model.py", "model.safetensors", "report.json")
+SHEET = "pictures.png"
+"""Validation images to try the network with, and those it gets wrong; results of before have none."""
+FILES = ("README.md", "architecture.json", "model.onnx", "model.py", "model.safetensors", SHEET, "report.json")
 """Of a result, beside their SHA256SUMS."""
 
 
@@ -104,7 +106,9 @@ def certificate(
     return worst
 
 
-def publish(folder: Path, network: Network, report: dict[str, Any], sample: Tensor) -> list[dict[str, object]]:
+def publish(
+    folder: Path, network: Network, report: dict[str, Any], sample: Tensor, sheet: bytes
+) -> list[dict[str, object]]:
     """Writes the result folder, whole or not at all.
 
     Args:
@@ -112,6 +116,7 @@ def publish(folder: Path, network: Network, report: dict[str, Any], sample: Tens
         network: trained, on the CPU.
         report: becomes report.json; `achieved.bytes` is filled in here.
         sample: normalised images [N, C, S, S] to check the ONNX file with.
+        sheet: the pictures that the report names, as PNG.
 
     Returns:
         {name, bytes, sha256} of each file.
@@ -130,6 +135,7 @@ def publish(folder: Path, network: Network, report: dict[str, Any], sample: Tens
         if not torch.allclose(loaded(part)(sample), network(sample), rtol=1e-5, atol=1e-5):
             raise ExportError("the written network does not answer as the trained one; nothing was published")
     (part / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False))
+    (part / SHEET).write_bytes(sheet)
     (part / "README.md").write_text(_model_card(report))
     files = [described(part, path) for path in sorted(part.iterdir())]
     (part / "SHA256SUMS").write_text("".join(f"{file['sha256']}  {file['name']}\n" for file in files))
@@ -313,7 +319,8 @@ def _result(run: Path) -> Path:
 def _checksum_problems(folder: Path) -> list[str]:
     text = (folder / "SHA256SUMS").read_text(errors="replace")
     sums = dict(reversed(line.split("  ", 1)) for line in text.splitlines() if "  " in line)
-    if set(sums) != set(FILES):
+    listed = set(sums) if (folder / SHEET).exists() else {*sums, SHEET}  # results of before have none
+    if listed != set(FILES):
         return ["SHA256SUMS was changed: it does not list the files of a result"]
     problems = []
     for name, digest in sums.items():

@@ -24,17 +24,24 @@ class Unreadable(EngineError):
     """An image file is left out; the text completes a sentence that begins with its name."""
 
 
-def square(content: bytes, size: int) -> NDArray[np.uint8]:
+def square(content: bytes, size: int, *, most_pixels: int | None = None, grey: bool = False) -> NDArray[np.uint8]:
     """The image in `content`, upright, on white, cropped to its middle and resized: [S, S] if grey, else [S, S, 3].
+
+    Args:
+        content: of an image file.
+        size: S.
+        most_pixels: of a larger image nothing is decoded; Pillow's own limit if left out.
+        grey: make colours grey.
 
     Raises:
         Unreadable: saying what is wrong with the file.
     """
     if not content:
         raise Unreadable("is empty")
+    limit = most_pixels or Image.MAX_IMAGE_PIXELS
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+            if limit and image.width * image.height > limit:
                 raise Image.DecompressionBombError
             image.draft(None, (2 * size, 2 * size))  # a JPEG far too large is decoded at a fraction of its size
             with ONE_LARGE if image.width * image.height > LARGE else nullcontext():
@@ -42,14 +49,15 @@ def square(content: bytes, size: int) -> NDArray[np.uint8]:
                 upright = (
                     image if image.getexif().get(ExifTags.Base.Orientation, 1) == 1 else ImageOps.exif_transpose(image)
                 )
-                return fitted(_grey_or_rgb(upright), size)
+                plain = _grey_or_rgb(upright)
+                return fitted(plain.convert("L") if grey else plain, size)
     except Unreadable:
         raise
     except UnidentifiedImageError:
         damaged = content.startswith(SIGNATURES)
         raise Unreadable("is damaged" if damaged else "is not an image (JPEG, PNG, GIF, BMP, TIFF or WebP)") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise Unreadable(f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
+        raise Unreadable(f"has more than {limit:,} pixels") from None
     except Exception as error:  # a decoder given strangers' bytes raises anything: this is the rim
         why = str(error) or type(error).__name__
         raise Unreadable("is truncated" if "truncated" in why.lower() else f"is damaged ({why})") from error

@@ -32,13 +32,15 @@ def reported(
     counts: Mapping[str, Mapping[str, int]],
     seconds: Mapping[str, float],
     where: torch.device,
+    judgement: Mapping[str, Any],
     early: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The report; `achieved.bytes` is filled in when the file is written.
 
     `network` is trained, on the CPU, in eval mode; `measured` holds its figures, `random` those of random networks;
     `family` holds reports of the search's other networks, each with its `folder`; `counts` holds `pruned`, `regrown`
-    and `survived`, each by granularity; `early` names the phases that ended early on request.
+    and `survived`, each by granularity; `judgement` says what it gets wrong (`mistakes.judged`); `early` names the
+    phases that ended early on request.
     """
     image = images.validation.x[:1].cpu()
     return {
@@ -78,6 +80,7 @@ def reported(
                 "test": len(images.open_test()),
             },
         },
+        **judgement,
     }
 
 

@@ -31,6 +31,7 @@ from nasengine.control import Control
 from nasengine.discretise import ladder
 from nasengine.errors import CheckpointError, ConfigError, EngineError, Interrupted, TrainingError
 from nasengine.events import Event
+from nasengine.mistakes import judged
 from nasengine.outlook import batch_size, outlook, plan_of, resolved
 from nasengine.report import reported, versions
 from nasengine.retraining import Retraining, random_decision
@@ -615,6 +616,8 @@ class _Run:
         order = sorted(range(len(self.members)), key=lambda index: self.members[index]["target"] == self.look.target)
         for index in order:
             member = self.members[index]
+            # In the order of pixels that validation has had, so that both count the same images as right.
+            judgement = judged(self._network(member).to(memory_format=torch.channels_last), self.images)
             network = self._network(member).cpu().eval()
             is_main = member["target"] == self.look.target
             report = reported(
@@ -623,11 +626,11 @@ class _Run:
                 random=self.measured[len(self.members) :] if is_main else [],
                 family=[other for _, other in ready] if is_main else [],
                 parity=member["parity"], counts=member["counts"], seconds=self.seconds, where=self.device,
-                early=self.early,
+                judgement=judgement.told, early=self.early,
             )  # fmt: skip
             folder = RESULT if is_main else f"{FAMILY}/{member['target']}"
             (self.folder / folder).parent.mkdir(exist_ok=True)
-            files = export.publish(self.folder / folder, network, report, self._sample(8).cpu())
+            files = export.publish(self.folder / folder, network, report, self._sample(8).cpu(), judgement.sheet)
             ready.append((events.ResultReady(folder=folder, report=report, files=files), {"folder": folder, **report}))
         self.position = _Position(phase="done")
         self.folders = [event.folder for event, _ in ready]
@@ -646,7 +649,10 @@ class _Run:
                 )
             report = json.loads((path / "report.json").read_text())
             seconds = sum(report["seconds"].values())
-            files = [export.described(path, path / name) for name in (*export.FILES, "SHA256SUMS")]
+            names = [*export.FILES, "SHA256SUMS"]
+            if not (path / export.SHEET).exists():  # a result of before there were pictures
+                names.remove(export.SHEET)
+            files = [export.described(path, path / name) for name in names]
             yield events.ResultReady(folder=folder, report=report, files=files)
         yield events.SearchFinished(seconds=seconds)
 

@@ -250,6 +250,12 @@ def family_rows(search: Search, artifacts: Iterable[Artifact]) -> list[tuple[dic
     return [(member, [file for file in artifacts if file.folder == member["folder"]]) for member in members]
 
 
+def sheet_of(search: Search, files: Mapping[str, Artifact]) -> dict[str, Any] | None:
+    """Where the pictures are that the report's tiles are numbered in, and how they lie there; old results have none."""
+    pictures: dict[str, Any] = (search.report or {}).get("pictures") or {}
+    return {**pictures, "url": files[pictures["file"]].url} if pictures.get("file") in files else None
+
+
 def queue_position(search: Search) -> int | None:
     """1 for the next to start; None if it does not wait."""
     if search.state != SearchState.QUEUED:

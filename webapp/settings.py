@@ -119,6 +119,13 @@ UPLOAD_QUOTA_BYTES = 20 * 2**30
 """All uploads of one user together."""
 UPLOAD_IMAGE_SIZE = 32
 """Pixels a side at which an uploaded data set is packed and shown first; a search may ask for another size."""
+TRY_MAX_BYTES = 16 * 2**20
+TRY_MAX_PIXELS = 2**25
+"""Of an image that a network is tried on here, by the server; browsers that can do it themselves."""
+TRY_WAIT_SECONDS = 10.0
+"""How long such an image waits for the one before it."""
+TRY_IN_BROWSER = True
+"""Whether browsers run found networks, where onnxruntime-web is among the static files; else the server does."""
 SIGN_IN_MINUTES = 30
 MAX_API_TOKENS = 20
 """Of one user."""

@@ -23,6 +23,7 @@ urlpatterns = [
     path("searches/<uuid:pk>/stop/", views.search_told, {"wish": "stop"}, name="search_stop"),
     path("searches/<uuid:pk>/keep/", views.search_told, {"wish": "keep"}, name="search_keep"),
     path("searches/<uuid:pk>/describe/", views.search_describe, name="search_describe"),
+    path("searches/<uuid:pk>/try/", views.search_try, name="search_try"),
     path("searches/<uuid:pk>/delete/", views.search_delete, name="search_delete"),
     path("searches/<uuid:pk>/share/", views.search_share, name="search_share"),
     path("searches/<uuid:pk>/share/<int:number>/revoke/", views.share_link_revoke, name="share_link_revoke"),

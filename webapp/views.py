@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
+from csp.decorators import csp_update
 from django.contrib import messages
 from django.contrib.auth import login
 from django.contrib.auth.decorators import login_not_required
@@ -23,15 +24,16 @@ from ninja.errors import AuthenticationError
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from nasengine.errors import ConfigError
-from webapp import comparison, health, relay, selectors, services
+from webapp import comparison, health, relay, selectors, services, trial
 from webapp import metrics as figures
 from webapp.again import again, recipes
 from webapp.api import Token
 from webapp.charts import CHARTS
 from webapp.downloads import download
 from webapp.forms import DescribeForm, NewSearchForm, ShareForm, TokenForm, UploadForm, WebhookForm
+from webapp.judgement import judgement
 from webapp.listing import ListForm
-from webapp.models import RESULT, WEIGHTS, ApiToken, Dataset, Search, Webhook
+from webapp.models import RESULT, WEIGHTS, ApiToken, Artifact, Dataset, Search, Webhook
 
 PAGE_SIZE = 25
 
@@ -132,6 +134,7 @@ def search_demo(request: OwnedRequest) -> HttpResponse:
 
 
 @require_safe
+@csp_update({"script-src": ["'wasm-unsafe-eval'"]})  # type: ignore[arg-type]  # found networks are run there
 def search_detail(request: OwnedRequest, pk: UUID) -> HttpResponse:
     search = get_object_or_404(Search, pk=pk, owner=request.user)
     artifacts = list(search.artifacts.all())
@@ -140,6 +143,8 @@ def search_detail(request: OwnedRequest, pk: UUID) -> HttpResponse:
         "artifacts": [artifact for artifact in artifacts if artifact.folder == RESULT],
         "weights_files": {artifact.folder: artifact.url for artifact in artifacts if artifact.file == WEIGHTS},
         "family": selectors.family_rows(search, artifacts),
+        "trial": trial.offer(search, artifacts),
+        "judged": judgement(search.report, selectors.sheet_of(search, {file.name: file for file in artifacts})),
         "log_tail": selectors.log_tail(search),
         "share_links": selectors.share_links_of(search),
         "share_form": ShareForm(),
@@ -222,7 +227,11 @@ def shared(request: HttpRequest, token: str) -> HttpResponse:
     context = _shown(search, f"/ws/shared/{token}/", reverse("shared_events", args=[token]), to_owner=False)
     context["weights_files"] = {}
     family = selectors.family_rows(search, ())
-    answer = render(request, "searches/detail.html", {**context, "is_shared": True, "family": family})
+    answer = render(
+        request,
+        "searches/detail.html",
+        {**context, "is_shared": True, "family": family, "judged": judgement(search.report, None)},
+    )
     answer["X-Robots-Tag"] = "noindex"
     return answer
 
@@ -263,6 +272,20 @@ def search_describe(request: OwnedRequest, pk: UUID) -> HttpResponse:
             return redirect(search)
     context = {"search": search, "describe_form": form}
     return render(request, "searches/describe.html", context, status=422 if form.is_bound else 200)
+
+
+@require_POST
+@never_cache
+def search_try(request: OwnedRequest, pk: UUID) -> JsonResponse:
+    """What a found network says of an image, for browsers that cannot run it."""
+    search = get_object_or_404(Search, pk=pk, owner=request.user)
+    folder = request.POST.get("network") or RESULT
+    try:
+        return JsonResponse(trial.answer(search=search, folder=folder, file=request.FILES.get("image")))
+    except Artifact.DoesNotExist:
+        return JsonResponse({"message": "This search has no such network to try."}, status=409)
+    except services.Refused as refusal:
+        return JsonResponse({"message": str(refusal)}, status=422)
 
 
 @require_POST

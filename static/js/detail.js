@@ -120,7 +120,7 @@ async function refresh() {
   refreshing = true;
   for (let pause = 1000; shown.page !== shown.state.drawn && !["gone", "signed-out"].includes(document.body.dataset.link); ) {
     const drawn = shown.state.drawn;
-    if (await swap(["actions", "trouble", "result", "artifacts", "engine-log"])) {
+    if (await swap(["actions", "trouble", "result", "artifacts", "tryit", "mistakes", "engine-log"])) {
       shown.page = drawn;
       wanted();
     }

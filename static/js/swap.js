@@ -15,11 +15,14 @@ export async function swap(ids, signedOut = () => {}) {
   return page;
 }
 
-/** Replaces each element of `ids` by its namesake in `page`, unless it is equal. Focus and ticks stay where they are. */
+/**
+ * Replaces each element of `ids` by its namesake in `page`, unless it is equal or in use (data-in-use). Focus and ticks stay
+ * where they are.
+ */
 export function take(page, ids) {
   for (const id of ids) {
     const [old, fresh] = [document.getElementById(id), page.getElementById(id)];
-    if (!old || !fresh || old.isEqualNode(fresh)) continue;
+    if (!old || !fresh || old.isEqualNode(fresh) || "inUse" in old.dataset) continue;
     const focused = old.contains(document.activeElement) ? document.activeElement : null;
     const place = focused?.id ? `#${CSS.escape(focused.id)}` : focused?.hasAttribute("href") ? `[href="${CSS.escape(focused.getAttribute("href"))}"]` : null;
     for (const box of old.querySelectorAll("input[id][type='checkbox']")) {

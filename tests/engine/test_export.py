@@ -27,7 +27,7 @@ from nasengine.events import ResultReady
 from nasengine.supernet import Supernet, architecture
 
 FILES = (
-    "README.md", "architecture.json", "model.onnx", "model.py", "model.safetensors", "report.json",
+    "README.md", "architecture.json", "model.onnx", "model.py", "model.safetensors", "pictures.png", "report.json",
 )  # fmt: skip
 
 
@@ -206,6 +206,15 @@ def test_each_network_of_a_family_is_looked_at_by_itself(whole_of: Callable[[str
 def test_a_missing_file_is_found(copied: Path, name: str) -> None:
     (copied / "result" / name).unlink()
     assert export.verified(copied)["problems"] == [f"{name} is missing"]
+
+
+def test_a_result_of_before_there_were_pictures_is_still_sound(copied: Path) -> None:
+    folder = copied / "result"
+    lines = (folder / "SHA256SUMS").read_text().splitlines(keepends=True)
+    (folder / "SHA256SUMS").write_text("".join(line for line in lines if "pictures.png" not in line))
+    assert export.verified(copied)["ok"] is False, "it is there and not listed"
+    (folder / "pictures.png").unlink()
+    assert export.verified(copied)["ok"] is True
 
 
 @pytest.mark.parametrize("keep", [0, 3])

@@ -3,6 +3,7 @@ files. A new strategy, recipe or space is held to it by being in the catalogue."
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ PAIRS = [
     for recipe in entry.paths
     for space in entry.spaces
 ]
-FILES = ("model.safetensors", "model.onnx", "architecture.json")
+FILES = ("model.safetensors", "model.onnx", "architecture.json", "pictures.png")
 
 
 Place = tuple[str, Any, Any]
@@ -80,3 +81,6 @@ def test_stopped_at_every_edge_and_inside_every_stage_it_ends_with_the_very_same
     for name in FILES:
         found = [(folder / "result" / name).read_bytes() for folder in (undisturbed, disturbed)]
         assert found[0] == found[1], name
+    reports = [json.loads((folder / "result" / "report.json").read_text()) for folder in (undisturbed, disturbed)]
+    for key in ("confusion", "confused", "examples", "mistakes"):
+        assert reports[0][key] == reports[1][key], key

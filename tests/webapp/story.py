@@ -29,6 +29,7 @@ from nasengine import events
 from nasengine.architecture import Choice, Plan
 from nasengine.outlook import plan_of
 from nasengine.splits import builtin_facts
+from tests.webapp import tiny_network
 
 STEPS = 8
 """Progress events of an epoch."""
@@ -349,6 +350,7 @@ class _Run:
                     "sha256": "3f" * 32,
                     "splits": {"train": 1222, "validation": 215, "test": 360},
                 },
+                **tiny_network.judged(),
             },
             files=[
                 {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -375,8 +377,12 @@ FILES = {
     for n, name in enumerate(
         ("architecture.json", "model.safetensors", "model.py", "model.onnx", "report.json", "README.md", "SHA256SUMS")
     )
+} | {
+    "architecture.json": tiny_network.architecture(),
+    "model.onnx": tiny_network.model(),
+    "pictures.png": tiny_network.pictures(),
 }
-"""What the story's result consists of."""
+"""What the story's result consists of: a network that can be tried, and other files that only look like it."""
 
 
 def packed(units: set[int], count: int) -> str:

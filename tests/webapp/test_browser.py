@@ -69,6 +69,7 @@ def test_a_newcomer_searches_digits_from_the_form_to_the_files(browser: Browser,
             "model.safetensors",
             "model.py",
             "model.onnx",
+            "pictures.png",
             "report.json",
             "README.md",
             "SHA256SUMS",
@@ -551,7 +552,7 @@ def test_every_kind_of_event_the_log_tells_is_a_sentence(script: Page, told: lis
     assert all(re.fullmatch(r"[A-Z].*\.", text) for text in texts)
     assert not any(word in text for text in texts for word in ("undefined", "NaN", "null", "[object"))
     assert any("regrown" in text for text in texts) and any("pruned" in text for text in texts)
-    assert len(FILES) == 7
+    assert len(FILES) == 8
 
 
 @pytest.mark.parametrize(

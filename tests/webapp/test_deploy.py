@@ -105,6 +105,8 @@ def test_containers_wait_until_an_engine_has_saved() -> None:
 def test_nginx_takes_uploads_as_large_as_the_form_does() -> None:
     assert SERVICES["nginx"]["environment"]["UPLOAD_MAX"] == f"{settings.UPLOAD_MAX_BYTES // 2**30}g"
     assert f"client_max_body_size {settings.DATA_UPLOAD_MAX_MEMORY_SIZE // 2**20}m;" in template()
+    tried = re.search(r"/try/\$ \{.*?client_max_body_size (\d+)m;", template(), re.DOTALL)
+    assert tried and int(tried[1]) * 2**20 > settings.TRY_MAX_BYTES, "the web server says it in a sentence"
 
 
 def test_compose_fills_in_all_that_nginx_is_to_be_told() -> None:

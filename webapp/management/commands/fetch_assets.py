@@ -1,4 +1,5 @@
-"""Front-end files that are not ours: out of the installed packages into static/vendor, which is not committed."""
+"""Front-end files that are not ours: out of the installed packages, and from npm what is nowhere else, into
+static/vendor, which is not committed."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from webapp import runtime
+
 ASSETS = {
     "plotly.min.js": ("plotly", "package_data/plotly.min.js"),
     "bootstrap/css/bootstrap.min.css": ("bootstrap", "css/bootstrap.min.css"),
@@ -22,13 +25,17 @@ ASSETS = {
 
 
 class Command(BaseCommand):
-    help = "Copy Plotly and Bootstrap out of the installed packages into static/vendor."
+    help = "Copy Plotly and Bootstrap out of the installed packages into static/vendor; npm fetches onnxruntime-web."
     requires_system_checks = ()
 
     def handle(self, *args: Any, **options: Any) -> None:
         folder = settings.BASE_DIR / "static" / "vendor"
         for name, (package, file) in ASSETS.items():
             copy(inside(package, file), folder / name)
+        try:
+            runtime.fetch()
+        except runtime.NotFetched as reason:
+            self.stderr.write(f"Found networks are tried on the server, not in the browser: {reason}.")
 
 
 def copy(source: Path, target: Path) -> None:

@@ -51,8 +51,8 @@ def _run() -> None:
             launch.require_redis(redis_url)
         else:
             launch.redis_server()  # or it says what to install
-        call_command("fetch_assets")
         _migrate()
+        call_command("fetch_assets")
         token = services.sign_in_link_create(user=services.local_owner())
         commands = parts.procfile(settings.BASE_DIR / "Procfile")
         greeting = GREETING.format(link=address + reverse("sign_in", args=[token]), data=data)
