@@ -357,7 +357,8 @@ def _in_json(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpRespons
         said = view(request, *args, **kwargs)
         if not isinstance(said, HttpResponseNotAllowed):
             return said
-        sentence = f"{request.method} is not for this address; it takes {said['Allow']}."
+        allowed = " and ".join(sorted(said["Allow"].split(", ")))
+        sentence = f"{request.method} is not for this address; it takes {allowed}."
         told = api.create_response(request, {"message": sentence}, status=405)
         told["Allow"] = said["Allow"]
         return told

@@ -270,10 +270,10 @@ def waits_for(search: Search) -> str:
         return ""
     line = "It is the next in line" if position == 1 else f"{position - 1} before it in line"
     held = Search.objects.filter(state__in=HELD_STATES).count()
-    if not held:
-        return f"{line}; nothing runs now, so a worker takes the next in a moment if one is there."
-    busy = "the search that runs now" if held == 1 else f"one of the {held} searches that run now"
-    return f"{line}, after {busy}."
+    if held:
+        busy = "the search that runs now" if held == 1 else f"one of the {held} searches that run now"
+        return f"{line}, after {busy}."
+    return f"{line}; no search runs, so a worker should take the next at once."
 
 
 def state_frame(search: Search, *, to_owner: bool) -> dict[str, Any]:

@@ -88,6 +88,7 @@ async def test_it_works(page: Client, running: Search, watch: Callable[..., Sock
     assert state == {
         "type": "state", "state": "running", "label": "Running", "sentence": "A worker is on it.", "finished": False,
         "queue_position": None, "rewinds": 0, "drawn": "Running, not training",
+        "attempt": 1, "started_at": running.started_at.isoformat(), "finished_at": None,
     }  # fmt: skip
 
 
@@ -341,12 +342,18 @@ async def test_a_session_that_ended_in_silence_gets_nothing_more(
 async def test_who_waits_sees_the_place_in_the_queue(
     page: Client, new_search: Callable[..., Search], watch: Callable[..., Socket]
 ) -> None:
-    await database_sync_to_async(new_search)()
+    first = await database_sync_to_async(new_search)()
     second = await database_sync_to_async(new_search)()
     socket = watch(page, second.pk)
     await socket.connect()
     state = await socket.receive_json_from()
-    assert (state["queue_position"], state["sentence"]) == (2, "Waits for a free worker.")
+    waits = "Waits for a free worker. 1 before it in line"
+    free = f"{waits}; no search runs, so a worker should take the next at once."
+    assert (state["queue_position"], state["sentence"]) == (2, free)
+    await database_sync_to_async(put_into)(first, SearchState.RUNNING)
+    third = await database_sync_to_async(new_search)()
+    frame = await database_sync_to_async(selectors.state_frame)(third, to_owner=False)
+    assert frame["sentence"] == f"{waits}, after the search that runs now."
 
 
 async def test_a_frame_holds_a_bounded_number_of_events(

@@ -51,7 +51,7 @@ def scenes(browser: Browser, cookies: list[dict[str, object]], stack: Stack, tmp
     shared = page.get_by_text(re.compile(r"/shared/")).first
     found["shared"] = (shared.input_value() if shared.evaluate("e => 'value' in e") else shared.inner_text()).strip()
     ids = [re.search(r"[0-9a-f-]{36}", found[name]) for name in ("finished", "another")]
-    # found["compare"] = "/compare/?" + "&".join(f"search={match[0]}" for match in ids if match)
+    found["compare"] = "/compare/?" + "&".join(f"search={match[0]}" for match in ids if match)
     found["list"] = "/"
     found["live"] = start(page, "One that goes on, 600 seconds")
     expect(page.locator("#network .block").first).to_be_visible(timeout=60_000)

@@ -161,6 +161,7 @@ def picture(name: str) -> str:
     return f"searches/pictures/{drawn}.html" if drawn in DRAWN else ""
 
 
+@register.filter
 def is_upload(dataset: object) -> bool:
     """Whether a configuration's data set is somebody's own.
 
