@@ -1,16 +1,14 @@
 // Several searches side by side: their lines, their networks by size, and the pictures of their networks.
 
+import { colour, layout, OPTIONS } from "./figure.js";
 import { Network } from "./network.js";
 import { add, emptyRun } from "./run.js";
 import { percent, whole } from "./words.js";
 
 const drawn = JSON.parse(document.getElementById("drawn").textContent);
-const COARSE = matchMedia("(pointer: coarse)").matches;
-const OPTIONS = { displaylogo: false, responsive: true, displayModeBar: COARSE ? false : "hover", modeBarButtons: [["toImage", "resetScale2d"]] };
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down"];
 const LONGEST = 40;
 
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 const lineColour = (place) => colour(`line-${place + 1}`);
 const label = (place) => {
   const { name } = drawn.searches[place];
@@ -20,21 +18,6 @@ const label = (place) => {
 /** Plotly reads some tags in its texts; names are not to be read so. */
 function escaped(text) {
   return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
-}
-
-function layout(x, y, more = {}) {
-  const [ink, grid] = [colour("chart-ink"), colour("chart-grid")];
-  const axis = { gridcolor: grid, linecolor: grid, zerolinecolor: grid, tickfont: { size: 11 }, automargin: true, fixedrange: COARSE };
-  return {
-    height: 340, margin: { l: 52, r: 12, t: 10, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: ink },
-    hoverlabel: { bgcolor: colour("chart-surface"), bordercolor: grid, font: { color: ink } },
-    dragmode: COARSE ? false : "zoom", uirevision: "kept", showlegend: true,
-    legend: { orientation: "h", x: 0, y: -0.2, yanchor: "top", font: { size: 11 } },
-    xaxis: { ...axis, title: { text: x, font: { size: 11 }, standoff: 4 }, showgrid: false, ...more.x },
-    yaxis: { ...axis, title: { text: y, font: { size: 11 }, standoff: 4 }, tickformat: ".0%", ...more.y },
-    ...more.layout,
-  };
 }
 
 function ways(place) {
@@ -47,14 +30,14 @@ function ways(place) {
       hovertemplate: `epoch %{x}: %{y:.1%}<extra>${label(number)}</extra>`,
     }));
   });
-  window.Plotly.react(place, traces, layout("epoch", "validation accuracy", { x: { rangemode: "tozero", zeroline: false } }), OPTIONS);
+  window.Plotly.react(place, traces, layout("epoch", "validation accuracy", { height: 340, x: { rangemode: "tozero", zeroline: false, showgrid: false }, y: { tickformat: ".0%" } }), OPTIONS);
 }
 
 function pareto(place) {
   const front = drawn.members.filter((member) => member.is_best);
   const joined = {
     type: "scatter", mode: "lines", x: front.map((one) => one.params), y: front.map((one) => one.accuracy), name: "best for their size",
-    line: { color: colour("chart-quiet"), width: 1.5, dash: "dash", shape: "hv" }, hoverinfo: "skip", showlegend: front.length > 1,
+    line: { color: colour("quiet"), width: 1.5, dash: "dash", shape: "hv" }, hoverinfo: "skip", showlegend: front.length > 1,
   };
   const traces = drawn.searches.map((search, number) => {
     const members = drawn.members.filter((member) => member.place === number);
@@ -65,7 +48,7 @@ function pareto(place) {
       hovertemplate: `%{text}<extra>${label(number)}</extra>`,
     };
   }).filter((trace) => trace.x.length);
-  window.Plotly.react(place, [joined, ...traces], layout("parameters", "test accuracy", { x: { tickformat: "~s" }, y: { tickformat: ".1%" }, layout: { hovermode: "closest" } }), OPTIONS);
+  window.Plotly.react(place, [joined, ...traces], layout("parameters", "test accuracy", { height: 340, hovermode: "closest", x: { tickformat: "~s", showgrid: false }, y: { tickformat: ".1%" } }), OPTIONS);
 }
 
 function draw() {

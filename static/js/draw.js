@@ -3,6 +3,7 @@
 // Redraws only what changed and can be seen, at most three times a second (the caller paces it), with a bounded number
 // of points. SVG traces only: browsers allow too few WebGL contexts for a page of charts.
 
+import { colour, layout, OPTIONS } from "./figure.js";
 import { count, percent, whole } from "./words.js";
 
 const MOST_POINTS = 500;
@@ -110,38 +111,29 @@ export class Charts {
   }
 
   #layout(chart, model, traces) {
-    const ink = this.#colour("ink");
-    const grid = this.#colour("grid");
-    const axis = { gridcolor: grid, linecolor: grid, zerolinecolor: grid, tickfont: { size: 11 }, automargin: true, fixedrange: COARSE };
     const bars = chart.kind === "bars";
+    const { length } = model.commits;
     const marks = bars ? [] : model.boundaries.filter(({ x }) => traces.some((trace) => (trace.x.at(-1) ?? 0) >= x));
-    return {
+    return layout(chart.x_label, null, {
       height: 270,
-      margin: { l: 52, r: 10, t: 10, b: 36 },
-      paper_bgcolor: "rgba(0,0,0,0)",
-      plot_bgcolor: "rgba(0,0,0,0)",
-      font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: ink },
       hovermode: bars ? "closest" : "x unified",
-      hoverlabel: { bgcolor: this.#colour("surface"), bordercolor: grid, font: { color: ink } },
-      dragmode: COARSE ? false : "zoom",
-      uirevision: "kept", // a zoom survives new data
       barmode: "group",
       bargap: 0.25,
-      showlegend: true,
-      legend: { orientation: "h", x: 0, y: -0.2, yanchor: "top", font: { size: 11 }, itemclick: "toggle" },
-      xaxis: {
-        ...axis, title: { text: chart.x_label, font: { size: 11 }, standoff: 4 }, rangemode: "tozero", zeroline: false, showgrid: false,
-        ...(bars ? { tickformat: "d", range: [0.4, Math.max(4.6, model.commits.length + 0.6)], dtick: model.commits.length < 14 ? 1 : undefined } : {}),
+      x: {
+        rangemode: "tozero", zeroline: false, showgrid: false,
+        ...(bars ? { tickformat: "d", range: [0.4, Math.max(4.6, length + 0.6)], dtick: length < 14 ? 1 : undefined } : {}),
       },
-      yaxis: {
-        ...axis, zeroline: bars, zerolinecolor: ink, tickformat: { percent: ".0%", size: "~s" }[chart.unit] ?? "",
+      y: {
+        zeroline: bars, zerolinecolor: this.#colour("ink"), tickformat: { percent: ".0%", size: "~s" }[chart.unit] ?? "",
         rangemode: chart.unit === "size" ? "tozero" : "normal",
       },
-      shapes: marks.map(({ x }) => ({ type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, line: { color: grid, width: 1.5, dash: "dot" } })),
+      shapes: marks.map(({ x }) => ({
+        type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, line: { color: this.#colour("grid"), width: 1.5, dash: "dot" },
+      })),
       annotations: marks.map(({ x, label }) => ({
         x, yref: "paper", y: 1, yanchor: "top", xanchor: "left", text: label, showarrow: false, font: { size: 10, color: this.#colour("quiet") },
       })),
-    };
+    });
   }
 
   #colour(name) {
@@ -149,17 +141,6 @@ export class Charts {
     return this.#colours.get(name);
   }
 }
-
-/** A colour of the style sheet as the theme has it now. */
-export function colour(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(`--chart-${name}`).trim();
-}
-
-const COARSE = matchMedia("(pointer: coarse)").matches;
-const OPTIONS = {
-  displaylogo: false, responsive: true, displayModeBar: COARSE ? false : "hover",
-  modeBarButtons: [["toImage", "resetScale2d"]], doubleClick: "reset",
-};
 
 /** At most `most` points: the smallest and largest of each bucket, so that no spike is lost. */
 export function decimated(x, y, most) {
