@@ -67,7 +67,7 @@ export class Charts {
     for (const id of this.#stale) model.changed.add(id);
     this.#stale.clear();
     for (const { chart, plot, table, open, visible } of this.#figures) {
-      if (!visible || !model.changed.has(chart.id)) continue;
+      if (!(visible || open) || !model.changed.has(chart.id)) continue;
       model.changed.delete(chart.id);
       if (open) table.replaceChildren(numbers(chart, model.traces[chart.id]));
       const traces = this.#traces(chart, model);

@@ -274,3 +274,44 @@ def test_a_forecast_is_exact_where_it_was_measured_and_honest_elsewhere(script: 
     assert below["middle"] == pytest.approx(0.6 - 0.05 * math.log(2)) and below["low"] < below["middle"] < below["high"]
     in_step = [{"size": 100_000 / epoch, "epoch": epoch, "accuracy": 0.5} for epoch in range(1, 10)]
     assert asked(5_000, in_step) is None  # size and time cannot be told apart
+
+
+# What the page tells besides
+
+
+def test_whoever_asked_is_told_on_the_desktop_when_a_search_ends(context: BrowserContext, stack: Any) -> None:
+    """Once, by the tab that is open; nothing of a search for which nobody asked."""
+    context.grant_permissions(["notifications"], origin=stack.address)
+    context.add_init_script("""{
+      window.told = [];
+      window.Notification = class extends EventTarget {
+        static permission = "granted";
+        static requestPermission = async () => "granted";
+        constructor(title, { body }) { super(); window.told.push([title, body]); }
+      };
+    }""")  # the desktop is the outside world
+    page = context.new_page()
+    start(page, "Told, 6 seconds")
+    button = page.get_by_role("button", name="Tell me when it ends")
+    button.click()
+    expect(page.get_by_role("button", name="You will be told when it ends")).to_have_attribute("aria-pressed", "true")
+    expect_state(page, "Finished")
+    assert page.evaluate("window.told") == [["Told, 6 seconds: Finished", "Done; the network is ready to download."]]
+    expect(page.locator("#notify")).to_be_hidden()
+    page.reload()
+    expect(page.locator("#network .block").first).to_be_visible()
+    assert page.evaluate("window.told") == []
+    start(page, "Untold, 2 seconds")
+    expect_state(page, "Finished")
+    assert page.evaluate("window.told") == []
+
+
+def test_each_chart_can_be_read_as_a_table(context: BrowserContext) -> None:
+    page = context.new_page()
+    start(page, "Read, 2 seconds")
+    expect_state(page, "Finished")
+    figure = page.locator("figure", has=page.locator("#chart-kept"))
+    figure.get_by_text("As a table").click()
+    expect(figure.locator("thead th")).to_have_text(["epoch", "operations", "filters", "weights"])
+    expect(figure.locator("tbody tr")).to_have_count(12)
+    expect(figure.locator("tbody tr").first).to_contain_text("100.0 %")
