@@ -1,6 +1,6 @@
 // Several searches side by side: their lines, their networks by size, and the pictures of their networks.
 
-import { colour, layout, OPTIONS } from "./figure.js";
+import { around, colour, layout, OPTIONS } from "./figure.js";
 import { Network } from "./network.js";
 import { add, emptyRun } from "./run.js";
 import { percent, whole } from "./words.js";
@@ -48,7 +48,7 @@ function pareto(place) {
       hovertemplate: `%{text}<extra>${label(number)}</extra>`,
     };
   }).filter((trace) => trace.x.length);
-  window.Plotly.react(place, [joined, ...traces], layout("parameters", "test accuracy", { height: 340, hovermode: "closest", x: { tickformat: "~s", showgrid: false }, y: { tickformat: ".1%" } }), OPTIONS);
+  window.Plotly.react(place, [joined, ...traces], layout("parameters", "test accuracy", { height: 340, hovermode: "closest", x: { tickformat: "~s", showgrid: false }, y: { tickformat: ".1%", range: around(drawn.members.map((one) => one.accuracy)) } }), OPTIONS);
 }
 
 function draw() {
@@ -65,7 +65,8 @@ function networks() {
     const run = emptyRun([]);
     add(run, events);
     place.replaceChildren();
-    new Network(place).show(run.model, run.model.commits.length - 1);
+    const last = run.model.commits.at(-1);
+    new Network(place).draw(run.model, { kept: last?.kept, weights: last?.kept_weights });
   }
 }
 

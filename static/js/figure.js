@@ -12,6 +12,11 @@ export function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--chart-${name}`).trim();
 }
 
+/** A range of an axis of accuracies with some room about them. */
+export function around(accuracies) {
+  return [Math.max(0, Math.min(...accuracies) - 0.04), Math.min(1.02, Math.max(...accuracies) + 0.04)];
+}
+
 /** A layout with these titles; what `more` says of x, y and the whole is laid over it. A zoom survives new data. */
 export function layout(xTitle, yTitle, { x = {}, y = {}, ...more } = {}) {
   const [ink, grid] = [colour("ink"), colour("grid")];

@@ -1,6 +1,6 @@
 // Accuracy against size: each network a point. A point with an address leads there.
 
-import { colour, layout, OPTIONS } from "./figure.js";
+import { around, colour, layout, OPTIONS } from "./figure.js";
 import { percent, whole } from "./words.js";
 
 /**
@@ -16,13 +16,12 @@ export function pareto(place, points, unit) {
     customdata: members.map(({ says }) => says ?? ""),
     hovertemplate: `%{y:.1%}, %{x:,} ${unit}%{customdata}<extra>${label}</extra>`,
   }));
-  const [lowest, highest] = [Math.min, Math.max].map((end) => end(...points.map(({ accuracy }) => accuracy)));
   place.setAttribute("role", "img");
   place.setAttribute("aria-label", `Accuracy against size. ${points.map(({ label, size, accuracy }) => `${label}: ${percent(accuracy)} with ${whole(size)} ${unit}`).join("; ")}.`);
   window.Plotly.react(place, traces, layout(unit, null, {
     height: 280, hovermode: "closest",
     x: { rangemode: "tozero", tickformat: "~s", zeroline: false },
-    y: { tickformat: ".0%", range: [Math.max(0, lowest - 0.04), Math.min(1.02, highest + 0.04)], zeroline: false },
+    y: { tickformat: ".0%", range: around(points.map(({ accuracy }) => accuracy)), zeroline: false },
   }), OPTIONS);
   place.removeAllListeners?.("plotly_click");
   place.on("plotly_click", ({ points: [point] }) => {
