@@ -6,7 +6,7 @@ the balance between operations, filters and weights is the one that the threshol
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -63,17 +63,20 @@ RUNGS, WIDEST_RUNG = 8, 4.0
 
 
 def ladder(
-    plan: Plan, margins: Mapping[str, Tensor], *, metric: str, smallest: int, target: int, full: int,
+    plan: Plan, margins: Mapping[str, Tensor], *, bounds: Mapping[str, int], smallest: int, full: int,
     granularities: Collection[str],
-) -> dict[int, Kept]:  # fmt: skip
-    """Fits at sizes around the target, evenly spread on a logarithmic scale: exported size -> what stays."""
+) -> Iterator[tuple[int, Kept]]:  # fmt: skip
+    """(exported size, what stays) of fits around the target, evenly spread on a logarithmic scale.
+
+    As `fitted`, from `smallest` to four times the target or to `full`, all in the target's metric; limits beside it
+    hold at every size.
+    """
+    metric, target = next(iter(bounds.items()))
     top = min(full, WIDEST_RUNG * target)
-    fits = {}
     for rung in range(RUNGS):
         bound = int(smallest * (top / smallest) ** (rung / (RUNGS - 1)))
-        kept = fitted(plan, margins, bounds={metric: bound}, granularities=granularities)
-        fits[architecture(plan, kept).size(metric)] = kept
-    return fits
+        kept = fitted(plan, margins, bounds={**bounds, metric: bound}, granularities=granularities)
+        yield architecture(plan, kept).size(metric), kept
 
 
 def floors(plan: Plan, margins: Mapping[str, Tensor]) -> Kept:

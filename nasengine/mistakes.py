@@ -21,7 +21,7 @@ from nasengine.data import Images
 from nasengine.export import SHEET
 from nasengine.train import EVALUATION_BATCH
 
-MATRIX_CLASSES = 100
+MATRIX_CLASSES = 40
 """Of more classes the most confused pairs are told instead of a matrix."""
 PAIRS = 100
 EXAMPLES, SHOWN = 8, 60

@@ -405,7 +405,7 @@ class _Run:
         if closes and moment.stage.fits:
             self._keep_member(moment.stage)
             if moment.stage.last and decision.margins:
-                yield narration.alternatives(self.plan, self._ladder(decision))
+                yield narration.alternatives(self.plan, self._ladder(decision, moment.stage))
         return closes
 
     def _follow(self, before: dict[str, Tensor], *, regrown: bool) -> None:
@@ -435,11 +435,21 @@ class _Run:
         if stage.target == self.look.target and not self.stopped:
             self._keep_random({metric: found.size(metric) for metric in stage.bounds})
 
-    def _ladder(self, decision: Decision) -> dict[int, Kept]:
-        return ladder(
-            self.plan, decision.margins, metric=self.look.metric, smallest=self.look.smallest_size,
-            target=self.look.target, full=self.look.full_size, granularities=self.config.strategy.granularities,
-        )  # fmt: skip
+    def _ladder(self, decision: Decision, stage: Stage) -> dict[int, Kept]:
+        """Fits at other sizes; in large spaces each takes seconds, so requests are heard between them.
+
+        Nothing is saved then, in the middle of an epoch's end: the last checkpoint is whole, and is gone on from.
+        """
+        fits = {}
+        bounds = {**stage.bounds, self.look.metric: self.look.target}
+        for size, kept in ladder(
+            self.plan, decision.margins, bounds=bounds, smallest=self.look.smallest_size, full=self.look.full_size,
+            granularities=self.config.strategy.granularities,
+        ):  # fmt: skip
+            if self.control.requested:
+                raise Interrupted(f"stopped on request ({self.control.requested})")
+            fits[size] = kept
+        return fits
 
     def _keep_random(self, bounds: dict[str, int]) -> None:
         """Random networks of the found one's sizes, with the weights that the search has at this moment."""

@@ -163,7 +163,7 @@ def _thin(search_id: UUID) -> None:
 
 
 def _loss(payload: dict[str, Any]) -> float:
-    return next(iter(payload.get("losses", {}).values()), None) or 0.0
+    return payload.get("losses", {}).get("task") or 0.0
 
 
 def spread(points: Sequence[tuple[int, float]], buckets: int) -> list[int]:

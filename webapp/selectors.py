@@ -263,11 +263,8 @@ def queue_position(search: Search) -> int | None:
     return Search.objects.filter(state=SearchState.QUEUED, queued_at__lt=search.queued_at).count() + 1
 
 
-def waits_for(search: Search) -> str:
-    """What a queued search waits for, without naming anybody's; empty if it does not wait."""
-    position = queue_position(search)
-    if position is None:
-        return ""
+def waits_for(position: int) -> str:
+    """What a search at this place in the queue waits for, without naming anybody's."""
     line = "It is the next in line" if position == 1 else f"{position - 1} before it in line"
     held = Search.objects.filter(state__in=HELD_STATES).count()
     if held:
@@ -279,13 +276,14 @@ def waits_for(search: Search) -> str:
 def state_frame(search: Search, *, to_owner: bool) -> dict[str, Any]:
     """The state of a search as socket and feed tell it; what went wrong is for its owner."""
     sentence = search.sentence if to_owner else search.plain_sentence
+    position = queue_position(search)
     return {
         "type": "state",
         "state": search.state,
         "label": search.state_label,
-        "sentence": " ".join(filter(None, (sentence, waits_for(search)))),
+        "sentence": f"{sentence} {waits_for(position)}" if position and to_owner else sentence,
         "finished": search.is_finished,
-        "queue_position": queue_position(search),
+        "queue_position": position,
         "attempt": search.attempt,
         "started_at": search.started_at and search.started_at.isoformat(),
         "finished_at": search.finished_at and search.finished_at.isoformat(),
@@ -352,7 +350,7 @@ def search_feed(
         rewinds: how many restarts the reader has been told of; 0 costs a reader who has seen them all some events
             twice, never one too few.
     """
-    search = of.first()
+    search = of.defer("report", "curve", "config").first()  # asked several times a second
     if search is None:
         return None
     unseen = search.rewinds[rewinds:]
@@ -360,7 +358,7 @@ def search_feed(
     start = after if rewind is None else rewind
     rows = SearchEvent.objects.filter(search=search, seq__gt=start).order_by("seq")
     events = list(rows.values_list("payload", flat=True)[: limit + 1])
-    shown = events[:limit] if to_owner else [_for_others(event) for event in events[:limit]]
+    shown = events[:limit] if to_owner else [_for_others(event, search.name) for event in events[:limit]]
     return Feed(
         search_id=search.pk,
         rewind=rewind,
@@ -371,8 +369,18 @@ def search_feed(
     )
 
 
-def _for_others(event: dict[str, Any]) -> dict[str, Any]:
+def for_others(report: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A report without what tells of single images."""
+    return report and {key: value for key, value in report.items() if key not in ("mistakes", "examples", "pictures")}
+
+
+def _for_others(event: dict[str, Any], name: str) -> dict[str, Any]:
+    """An event as whoever has a link hears it; the search is called what it is called now."""
     match event["kind"]:
+        case "search_started":
+            return {**event, "name": name}
+        case "result_ready":
+            return {**event, "report": for_others(event["report"]), "files": []}
         case "search_failed":
             return {**event, "error": "", "message": "It ended with an error.", "problems": []}
         case "data_ready":

@@ -190,7 +190,8 @@ def _shown(search: Search, socket: str, events: str, *, to_owner: bool = True) -
         "charts": CHARTS,
         "state": selectors.state_frame(search, to_owner=to_owner),
     }
-    return {"search": search, "config": search.config, "feed": feed, "report": search.report}
+    report = search.report if to_owner else selectors.for_others(search.report)
+    return {"search": search, "config": {**search.config, "name": search.name}, "feed": feed, "report": report}
 
 
 @require_POST

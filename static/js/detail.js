@@ -103,7 +103,6 @@ function log(model) {
 
 function state(frame) {
   Object.assign(shown, { state: frame, fed: true });
-  notify.state(frame);
   const badge = at("state");
   badge.textContent = frame.label;
   badge.dataset.state = frame.state;
@@ -111,6 +110,7 @@ function state(frame) {
   say(`${frame.label}. ${frame.sentence}`);
   refresh();
   wanted();
+  notify.state(frame);
 }
 
 // What the server draws belongs to one `drawn` of the state: it is fetched until it is that of the newest.

@@ -23,7 +23,7 @@ export class Charts {
     for (const chart of table) {
       const figure = document.createElement("figure");
       figure.className = "chart card-quiet";
-      figure.innerHTML = `<figcaption><h3></h3><p></p></figcaption><div class="plot" role="img"></div>
+      figure.innerHTML = `<figcaption><h3></h3><p></p></figcaption><div class="plot" role="group"></div>
         <details class="numbers"><summary>As a table</summary><div class="table-scroll" tabindex="0" role="region"></div></details>`;
       figure.querySelector("h3").textContent = chart.title;
       figure.querySelector("p").textContent = chart.sentence;

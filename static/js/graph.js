@@ -49,7 +49,7 @@ function edge(choice, label, unit, filters) {
   const prefix = prefixOf(choice, label);
   const [from, to] = words.length > 1 ? [words[0], stem.split("_").at(-1)] : ["in", "out"];
   return {
-    choice, unit, from, to, name: candidate(choice, label).name,
+    choice, unit, from, to, name: candidate(choice, label),
     free: /(skip|skip_connect|pool_\dx\d)$/.test(label),
     inner: [`${prefix}mid`, `${prefix}inner`].find((name) => filters.has(name)) ?? null,
     feeds: filters.has(stem) ? stem : null,

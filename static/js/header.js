@@ -61,16 +61,14 @@ function index(started, stage) {
   return Math.max(0, started.stages.findIndex((one) => one.name === stage.name));
 }
 
-let reached = 0; // where a failure ended it
-
 /** Images, each stage, training, result: what is over, what goes on, what is to come. */
 function steps(model, { state, finished }) {
   const { started, phase } = model;
   const stages = started?.stages ?? [];
   const names = ["images", ...(stages.length ? stages.map(({ name }) => name) : ["search"]), "training", "result"];
   const current = { waiting: 0, data: 0, search: 1 + (model.stage && started ? index(started, model.stage) : 0), retraining: names.length - 2 };
-  const now = ["result", "finished"].includes(phase) ? names.length : (current[phase] ?? reached);
-  reached = now;
+  const where = phase === "failed" ? model.endedIn : phase;
+  const now = ["result", "finished"].includes(where) ? names.length : current[where];
   const list = at("steps");
   if (list.childElementCount !== names.length) list.replaceChildren(...names.map(() => document.createElement("li")));
   [...list.children].forEach((item, number) => {

@@ -49,13 +49,14 @@ export class Inside {
     Object.assign(close, { type: "button" });
     close.dataset.close = "";
     const scroll = this.#place.querySelector(".scroll")?.scrollTop ?? 0;
+    const held = ["[data-close]", ".scroll", "h3"].find((part) => this.#place.querySelector(part) === document.activeElement);
     this.#place.replaceChildren(
       element("div", "head", title, close),
       ...[operations(choices, at), filters(choices, at), weights(choices, at)].filter(Boolean),
     );
     this.#place.hidden = false;
-    if (opened) title.focus();
-    else if (this.#place.querySelector(".scroll")) this.#place.querySelector(".scroll").scrollTop = scroll;
+    if (this.#place.querySelector(".scroll")) this.#place.querySelector(".scroll").scrollTop = opened ? 0 : scroll;
+    if (opened || held) this.#place.querySelector(opened ? "h3" : held).focus({ preventScroll: !opened });
   }
 }
 
@@ -73,7 +74,7 @@ function operations(choices, at) {
     const states = at.states(choice.name, choice.units);
     const scores = scoresOf(at.scores.scores[choice.name]);
     const limits = at.scores.thresholds[choice.name] ?? [];
-    return choice.labels.map((label, unit) => row(choice, unit, candidate(choice.name, label).name, states[unit], scores?.[unit], limits[unit] ?? limits[0], at));
+    return choice.labels.map((label, unit) => row(choice, unit, candidate(choice.name, label), states[unit], scores?.[unit], limits[unit] ?? limits[0], at));
   });
   if (!rows.length) return null;
   const head = element("tr", "", ...["Operation", "Score against threshold", "State"].map((text) => {
@@ -151,7 +152,7 @@ function weights(choices, at) {
 /** Filter or weight choice -> {choice, unit, name, part} of the operation that it is a part of; states have none. */
 function owners(choices) {
   const operations = choices.filter(({ granularity }) => granularity === "operation").flatMap((choice) =>
-    choice.labels.map((label, unit) => ({ choice: choice.name, unit, prefix: prefixOf(choice.name, label), name: candidate(choice.name, label).name })));
+    choice.labels.map((label, unit) => ({ choice: choice.name, unit, prefix: prefixOf(choice.name, label), name: candidate(choice.name, label) })));
   return new Map(choices.flatMap(({ name }) => {
     const found = operations.find(({ prefix }) => name.startsWith(prefix));
     return found ? [[name, { ...found, part: partName(name.slice(found.prefix.length)) }]] : [];

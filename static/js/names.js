@@ -3,10 +3,9 @@
 import { whole } from "./words.js";
 
 const CANDIDATES = {
-  skip: ["skip", "skip connection"], skip_connect: ["skip", "skip connection"], sep_conv_3x3: ["s3", "separable convolution 3×3"],
-  sep_conv_5x5: ["s5", "separable convolution 5×5"], dil_conv_3x3: ["d3", "dilated convolution 3×3"],
-  dil_conv_5x5: ["d5", "dilated convolution 5×5"], avg_pool_3x3: ["avg", "average pooling 3×3"],
-  max_pool_3x3: ["max", "max pooling 3×3"],
+  skip: "skip connection", skip_connect: "skip connection", sep_conv_3x3: "separable convolution 3×3",
+  sep_conv_5x5: "separable convolution 5×5", dil_conv_3x3: "dilated convolution 3×3", dil_conv_5x5: "dilated convolution 5×5",
+  avg_pool_3x3: "average pooling 3×3", max_pool_3x3: "max pooling 3×3",
 };
 /** "cell 0" -> "cell 1", "layer 0" -> "layer 1". */
 export function blockName(name) {
@@ -20,26 +19,15 @@ export function stateName(name) {
   return found ? `${found[1] === "s" ? "in" : "n"}${Number(found[2]) + 1}` : name.replace(/^(width)\d+$/, "$1");
 }
 
-/**
- * Where a candidate of an operation choice stands in its block's table, and its name: {row, column, hint, name}. Cells
- * have a row for each connection and a column for each operation, layers of a chain a row for each kernel and a column
- * for each expansion; a layer's skip has a row of its own and no column.
- */
+/** What a candidate of an operation choice is called, with the connection that it stands on. */
 export function candidate(choice, label) {
   const inverted = /^mbconv_(\d+)x\d+_e(\d+)$/.exec(label);
-  if (inverted) {
-    const [, kernel, wider] = inverted;
-    return {
-      row: `${kernel}×${kernel}`, column: `×${wider}`, hint: `${wider} times wider inside`,
-      name: `inverted bottleneck ${kernel}×${kernel} (${wider} times wider inside)`,
-    };
-  }
+  if (inverted) return `inverted bottleneck ${inverted[1]}×${inverted[1]} (${inverted[2]} times wider inside)`;
   const words = label.split(" ");
   const operation = words.pop();
-  const [column, hint] = CANDIDATES[operation] ?? [operation, operation];
-  if (!words.length) return { row: column, column: null, hint, name: hint };
-  const row = `${stateName(words.join(" "))} → ${stateName(choice.replace(/_ops$/, "").split("_").at(-1))}`;
-  return { row, column, hint, name: `${hint} (${row})` };
+  const name = CANDIDATES[operation] ?? operation;
+  if (!words.length) return name;
+  return `${name} (${stateName(words.join(" "))} → ${stateName(choice.replace(/_ops$/, "").split("_").at(-1))})`;
 }
 
 /** What the names of an operation's own widths and convolutions begin with. */

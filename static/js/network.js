@@ -25,6 +25,7 @@ export class Network {
   #blocks = [];
   #states = null;
   #shown = null;
+  #picked = null;
 
   constructor(place, options = {}) {
     this.#place = place;
@@ -57,6 +58,7 @@ export class Network {
 
   /** Marks the block that is looked into; null for none. */
   pick(number) {
+    this.#picked = number;
     this.#blocks.forEach(({ button }, at) => button?.setAttribute("aria-expanded", String(at === number)));
   }
 
@@ -78,6 +80,7 @@ export class Network {
     this.#states = new States(started.choices.filter((choice) => choice.granularity === "operation"));
     this.#blocks = started.blocks.map((block, number) => this.#card(block, number, choicesOf(started, number)));
     this.#place.replaceChildren(...this.#blocks.map(({ card }) => card));
+    this.pick(this.#picked);
   }
 
   #card(block, number, choices) {

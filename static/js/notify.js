@@ -24,8 +24,12 @@ export class Notify {
     if (!ended || !this.#wanted) return;
     this.#wanted = false;
     if (Notification.permission !== "granted") return;
-    const note = new Notification(`${this.#name}: ${label}`, { body: sentence, tag: this.#id, icon: "/static/img/logo.svg" });
-    note.onclick = () => focus();
+    try {
+      const note = new Notification(`${this.#name}: ${label}`, { body: sentence, tag: this.#id, icon: "/static/img/logo.svg" });
+      note.onclick = () => focus();
+    } catch {
+      // browsers of phones have the name, but let service workers alone make one
+    }
   }
 
   async #ask() {

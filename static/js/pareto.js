@@ -16,7 +16,7 @@ export function pareto(place, points, unit) {
     customdata: members.map(({ says }) => says ?? ""),
     hovertemplate: `%{y:.1%}, %{x:,} ${unit}%{customdata}<extra>${label}</extra>`,
   }));
-  place.setAttribute("role", "img");
+  place.setAttribute("role", "group"); // no image: Plotly has buttons in it
   place.setAttribute("aria-label", `Accuracy against size. ${points.map(({ label, size, accuracy }) => `${label}: ${percent(accuracy)} with ${whole(size)} ${unit}`).join("; ")}.`);
   window.Plotly.react(place, traces, layout(unit, null, {
     height: 280, hovermode: "closest",

@@ -57,7 +57,7 @@ export function etaRange({ etaSeconds, fraction, totals }) {
 function emptyModel(charts) {
   return {
     data: null, dataProgress: null, started: null, stage: null, progress: null, epoch: null, commits: [], retrain: null,
-    result: null, failure: null, finished: null, phase: "waiting", fraction: 0, etaSeconds: null,
+    result: null, failure: null, endedIn: null, finished: null, phase: "waiting", fraction: 0, etaSeconds: null,
     totals: [], trail: [], alternatives: null, boundaries: [], log: [], progressCount: 0, changed: new Set(charts.map((chart) => chart.id)),
     traces: Object.fromEntries(charts.map((chart) => [chart.id, new Map()])),
   };
@@ -111,7 +111,7 @@ const note = {
     Object.assign(model, { result: event, phase: "result", fraction: 1, etaSeconds: null });
   },
   search_finished: (model, event) => Object.assign(model, { finished: event, phase: "finished", fraction: 1, etaSeconds: null }),
-  search_failed: (model, event) => Object.assign(model, { failure: event, phase: "failed", etaSeconds: null }),
+  search_failed: (model, event) => Object.assign(model, { failure: event, endedIn: model.phase, phase: "failed", etaSeconds: null }),
 };
 
 /** How far it is; and how long all of it would take, as the last estimates saw it. */
@@ -159,11 +159,11 @@ function line(traces, key, label, series) {
   return traces.get(key);
 }
 
-/** Of every four consecutive progress events the two with the smallest and largest first loss, so that spikes stay. */
+/** Of every four consecutive progress events the two with the smallest and largest task loss, so that spikes stay. */
 function thinned(events) {
   const stay = new Set();
   const progress = events.filter((event) => event.kind === "progress");
-  const loss = (event) => Object.values(event.losses)[0] ?? 0;
+  const loss = (event) => event.losses.task ?? 0;
   for (let start = 0; start < progress.length; start += 4) {
     const four = progress.slice(start, start + 4).sort((a, b) => loss(a) - loss(b));
     stay.add(four[0]).add(four.at(-1));

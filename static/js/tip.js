@@ -1,6 +1,6 @@
 // What is this unit, and what became of it? A small note beside whatever is pointed at.
 
-import { told } from "./history.js";
+import { isOn, told } from "./history.js";
 
 let note = null;
 
@@ -12,7 +12,8 @@ export function tip(unit, model, index) {
   }
   note ??= made();
   const story = told(model, index, unit.choice, unit.unit);
-  note.replaceChildren(Object.assign(document.createElement("strong"), { textContent: unit.name }), document.createElement("br"), story ?? "on since the start");
+  const state = unit.element.dataset.state;
+  note.replaceChildren(Object.assign(document.createElement("strong"), { textContent: unit.name }), document.createElement("br"), story ?? (isOn(state) ? "on since the start" : "off; so much changed at once that this unit's part was not told"));
   note.hidden = false;
   const at = unit.element.getBoundingClientRect();
   const own = note.getBoundingClientRect();

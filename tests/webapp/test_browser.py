@@ -113,11 +113,11 @@ def shown(page: Page) -> dict[str, object]:
 
 def test_a_page_whose_sockets_are_blocked_asks_instead_and_misses_nothing(context: BrowserContext) -> None:
     page = context.new_page()
-    address = start(page, "seen twice in 15 seconds")
+    address = start(page, "seen twice in 25 seconds")
     blocked = context.new_page()
     blocked.route_web_socket(re.compile("/ws/"), lambda socket: socket.close())
     blocked.goto(address)
-    expect(blocked.locator("#link")).to_contain_text("asks for news every two seconds")
+    expect(blocked.locator("#link")).to_contain_text("asks for news every two seconds", timeout=SOON)
     expect_state(blocked, "Finished")
     expect_state(page, "Finished")
     assert shown(blocked) == shown(page)

@@ -72,7 +72,7 @@ def test_two_are_ticked_and_stand_side_by_side_while_the_list_is_kept_fresh(
     assert [count for _, count in lines] == [12, 21, 12, 21], "training goes on from the last epoch of the search"
     assert {name for name, _ in lines} == {"1 · Elm in 1 second", "2 · Oak in 1 second"}
     for number in (0, 1):
-        units = page.locator(f"[data-network='{number}'] .unit")
+        units = page.locator(f"[data-network='{number}'] .strand")
         assert units.count() > 20
     page.get_by_text("The numbers").first.click()
     expect(page.get_by_role("row", name=re.compile("^32"))).to_be_visible()
@@ -100,7 +100,7 @@ def test_side_by_side_fits_a_phone_and_can_be_read(page: Page, two: tuple[str, s
         page.evaluate("for (const folded of document.querySelectorAll('details')) folded.open = true")
         assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"], address
     for theme in ("light", "dark"):
-        found = page.evaluate(CONTRASTS, [theme, [f"line-{n}" for n in range(1, 9)], ["surface"]])
+        found = page.evaluate(CONTRASTS, [theme, [f"chart-line-{n}" for n in range(1, 9)], ["surface"]])
         assert {pair: ratio for pair, ratio in found.items() if ratio < 4.5} == {}, theme
 
 

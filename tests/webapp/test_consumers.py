@@ -352,8 +352,10 @@ async def test_who_waits_sees_the_place_in_the_queue(
     assert (state["queue_position"], state["sentence"]) == (2, free)
     await database_sync_to_async(put_into)(first, SearchState.RUNNING)
     third = await database_sync_to_async(new_search)()
-    frame = await database_sync_to_async(selectors.state_frame)(third, to_owner=False)
+    frame = await database_sync_to_async(selectors.state_frame)(third, to_owner=True)
     assert frame["sentence"] == f"{waits}, after the search that runs now."
+    frame = await database_sync_to_async(selectors.state_frame)(third, to_owner=False)
+    assert frame["sentence"] == "Waits for a free worker.", "what others run is not for whoever has a link"
 
 
 async def test_a_frame_holds_a_bounded_number_of_events(

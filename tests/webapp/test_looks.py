@@ -41,7 +41,7 @@ def scenes(browser: Browser, cookies: list[dict[str, object]], stack: Stack, tmp
     found["data set"] = page.url
     found["finished"] = start(page, "A quick one, 2 seconds")
     expect_state(page, "Finished")
-    found["another"] = start(page, "Another one, 2 seconds")
+    another = start(page, "Another one, 2 seconds")
     expect_state(page, "Finished")
     found["failed"] = start(page, "One that fails, 2 seconds")
     expect_state(page, "Failed")
@@ -50,7 +50,7 @@ def scenes(browser: Browser, cookies: list[dict[str, object]], stack: Stack, tmp
     page.get_by_role("button", name="Make a link").click()
     shared = page.get_by_text(re.compile(r"/shared/")).first
     found["shared"] = (shared.input_value() if shared.evaluate("e => 'value' in e") else shared.inner_text()).strip()
-    ids = [re.search(r"[0-9a-f-]{36}", found[name]) for name in ("finished", "another")]
+    ids = [re.search(r"[0-9a-f-]{36}", address) for address in (found["finished"], another)]
     found["compare"] = "/compare/?" + "&".join(f"search={match[0]}" for match in ids if match)
     found["list"] = "/"
     found["live"] = start(page, "One that goes on, 600 seconds")
@@ -115,5 +115,5 @@ def test_pages_have_their_pictures_taken_and_fit_their_windows(themed: Page, sce
 
 def opened(page: Page, name: str, address: str) -> None:
     page.goto(address)
-    if name in ("finished", "another", "failed", "live", "shared"):
+    if name in ("finished", "failed", "live", "shared"):
         expect(page.locator("#network .block").first).to_be_visible(timeout=60_000)

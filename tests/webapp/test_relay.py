@@ -93,7 +93,10 @@ def test_old_progress_is_thinned_evenly_and_nothing_else(running: Search) -> Non
     """A spike of the loss stays, whatever its place."""
     spikes = {333: 99.0, 778: -99.0}
     said = (progress(seq) for seq in range(1, 1001))
-    say(running, *(replace(one, losses={"task": spikes.get(one.seq, one.losses["task"])}) for one in said))
+    say(
+        running,
+        *(replace(one, losses={"size": -one.seq, "task": spikes.get(one.seq, one.losses["task"])}) for one in said),
+    )
     say(running, events.CheckpointSaved(seq=1001, phase="search", epoch=1))
     SearchEvent.objects.update(at=timezone.now() - timedelta(minutes=5))
     say(running, epoch_finished(1002))
