@@ -6,7 +6,7 @@ the balance between operations, filters and weights is the one that the threshol
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -58,25 +58,32 @@ def fitted(
     return kept
 
 
-RUNGS, WIDEST_RUNG = 8, 4.0
-"""How many other sizes are looked at, and the largest of them, in targets."""
+RUNGS, FEWEST, WIDEST = 14, 0.08, 4.0
+"""How many other sizes are looked at; the least of them in units, the largest in targets."""
 
 
 def ladder(
-    plan: Plan, margins: Mapping[str, Tensor], *, bounds: Mapping[str, int], smallest: int, full: int,
+    plan: Plan, margins: Mapping[str, Tensor], *, bounds: Mapping[str, int], smallest: int,
     granularities: Collection[str],
-) -> Iterator[tuple[int, Kept]]:  # fmt: skip
-    """(exported size, what stays) of fits around the target, evenly spread on a logarithmic scale.
+) -> dict[int, Kept]:  # fmt: skip
+    """Exported size in the target's metric -> what stays there: the best units by margin, more and more of them.
 
-    As `fitted`, from `smallest` to four times the target or to `full`, all in the target's metric; limits beside it
-    hold at every size.
+    The counts of units rise geometrically. Nothing is fitted, so it takes a moment also in large spaces; sizes below
+    `smallest`, far above the target (the first of `bounds`, as of `fitted`) or above a limit beside it are left out.
     """
-    metric, target = next(iter(bounds.items()))
-    top = min(full, WIDEST_RUNG * target)
+    problem = _Fit(plan, margins, bounds, granularities, plan.exits[-1])
+    counted = [name for name in problem.open if name not in plan.weighs] or problem.open
+    values = torch.cat([problem.margins[name].flatten() for name in counted]).sort(descending=True).values
+    (metric, target), *limits = bounds.items()
+    fits = {}
     for rung in range(RUNGS):
-        bound = int(smallest * (top / smallest) ** (rung / (RUNGS - 1)))
-        kept = fitted(plan, margins, bounds={**bounds, metric: bound}, granularities=granularities)
-        yield architecture(plan, kept).size(metric), kept
+        count = max(1, int(len(values) * FEWEST ** (1 - rung / (RUNGS - 1))))
+        kept = problem.kept_above(float(values[count - 1]) - 1e-9)
+        found = architecture(plan, kept)
+        size = found.size(metric)
+        if smallest <= size <= WIDEST * target and all(found.size(name) <= limit for name, limit in limits):
+            fits[size] = kept
+    return fits
 
 
 def floors(plan: Plan, margins: Mapping[str, Tensor]) -> Kept:

@@ -436,20 +436,10 @@ class _Run:
             self._keep_random({metric: found.size(metric) for metric in stage.bounds})
 
     def _ladder(self, decision: Decision, stage: Stage) -> dict[int, Kept]:
-        """Fits at other sizes; in large spaces each takes seconds, so requests are heard between them.
-
-        Nothing is saved then, in the middle of an epoch's end: the last checkpoint is whole, and is gone on from.
-        """
-        fits = {}
-        bounds = {**stage.bounds, self.look.metric: self.look.target}
-        for size, kept in ladder(
-            self.plan, decision.margins, bounds=bounds, smallest=self.look.smallest_size, full=self.look.full_size,
-            granularities=self.config.strategy.granularities,
-        ):  # fmt: skip
-            if self.control.requested:
-                raise Interrupted(f"stopped on request ({self.control.requested})")
-            fits[size] = kept
-        return fits
+        return ladder(
+            self.plan, decision.margins, bounds={**stage.bounds, self.look.metric: self.look.target},
+            smallest=self.look.smallest_size, granularities=self.config.strategy.granularities,
+        )  # fmt: skip
 
     def _keep_random(self, bounds: dict[str, int]) -> None:
         """Random networks of the found one's sizes, with the weights that the search has at this moment."""
