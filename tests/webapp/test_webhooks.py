@@ -326,6 +326,14 @@ def test_who_is_not_to_be_told_any_more_is_not(
     assert not Webhook.objects.exists() and not Delivery.objects.exists() and not listener.got
 
 
+def test_what_nobody_is_to_be_told_of_any_more_is_not_due_for_ever(hook: str, running: Search) -> None:
+    """A search may end just while its webhook is removed; its row would be sent again and again."""
+    finish(running)
+    Webhook.objects.all().delete()
+    tasks.tell_webhook(str(running.pk))
+    assert not Delivery.objects.exists()
+
+
 def test_a_delivery_of_an_older_address_changes_nothing_of_the_new(hook: str, running: Search, alice: User) -> None:
     before = Webhook.objects.get()
     services.webhook_set(user=alice, address="https://example.org/", site="")
