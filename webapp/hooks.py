@@ -21,7 +21,8 @@ from django.utils.crypto import salted_hmac
 from nasengine.names import CONTROL, shown
 
 SECONDS = 10.0
-"""For a whole delivery, however slowly the other side talks."""
+"""For connecting, and again for all that is said then, however slowly. Looking up a name has no limit of its own: that
+of the task ends it."""
 LONGEST = 500
 TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 """IPv6 addresses that a gateway turns into the IPv4 address at their end."""

@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from celery.exceptions import SoftTimeLimitExceeded
 from django.contrib.auth.models import User
 from django.db import transaction
 from django.test import Client
@@ -266,6 +267,23 @@ def test_a_name_that_changes_its_mind_leads_nowhere_else(
     with pytest.raises(hooks.Undelivered, match=r"^rebinding\.example belongs to this machine"):
         hooks.post("http://rebinding.example/", b"{}", secret="s", private=False)
     assert len(connected) == 1
+
+
+def test_a_name_server_that_keeps_a_try_waiting_too_long_is_said(
+    hook: str, running: Search, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker's limit strikes wherever the task is by then."""
+
+    def slow(*_: Any, **__: Any) -> list[Any]:
+        raise SoftTimeLimitExceeded(tasks.TELL_SECONDS)
+
+    monkeypatch.setattr(hooks.socket, "getaddrinfo", slow)
+    services.webhook_set(user=alice, address="https://slow.example/", site="")
+    finish(running)
+    tell(running)
+    assert Webhook.objects.get().problem == "It was not reached within 30 seconds."
+    assert Delivery.objects.get().tries == 1, "and it is due again"
+    assert tasks.tell_webhook.time_limit < min(services.PAUSES), "no two try at once"
 
 
 def test_a_name_that_nobody_knows_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
