@@ -161,7 +161,25 @@ def test_a_later_success_takes_the_problem_away(hook: str, listener: Listener, r
     listener.status = 204
     tell(running)
     assert len(listener.got) == 2 and Webhook.objects.get().problem == ""
-    assert "The last delivery was taken just now." in page.get("/tokens/").content.decode()
+    shown = page.get("/tokens/").content.decode()
+    assert "The last delivery was taken just now." in shown and "tried again" not in shown
+
+
+def test_the_page_says_when_it_is_tried_again_as_long_as_it_is(
+    hook: str, listener: Listener, running: Search, page: Client, strangers_page: Client
+) -> None:
+    finish(running)
+    assert "tried again" not in page.get("/tokens/").content.decode(), "nothing has failed so far"
+    listener.status = 503
+    for words in ("in about 1 minute", "in about 5 minutes"):
+        tell(running)
+        assert f"What was not taken is tried again {words}." in page.get("/tokens/").content.decode()
+    assert "tried again" not in strangers_page.get("/tokens/").content.decode()
+    Delivery.objects.update(due_at=timezone.now())
+    assert "tried again in a moment." in page.get("/tokens/").content.decode()
+    tell(running)
+    shown = page.get("/tokens/").content.decode()
+    assert "answered 503" in shown and "tried again" not in shown
 
 
 def test_what_its_worker_never_ended_is_given_up(hook: str, listener: Listener, running: Search) -> None:
