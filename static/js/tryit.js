@@ -1,5 +1,6 @@
 // A found network tried on an image: in this browser if it can be had here, else by the server.
 
+import { element } from "./elements.js";
 import { Local } from "./onnx.js";
 import { paint, photographed, Sheet, Unreadable } from "./picture.js";
 import { likeliest } from "./pixels.js";
@@ -127,7 +128,7 @@ class TryIt extends HTMLElement {
     const best = likeliest(chances);
     const says = classes[best[0][0]];
     const verdict = truth === undefined ? "" : truth === says ? " That is right." : ` That is wrong: it is ${truth}.`;
-    this.part("[data-said]").replaceChildren("It says ", strong(says), `, ${percent(best[0][1])} sure.${verdict}`);
+    this.part("[data-said]").replaceChildren("It says ", element("strong", "", says), `, ${percent(best[0][1])} sure.${verdict}`);
     this.part("[data-answer]").hidden = false;
     paint(this.part("figure canvas"), pixels, size);
     this.part("figcaption").textContent = `What it saw: ${size} × ${size} pixels${pixels.length === size * size ? ", grey" : ""}`;
@@ -210,25 +211,16 @@ class TryIt extends HTMLElement {
 }
 
 function guess(name, chance) {
-  const [item, label, track, bar, share] = ["li", "span", "span", "i", "span"].map((kind) => document.createElement(kind));
-  [label.textContent, label.title, share.textContent] = [name, name, percent(chance)];
-  [label.className, track.className, share.className] = ["name", "track", "value"];
+  const [label, bar] = [element("span", "name", name), element("i")];
+  label.title = name;
   bar.style.width = `${100 * chance}%`;
-  track.append(bar);
-  item.append(label, track, share);
-  return item;
+  return element("li", "", label, element("span", "track", bar), element("span", "value", percent(chance)));
 }
 
 /** 0.431 -> "0.4 ms", 18.3 -> "18 ms"; browsers tell time no finer. */
 function duration(milliseconds) {
   if (milliseconds < 0.1) return "Less than 0.1 ms";
   return `${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)} ms`;
-}
-
-function strong(text) {
-  const made = document.createElement("strong");
-  made.textContent = text;
-  return made;
 }
 
 customElements.define("try-it", TryIt);
