@@ -178,13 +178,18 @@ class TryIt extends HTMLElement {
   // Camera: opened by a click alone, and closed as soon as the picture is taken
 
   async openCamera() {
+    if (this.asking || this.stream) return;
     this.problem("");
     if (!navigator.mediaDevices?.getUserMedia) return this.problem(NO_CAMERA);
+    this.asking = true; // it may take a person as long as it likes to allow it
     try {
       this.stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
     } catch (error) {
       return this.problem(CAMERA[error.name] ?? `The camera does not start (${error.name}); choose a photo.`);
+    } finally {
+      this.asking = false;
     }
+    if (!this.isConnected) return this.closeCamera(); // this part of the page was renewed meanwhile
     this.parentElement.dataset.inUse = "";
     this.part("video").srcObject = this.stream;
     this.part(".camera").hidden = false;

@@ -367,6 +367,41 @@ def test_the_camera_opens_after_a_click_and_closes_with_the_picture(
         with_camera.close()
 
 
+PROMPTED = """() => {
+  window.tracks = [];
+  window.prompts = [];
+  navigator.mediaDevices.getUserMedia = () => new Promise((allow) => prompts.push(() => {
+    const canvas = document.createElement("canvas");
+    canvas.getContext("2d").fillRect(0, 0, 8, 8);
+    const stream = canvas.captureStream();
+    tracks.push(...stream.getTracks());
+    allow(stream);
+  }));
+}"""
+"""A camera whose prompt stays open until the test allows it."""
+
+
+def test_a_second_click_while_the_browser_asks_opens_no_second_camera(page: Page) -> None:
+    page.evaluate(PROMPTED)
+    for _ in range(2):
+        page.get_by_role("button", name="Use the camera").click()
+    page.evaluate("for (const allow of prompts) allow()")
+    page.get_by_role("button", name="Close the camera").click()
+    expect(page.get_by_label("What the camera sees")).to_be_hidden()
+    assert page.evaluate("tracks.map((track) => track.readyState)") == ["ended"]
+    page.get_by_role("button", name="Use the camera").click()
+    assert page.evaluate("prompts.length") == 2, "closed, it may be opened again"
+
+
+def test_a_camera_that_is_allowed_after_the_part_was_renewed_is_closed_at_once(page: Page) -> None:
+    page.evaluate(PROMPTED)
+    page.get_by_role("button", name="Use the camera").click()
+    page.evaluate("const old = document.querySelector('try-it'); old.replaceWith(old.cloneNode(true))")
+    page.evaluate("prompts[0]()")
+    page.wait_for_function("tracks[0].readyState === 'ended'")
+    expect(page.get_by_label("What the camera sees")).to_be_hidden()
+
+
 def chromium() -> str:
     return os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
 
