@@ -1,7 +1,7 @@
 // A found network tried on an image: in this browser if it can be had here, else by the server.
 
 import { element } from "./elements.js";
-import { Local } from "./onnx.js";
+import { Local, Unfetched } from "./onnx.js";
 import { paint, photographed, Sheet, Unreadable } from "./picture.js";
 import { likeliest } from "./pixels.js";
 import { bytes, percent, plural } from "./words.js";
@@ -11,11 +11,14 @@ const CAMERA = {
   NotFoundError: "There is no camera on this device; choose a photo.",
 };
 const NO_CAMERA = "A browser gives a page the camera over HTTPS alone, or on the machine itself; choose a photo.";
+const CANNOT = "This browser cannot run the network, so the server does; your image is not kept.";
+const UNFETCHED = "What runs the network could not be fetched just now, so the server answered; your image is not kept. The next one is tried here again.";
 
 class TryIt extends HTMLElement {
   connectedCallback() {
     if (this.told) return;
     this.told = JSON.parse(this.querySelector("script").textContent);
+    this.where = this.part("[data-where]").textContent;
     this.opened = new Map(); // folder of a network -> promise of it
     this.asked = 0;
     this.addEventListener("click", (click) => this.clicked(click.target));
@@ -79,17 +82,19 @@ class TryIt extends HTMLElement {
   }
 
   async answer(file, network) {
-    if (this.told.assets) {
-      let local;
-      try {
-        local = await this.open(network);
-      } catch {
-        this.told.assets = null; // this browser cannot, whatever the reason
-        this.part("[data-where]").textContent = "This browser cannot run the network, so the server does; your image is not kept.";
-      }
-      if (local) return local.ask(file);
+    if (!this.told.assets) return this.askServer(file, network);
+    const where = this.part("[data-where]");
+    try {
+      const answer = await (await this.open(network)).ask(file);
+      where.textContent = this.where;
+      return answer;
+    } catch (error) {
+      if (error instanceof Unreadable) throw error; // that is for whoever chose it to mend
+      const isAway = error instanceof Unfetched;
+      if (!isAway) this.told.assets = null; // this browser cannot, whatever the reason
+      where.textContent = isAway ? UNFETCHED : CANNOT;
+      return this.askServer(file, network);
     }
-    return this.askServer(file, network);
   }
 
   open(network) {
