@@ -63,7 +63,7 @@ def test_npm_is_told_how_long_a_silence_may_last_and_to_try_once_more(place: Pat
         runtime.fetch(print)
     asked = (tmp_path / "asked").read_text().split()
     assert {"--fetch-retries=1", "--fetch-timeout=15000"} <= set(asked)
-    assert 2 * 15 + 10 < runtime.FETCH_SECONDS
+    assert runtime.FETCH_SECONDS > 2 * 15 + 10
 
 
 @pytest.mark.parametrize(
