@@ -13,7 +13,7 @@ from kombu.exceptions import OperationalError
 
 from webapp.celery import app
 
-QUEUES = ("gpu", "cpu", "care")
+QUEUES = ("gpu", "cpu", "hooks", "care")
 ASK_WORKERS_SECONDS = 0.5
 ASK_AGAIN_SECONDS = 10.0
 """Strangers may ask as often as they like; the workers are not asked each time."""

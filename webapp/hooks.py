@@ -21,7 +21,8 @@ from django.utils.crypto import salted_hmac
 from nasengine.names import CONTROL, shown
 
 SECONDS = 10.0
-"""For a whole delivery, however slowly the other side talks."""
+"""For connecting, and again for all that is said then, however slowly. Looking up a name has no limit of its own: that
+of the task ends it."""
 LONGEST = 500
 TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 """IPv6 addresses that a gateway turns into the IPv4 address at their end."""
@@ -61,13 +62,12 @@ def problem_of(address: str, *, private: bool) -> str:
         literal = ipaddress.ip_address(host)
     except ValueError:
         return ""
-    return "" if private or is_public(literal) else inside(host, literal)
+    return "" if private or is_public(literal) else inside(host)
 
 
-def inside(host: str, ip: IP) -> str:
-    """Why it is not connected to."""
-    what = host if host == str(ip) else f"{host} is {ip}, which"
-    return f"{what} belongs to this machine or a private network, and only public addresses are told"
+def inside(host: str) -> str:
+    """Why it is not connected to. Which address its name has in here is not said: that is this network's own."""
+    return f"{host} belongs to this machine or a private network, and only public addresses are told"
 
 
 def is_public(ip: IP) -> bool:
@@ -150,7 +150,7 @@ def _connected(host: str, port: int, *, private: bool) -> socket.socket:
     for family, kind, protocol, _, place in found:
         ip = ipaddress.ip_address(str(place[0]).partition("%")[0])
         if not (private or is_public(ip)):
-            raise Undelivered(f"{inside(host, ip)}.")
+            raise Undelivered(f"{inside(host)}.")
         made = socket.socket(family, kind, protocol)
         made.settimeout(SECONDS / len(found))
         try:

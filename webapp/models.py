@@ -403,8 +403,8 @@ class Webhook(models.Model):
     address = models.CharField(max_length=500)
     nonce = models.CharField(max_length=64, help_text="Its secret is made of this and our own key.")
     site = models.CharField(max_length=255, help_text="Where this Coppice is, as its user sees it.")
-    told_at = models.DateTimeField(null=True, help_text="When the last delivery was taken, or given up.")
-    problem = models.TextField(blank=True, help_text="Why the last delivery failed; empty if it was taken.")
+    told_at = models.DateTimeField(null=True, help_text="When it was last tried, whether that was taken or not.")
+    problem = models.TextField(blank=True, help_text="Why the last try failed; empty if it was taken.")
 
     def __str__(self) -> str:
         return self.address

@@ -70,7 +70,7 @@ class Reaper:
         for task, queue, watch, looks in (
             ("webapp.tasks.run_search", "gpu", self.waiting, searches.values_list("pk", "queued_at")),
             ("webapp.tasks.ingest_dataset", "cpu", self.uploaded, datasets.values_list("pk", "queued_at")),
-            ("webapp.tasks.tell_webhook", "cpu", self.owed, owed.values_list("search_id", "due_at")),
+            ("webapp.tasks.tell_webhook", "hooks", self.owed, owed.values_list("search_id", "due_at")),
         ):
             waiting = watch.unchanged(looks, seconds=settings.RESEND_SECONDS)
             if waiting and messages_in(queue) == 0:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from django.conf import settings
@@ -20,7 +21,10 @@ SCRIPT, BINARY = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
 """What there is of it for WebAssembly alone: the smallest that runs every network of ours."""
 FOLDER = f"vendor/onnxruntime-web-{VERSION}"
 """Among the static files."""
-FETCH_SECONDS = 180
+FETCH_SECONDS = 60
+"""Where a firewall answers nobody, each start waits for so long at most."""
+SILENT_MS = 15_000
+"""Of the other side, before npm tries once more."""
 
 
 class NotFetched(Exception):
@@ -32,15 +36,18 @@ def is_there() -> bool:
     return all((_folder() / file).is_file() for file in (SCRIPT, BINARY))
 
 
-def fetch() -> None:
+def fetch(say: Callable[[str], object]) -> None:
     """Puts it among the static files, whole or not at all, unless it is there.
+
+    Args:
+        say: told a line before somebody has to wait.
 
     Raises:
         NotFetched: if there is no npm, or what it brings is something else.
     """
     if is_there():
         return
-    package = _package()
+    package = _package(say)
     if _integrity(package) != INTEGRITY:
         raise NotFetched(f"what npm brought is not onnxruntime-web {VERSION}")
     folder = _folder()
@@ -60,13 +67,15 @@ def _folder() -> Path:
     return Path(settings.BASE_DIR) / "static" / FOLDER
 
 
-def _package() -> bytes:
+def _package(say: Callable[[str], object]) -> bytes:
     """The package as npm's registry has it; nothing of it is run."""
     npm = shutil.which("npm")
     if npm is None:
         raise NotFetched("npm is not installed")
+    say(f"Fetching onnxruntime-web {VERSION} by npm, at most {FETCH_SECONDS} s…")
     with tempfile.TemporaryDirectory() as folder:
-        command = [npm, "pack", f"onnxruntime-web@{VERSION}", "--ignore-scripts", "--silent", "--fetch-retries=1"]
+        patience = ["--fetch-retries=1", f"--fetch-timeout={SILENT_MS}"]
+        command = [npm, "pack", f"onnxruntime-web@{VERSION}", "--ignore-scripts", "--silent", *patience]
         try:
             done = subprocess.run(
                 command, cwd=folder, capture_output=True, text=True, check=False, timeout=FETCH_SECONDS

@@ -730,7 +730,10 @@ def delivery_claim(*, search_id: UUID) -> Webhook | None:
     with transaction.atomic():
         due = Delivery.objects.select_for_update().filter(search=search_id, due_at__lte=now).first()
         webhook = Webhook.objects.filter(user__searches=search_id).first()
-        if due is None or webhook is None:
+        if due is None:
+            return None
+        if webhook is None:  # removed just when the search ended
+            due.delete()
             return None
         if due.tries >= len(PAUSES):
             delivery_failed(search_id=search_id, webhook=webhook, reason="The worker that told it died.")

@@ -291,7 +291,7 @@ CELERY_TASK_DEFAULT_QUEUE = "cpu"
 CELERY_TASK_ROUTES = {
     "webapp.tasks.run_search": {"queue": "gpu"},
     "webapp.tasks.ingest_dataset": {"queue": "cpu"},
-    "webapp.tasks.tell_webhook": {"queue": "cpu"},
+    "webapp.tasks.tell_webhook": {"queue": "hooks"},  # large zips and slow addresses do not wait for each other
     "webapp.tasks.reap": {"queue": "care"},  # a worker of its own: neither a search nor a large zip holds it up
 }
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1

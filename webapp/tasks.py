@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any
 from uuid import UUID
 
+from celery.exceptions import SoftTimeLimitExceeded
 from django.conf import settings
 
 from nasengine import events
@@ -35,6 +36,8 @@ REAPER = Reaper()
 DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 3
 """Exit codes of the engine."""
 REASON_LENGTH = 2000
+TELL_SECONDS = 30
+"""For one try to tell a webhook, the look-up of its name included; less than the pause before the next."""
 SHARE_OF_ROOM = 0.9
 """Of the memory that an engine held when it was ended for it: what the next one is advised to need at most."""
 BUSY = "The engine of an earlier attempt does not let go of its folder."
@@ -102,7 +105,7 @@ def ingest_dataset(dataset_id: str) -> None:
         _conclude_packing(dataset, ended, said, folder)
 
 
-@app.task(name="webapp.tasks.tell_webhook", soft_time_limit=30, time_limit=45)
+@app.task(name="webapp.tasks.tell_webhook", soft_time_limit=TELL_SECONDS, time_limit=TELL_SECONDS + 15)
 def tell_webhook(search_id: str) -> None:
     """Tells the owner's own program that a search has ended, once; what fails is due again later."""
     webhook = services.delivery_claim(search_id=UUID(search_id))
@@ -115,6 +118,9 @@ def tell_webhook(search_id: str) -> None:
         hooks.post(webhook.address, body, secret=secret, private=settings.WEBHOOK_PRIVATE)
     except hooks.Undelivered as reason:
         services.delivery_failed(search_id=search.pk, webhook=webhook, reason=str(reason))
+    except SoftTimeLimitExceeded:  # a slow name server, most likely
+        late = f"It was not reached within {TELL_SECONDS} seconds."
+        services.delivery_failed(search_id=search.pk, webhook=webhook, reason=late)
     else:
         services.delivery_done(search_id=search.pk, webhook=webhook)
 

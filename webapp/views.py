@@ -33,7 +33,7 @@ from webapp.downloads import download
 from webapp.forms import DescribeForm, NewSearchForm, ShareForm, TokenForm, UploadForm, WebhookForm
 from webapp.judgement import judgement
 from webapp.listing import ListForm
-from webapp.models import RESULT, WEIGHTS, ApiToken, Artifact, Dataset, Search, Webhook
+from webapp.models import RESULT, WEIGHTS, ApiToken, Artifact, Dataset, Delivery, Search, Webhook
 
 PAGE_SIZE = 25
 
@@ -396,11 +396,13 @@ def tokens(request: OwnedRequest) -> HttpResponse:
 
 def _tokens_context(request: OwnedRequest, form: TokenForm) -> dict[str, Any]:
     webhook = Webhook.objects.filter(user=request.user).first()
+    failed = Delivery.objects.filter(search__owner=request.user, tries__range=(1, len(services.PAUSES) - 1))
     return {
         "form": form,
         "tokens": ApiToken.objects.filter(user=request.user),
         "address": request.build_absolute_uri("/api/v1/searches"),
         "webhook": webhook,
+        "next_try": failed.order_by("due_at").values_list("due_at", flat=True).first(),
         "webhook_form": WebhookForm(initial={"address": webhook.address} if webhook else None),
     }
 

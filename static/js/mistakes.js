@@ -1,5 +1,6 @@
 // The pictures behind the numbers of the table of what a network takes for what.
 
+import { element } from "./elements.js";
 import { Sheet } from "./picture.js";
 import { percent, plural, whole } from "./words.js";
 
@@ -42,24 +43,17 @@ class Mistakes extends HTMLElement {
 
   picture({ tile, true: truth, predicted, probability }) {
     const [is, says] = [this.told.classes[truth], this.told.classes[predicted]];
-    const [item, canvas, text] = ["li", "canvas", "p"].map((name) => document.createElement(name));
-    canvas.className = "pixels";
+    const canvas = element("canvas", "pixels");
     canvas.setAttribute("aria-hidden", "true"); // the words beside it say what can be said
-    text.append(strong(is), " → ", strong(says), document.createElement("br"), `${percent(probability, 0)} sure`);
-    item.append(canvas, text);
+    const sure = `${percent(probability, 0)} sure`;
+    const text = element("p", "", element("strong", "", is), " → ", element("strong", "", says), element("br"), sure);
     this.sheet.draw(canvas, tile).catch(() => (text.textContent = "This picture cannot be fetched; reload the page."));
-    return item;
+    return element("li", "", canvas, text);
   }
 }
 
 function heading(shown, count, is, says) {
   return `${is} taken for ${says}: ${plural(count, "image")}${shown < count ? `, ${whole(shown)} of them shown` : ""}`;
-}
-
-function strong(text) {
-  const made = document.createElement("strong");
-  made.textContent = text;
-  return made;
 }
 
 customElements.define("its-mistakes", Mistakes);

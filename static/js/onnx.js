@@ -8,9 +8,12 @@ const RUNS_WITHIN = 400; // milliseconds
 
 let runtime = null;
 
+/** Something that did not come: another time it may. */
+export class Unfetched extends Error {}
+
 /** The runtime, fetched once; `onBytes(so far, of)` follows it, `of` being 0 where the server does not say. */
 function loaded({ script, binary }, onBytes) {
-  runtime ??= Promise.all([import(script), content(binary, onBytes)]).then(([ort, wasm]) => {
+  runtime ??= Promise.all([module(script), content(binary, onBytes)]).then(([ort, wasm]) => {
     Object.assign(ort.env.wasm, { numThreads: 1, wasmBinary: wasm });
     ort.env.logLevel = "error";
     return ort;
@@ -19,9 +22,21 @@ function loaded({ script, binary }, onBytes) {
   return runtime;
 }
 
-async function content(url, onBytes = () => {}) {
+function module(url) {
+  return import(url).catch((error) => {
+    throw error instanceof TypeError ? new Unfetched(`${url}: ${error.message}`) : error; // so browsers say it
+  });
+}
+
+function content(url, onBytes) {
+  return read(url, onBytes).catch((error) => {
+    throw new Unfetched(`${url}: ${error.message}`);
+  });
+}
+
+async function read(url, onBytes = () => {}) {
   const answer = await fetch(url, { credentials: "same-origin" });
-  if (!answer.ok) throw new Error(`${url}: status ${answer.status}`);
+  if (!answer.ok) throw new Error(`status ${answer.status}`);
   const [total, reader, parts] = [Number(answer.headers.get("Content-Length")), answer.body.getReader(), []];
   let bytes = 0;
   for (let part; !(part = await reader.read()).done; onBytes(bytes, total)) {

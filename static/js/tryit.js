@@ -1,6 +1,7 @@
 // A found network tried on an image: in this browser if it can be had here, else by the server.
 
-import { Local } from "./onnx.js";
+import { element } from "./elements.js";
+import { Local, Unfetched } from "./onnx.js";
 import { paint, photographed, Sheet, Unreadable } from "./picture.js";
 import { likeliest } from "./pixels.js";
 import { bytes, percent, plural } from "./words.js";
@@ -10,11 +11,14 @@ const CAMERA = {
   NotFoundError: "There is no camera on this device; choose a photo.",
 };
 const NO_CAMERA = "A browser gives a page the camera over HTTPS alone, or on the machine itself; choose a photo.";
+const CANNOT = "This browser cannot run the network, so the server does; your image is not kept.";
+const UNFETCHED = "What runs the network could not be fetched just now, so the server answered; your image is not kept. The next one is tried here again.";
 
 class TryIt extends HTMLElement {
   connectedCallback() {
     if (this.told) return;
     this.told = JSON.parse(this.querySelector("script").textContent);
+    this.where = this.part("[data-where]").textContent;
     this.opened = new Map(); // folder of a network -> promise of it
     this.asked = 0;
     this.addEventListener("click", (click) => this.clicked(click.target));
@@ -78,17 +82,19 @@ class TryIt extends HTMLElement {
   }
 
   async answer(file, network) {
-    if (this.told.assets) {
-      let local;
-      try {
-        local = await this.open(network);
-      } catch {
-        this.told.assets = null; // this browser cannot, whatever the reason
-        this.part("[data-where]").textContent = "This browser cannot run the network, so the server does; your image is not kept.";
-      }
-      if (local) return local.ask(file);
+    if (!this.told.assets) return this.askServer(file, network);
+    const where = this.part("[data-where]");
+    try {
+      const answer = await (await this.open(network)).ask(file);
+      where.textContent = this.where;
+      return answer;
+    } catch (error) {
+      if (error instanceof Unreadable) throw error; // that is for whoever chose it to mend
+      const isAway = error instanceof Unfetched;
+      if (!isAway) this.told.assets = null; // this browser cannot, whatever the reason
+      where.textContent = isAway ? UNFETCHED : CANNOT;
+      return this.askServer(file, network);
     }
-    return this.askServer(file, network);
   }
 
   open(network) {
@@ -127,7 +133,7 @@ class TryIt extends HTMLElement {
     const best = likeliest(chances);
     const says = classes[best[0][0]];
     const verdict = truth === undefined ? "" : truth === says ? " That is right." : ` That is wrong: it is ${truth}.`;
-    this.part("[data-said]").replaceChildren("It says ", strong(says), `, ${percent(best[0][1])} sure.${verdict}`);
+    this.part("[data-said]").replaceChildren("It says ", element("strong", "", says), `, ${percent(best[0][1])} sure.${verdict}`);
     this.part("[data-answer]").hidden = false;
     paint(this.part("figure canvas"), pixels, size);
     this.part("figcaption").textContent = `What it saw: ${size} × ${size} pixels${pixels.length === size * size ? ", grey" : ""}`;
@@ -177,13 +183,18 @@ class TryIt extends HTMLElement {
   // Camera: opened by a click alone, and closed as soon as the picture is taken
 
   async openCamera() {
+    if (this.asking || this.stream) return;
     this.problem("");
     if (!navigator.mediaDevices?.getUserMedia) return this.problem(NO_CAMERA);
+    this.asking = true; // it may take a person as long as it likes to allow it
     try {
       this.stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
     } catch (error) {
       return this.problem(CAMERA[error.name] ?? `The camera does not start (${error.name}); choose a photo.`);
+    } finally {
+      this.asking = false;
     }
+    if (!this.isConnected) return this.closeCamera(); // this part of the page was renewed meanwhile
     this.parentElement.dataset.inUse = "";
     this.part("video").srcObject = this.stream;
     this.part(".camera").hidden = false;
@@ -210,25 +221,16 @@ class TryIt extends HTMLElement {
 }
 
 function guess(name, chance) {
-  const [item, label, track, bar, share] = ["li", "span", "span", "i", "span"].map((kind) => document.createElement(kind));
-  [label.textContent, label.title, share.textContent] = [name, name, percent(chance)];
-  [label.className, track.className, share.className] = ["name", "track", "value"];
+  const [label, bar] = [element("span", "name", name), element("i")];
+  label.title = name;
   bar.style.width = `${100 * chance}%`;
-  track.append(bar);
-  item.append(label, track, share);
-  return item;
+  return element("li", "", label, element("span", "track", bar), element("span", "value", percent(chance)));
 }
 
 /** 0.431 -> "0.4 ms", 18.3 -> "18 ms"; browsers tell time no finer. */
 function duration(milliseconds) {
   if (milliseconds < 0.1) return "Less than 0.1 ms";
   return `${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)} ms`;
-}
-
-function strong(text) {
-  const made = document.createElement("strong");
-  made.textContent = text;
-  return made;
 }
 
 customElements.define("try-it", TryIt);

@@ -64,7 +64,7 @@ def test_every_part_of_the_procfile_is_a_service_under_its_name() -> None:
     assert [name for name, service in OURS.items() if len(service["command"]) > 1] == ["migrate"]
 
 
-@pytest.mark.parametrize("name", ["web", "gpu", "cpu", "care", "beat"])
+@pytest.mark.parametrize("name", ["web", "gpu", "cpu", "hooks", "care", "beat"])
 def test_the_image_becomes_a_part_by_its_name(name: str, tmp_path: Path) -> None:
     command = parts.procfile(ROOT / "Procfile")[name]
     shim = tmp_path / "python"

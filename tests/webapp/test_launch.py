@@ -28,7 +28,7 @@ from celery.platforms import ROOT_DISCOURAGED
 from celery.signals import celeryd_init
 from django.core.management import call_command
 
-from webapp import launch, parts
+from webapp import health, launch, parts
 from webapp.launch import CannotStart
 from webapp.management.commands import fetch_assets, run
 
@@ -289,11 +289,18 @@ def test_a_worker_of_roots_keeps_celerys_page_about_it_to_itself_and_nothing_els
 
 def test_the_procfile_names_the_parts_and_their_queues() -> None:
     commands = parts.procfile(ROOT / "Procfile")
-    assert list(commands) == ["web", "gpu", "cpu", "care", "beat"]
+    assert list(commands) == ["web", "gpu", "cpu", "hooks", "care", "beat"]
     assert "webapp.asgi:application" in commands["web"]
     assert "worker --queues gpu --concurrency 1" in commands["gpu"]
     assert "worker --queues cpu" in commands["cpu"]
     assert "--queues care" in commands["care"] and "care" not in commands["cpu"], "nothing holds the reaper up"
+    assert "--queues hooks" in commands["hooks"] and "solo" not in commands["hooks"], "a try has a time limit"
+
+
+def test_every_job_has_a_worker_that_is_asked_for(settings: Any) -> None:
+    commands = parts.procfile(ROOT / "Procfile").values()
+    served = {found[1] for command in commands if (found := re.search(r"--queues (\w+) ", command))}
+    assert {route["queue"] for route in settings.CELERY_TASK_ROUTES.values()} == served == set(health.QUEUES)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from django.test import Client
 from nasengine import events
 from tests.webapp.cast import epoch_finished, put_into, say
 from webapp import services
-from webapp.curve import MOST
+from webapp.curve import MOST, SEARCHING
 from webapp.models import Search, SearchState
 from webapp.templatetags.curves import told
 
@@ -167,11 +167,14 @@ def test_every_row_has_its_line_with_words(page: Client, running: Search) -> Non
     assert '<polyline class="searching" points="3,33 157,3"/>' in content
 
 
-def test_searches_of_before_there_were_curves_get_theirs(running: Search) -> None:
-    say(running, *(epoch(seq, seq, 0.001 * seq) for seq in range(1, 101)), epoch(101, 101, None))
-    say(running, trained(102, 1, 0.9), trained(103, 1, 0.1, "at 12000"))
+@pytest.mark.parametrize("epochs", [1, 36, 37, 71, 72, 100, 101])
+def test_searches_of_before_there_were_curves_get_theirs(running: Search, epochs: int) -> None:
+    say(running, *(epoch(seq, seq, 0.001 * seq) for seq in range(1, epochs + 1)), epoch(epochs + 1, epochs + 1, None))
+    say(running, trained(202, 1, 0.9), trained(203, 1, 0.1, "at 12000"))
     Search.objects.update(curve=[])
     import_module("webapp.migrations.0005_describe_and_curve").draw_curves(apps, None)
     running.refresh_from_db()
-    assert running.curve[0] == [1, 0, 1, 0.001] and running.curve[-1] == [102, 1, 1, 0.9]
-    assert 20 < len(running.curve) <= sum(MOST.values())
+    *searched, last = running.curve
+    assert searched[0] == [1, 0, 1, 0.001] and last == [202, 1, 1, 0.9]
+    assert searched[-1] == [epochs, 0, epochs, round(0.001 * epochs, 4)], "the last epoch is among them"
+    assert min(epochs, 18) <= len(searched) <= MOST[SEARCHING]

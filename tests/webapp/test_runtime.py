@@ -45,13 +45,25 @@ def test_what_npm_brings_is_unpacked_once(place: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(runtime, "INTEGRITY", runtime._integrity(path.read_bytes()))
     npm(place, f"/bin/cp {path} onnxruntime-web.tgz")
     assert not runtime.is_there()
-    runtime.fetch()
-    assert runtime.is_there()
+    said: list[str] = []
+    runtime.fetch(said.append)
+    assert runtime.is_there() and said == ["Fetching onnxruntime-web 1.30.0 by npm, at most 60 s…"]
     assert sorted(file.name for file in place.iterdir()) == sorted([runtime.SCRIPT, runtime.BINARY])
     assert (place / runtime.BINARY).read_text() == runtime.BINARY
     assert list(place.parent.iterdir()) == [place], "nothing else is left"
     npm(place, "exit 1")
-    runtime.fetch()
+    runtime.fetch(said.append)
+    assert len(said) == 1, "nobody waits for what is there"
+
+
+def test_npm_is_told_how_long_a_silence_may_last_and_to_try_once_more(place: Path, tmp_path: Path) -> None:
+    """Both times together, and its own pause of 10 s between them, are less than we wait for it."""
+    npm(place, f'echo "$@" > {tmp_path}/asked; exit 1')
+    with pytest.raises(runtime.NotFetched):
+        runtime.fetch(print)
+    asked = (tmp_path / "asked").read_text().split()
+    assert {"--fetch-retries=1", "--fetch-timeout=15000"} <= set(asked)
+    assert runtime.FETCH_SECONDS > 2 * 15 + 10
 
 
 @pytest.mark.parametrize(
@@ -72,5 +84,7 @@ def test_without_it_one_line_says_why_and_everything_starts(
     if script:
         npm(place, script)
     call_command("fetch_assets")
-    assert capsys.readouterr().err == f"Found networks are tried on the server, not in the browser: {reason}.\n"
+    said = capsys.readouterr()
+    assert said.err == f"Found networks are tried on the server, not in the browser: {reason}.\n"
+    assert said.out.startswith("Fetching onnxruntime-web") == bool(script), "who has no npm is not told of it"
     assert not runtime.is_there() and not place.exists()

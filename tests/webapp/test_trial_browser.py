@@ -37,7 +37,7 @@ RAW = {
     "name": "a family in 2 seconds", "preset": "quick", "data": {"dataset": "digits"},
     "target": {"value": "40%", "also": ["20%"]}, "search": {"epochs": 16},
 }  # fmt: skip
-RUNTIME = "**/static/vendor/onnxruntime-web-*/**"
+RUNTIME = "**/static/vendor/onnxruntime-web-*"
 LOCAL = """async ([size, channels, content]) => {
   const { seen } = await import("/static/js/picture.js");
   const file = new Blob([Uint8Array.from(atob(content), (byte) => byte.charCodeAt(0))]);
@@ -367,6 +367,41 @@ def test_the_camera_opens_after_a_click_and_closes_with_the_picture(
         with_camera.close()
 
 
+PROMPTED = """() => {
+  window.tracks = [];
+  window.prompts = [];
+  navigator.mediaDevices.getUserMedia = () => new Promise((allow) => prompts.push(() => {
+    const canvas = document.createElement("canvas");
+    canvas.getContext("2d").fillRect(0, 0, 8, 8);
+    const stream = canvas.captureStream();
+    tracks.push(...stream.getTracks());
+    allow(stream);
+  }));
+}"""
+"""A camera whose prompt stays open until the test allows it."""
+
+
+def test_a_second_click_while_the_browser_asks_opens_no_second_camera(page: Page) -> None:
+    page.evaluate(PROMPTED)
+    for _ in range(2):
+        page.get_by_role("button", name="Use the camera").click()
+    page.evaluate("for (const allow of prompts) allow()")
+    page.get_by_role("button", name="Close the camera").click()
+    expect(page.get_by_label("What the camera sees")).to_be_hidden()
+    assert page.evaluate("tracks.map((track) => track.readyState)") == ["ended"]
+    page.get_by_role("button", name="Use the camera").click()
+    assert page.evaluate("prompts.length") == 2, "closed, it may be opened again"
+
+
+def test_a_camera_that_is_allowed_after_the_part_was_renewed_is_closed_at_once(page: Page) -> None:
+    page.evaluate(PROMPTED)
+    page.get_by_role("button", name="Use the camera").click()
+    page.evaluate("const old = document.querySelector('try-it'); old.replaceWith(old.cloneNode(true))")
+    page.evaluate("prompts[0]()")
+    page.wait_for_function("tracks[0].readyState === 'ended'")
+    expect(page.get_by_label("What the camera sees")).to_be_hidden()
+
+
 def chromium() -> str:
     return os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
 
@@ -374,14 +409,50 @@ def chromium() -> str:
 # By the server
 
 
-def test_a_browser_that_cannot_run_it_asks_the_server(page: Page) -> None:
-    page.route(RUNTIME, lambda route: route.abort())
+CANNOT = "This browser cannot run the network, so the server does; your image is not kept."
+
+
+def test_a_browser_that_cannot_run_it_asks_the_server_from_then_on(page: Page) -> None:
+    page.add_init_script("delete globalThis.WebAssembly")
+    page.reload()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    for turn in range(2):
+        page.locator("[data-example]").nth(turn).click()
+        assert answered(page).startswith("It says")
+        expect(page.locator("[data-time]")).to_contain_text("on the server")
+        expect(page.locator("[data-where]")).to_have_text(CANNOT)
+    assert sum("model.onnx" in url for url in asked) == 1
+
+
+def test_a_network_that_fails_in_the_browser_is_asked_on_the_server(page: Page) -> None:
+    """It opens, but does not run: here because it is told of images of another size."""
+    wrong = json.loads(FILES["architecture.json"]) | {"image_size": 9}
+    page.route("**/architecture.json", lambda route: route.fulfill(json=wrong))
+    page.locator("[data-example]").first.click()
+    assert answered(page).startswith("It says")
+    expect(page.locator("try-it .problem")).to_be_empty()
+    expect(page.locator("[data-time]")).to_contain_text("on the server")
+    expect(page.locator("[data-where]")).to_have_text(CANNOT)
+
+
+@pytest.mark.parametrize("away", ["**/model.onnx", f"{RUNTIME}/*.wasm", f"{RUNTIME}/*.mjs"])
+@pytest.mark.parametrize("status", [None, 502])
+def test_what_cannot_be_fetched_for_a_moment_is_tried_again(page: Page, away: str, status: int | None) -> None:
+    where, before = page.locator("[data-where]"), page.locator("[data-where]").inner_text()
+    page.route(away, lambda route: route.fulfill(status=status) if status else route.abort())
     page.locator("[data-example]").first.click()
     assert answered(page).startswith("It says")
     expect(page.locator("[data-time]")).to_contain_text("on the server")
-    expect(page.locator("[data-where]")).to_have_text(
-        "This browser cannot run the network, so the server does; your image is not kept."
+    expect(where).to_have_text(
+        "What runs the network could not be fetched just now, so the server answered; your image is not kept. The next "
+        "one is tried here again."
     )
+    page.unroute(away)
+    page.locator("[data-example]").first.click()
+    expect(page.locator("[data-time]")).to_contain_text("in this browser", timeout=60_000)
+    assert answered(page).startswith("It says")
+    expect(where).to_have_text(before)
 
 
 def test_where_npm_brought_nothing_the_server_answers(browser: Browser, tmp_path: Path) -> None:

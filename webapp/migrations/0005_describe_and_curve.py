@@ -8,7 +8,7 @@ MOST = {"epoch_finished": 36, "retrain_epoch": 24}
 
 
 def draw_curves(apps: Any, schema_editor: Any) -> None:
-    """Of searches that were there before: every nth epoch, as webapp/curve.py keeps it."""
+    """Of searches that were there before: every nth epoch and the last, as webapp/curve.py keeps it."""
     Search, SearchEvent = apps.get_model("webapp", "Search"), apps.get_model("webapp", "SearchEvent")
     for search_id in Search.objects.values_list("pk", flat=True):
         curve = []
@@ -19,8 +19,8 @@ def draw_curves(apps: Any, schema_editor: Any) -> None:
                 for event in said.values_list("payload", flat=True).iterator()
                 if event.get("network", "found") == "found" and event["validation"].get("accuracy") is not None
             ]
-            step = -(-len(points) // most) or 1
-            curve += points[::step]
+            step = -(-(len(points) - 1) // (most - 1)) or 1
+            curve += [*points[:-1:step], *points[-1:]]
         if curve:
             Search.objects.filter(pk=search_id).update(curve=curve)
 

@@ -130,6 +130,13 @@ def ago(then: datetime) -> str:
 
 
 @register.filter
+def ahead(then: datetime) -> str:
+    """How long until a moment; what is over is as good as here."""
+    seconds = (then - timezone.now()).total_seconds()
+    return "in a moment" if seconds < 50 else f"in {duration(seconds)}"
+
+
+@register.filter
 def metric_unit(metric: str) -> str:
     """What a target counts.
 

@@ -33,7 +33,7 @@ class Command(BaseCommand):
         for name, (package, file) in ASSETS.items():
             copy(inside(package, file), folder / name)
         try:
-            runtime.fetch()
+            runtime.fetch(self.stdout.write)
         except runtime.NotFetched as reason:
             self.stderr.write(f"Found networks are tried on the server, not in the browser: {reason}.")
 
