@@ -1,5 +1,6 @@
 // A look into one block: its operations by score and threshold, its filters as a heat-map, how dense its convolutions are.
 
+import { element } from "./elements.js";
 import { isOn, States, told } from "./history.js";
 import { blockName, candidate, partName, prefixOf, stateName } from "./names.js";
 import { choicesOf } from "./network.js";
@@ -176,9 +177,3 @@ function note(text) {
   return element("p", "soft", text);
 }
 
-function element(tag, className, ...children) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  made.append(...children);
-  return made;
-}

@@ -3,6 +3,7 @@
 // An operation that is on is a line, the wider the more filters pass through it. What was cut just now is dotted and red,
 // what came back has a bud. The same events give the same markup, whether they were watched or replayed.
 
+import { element } from "./elements.js";
 import { isOn, States } from "./history.js";
 import { blockGraph } from "./graph.js";
 import { blockName } from "./names.js";
@@ -87,21 +88,21 @@ export class Network {
     const graph = blockGraph(choices);
     const name = capital(blockName(block.name));
     const canPick = this.#options.onPick && choices.length;
-    const button = canPick ? html("button", "pick", name) : null;
+    const button = canPick ? element("button", "pick", name) : null;
     if (button) {
       Object.assign(button, { type: "button" });
       button.setAttribute("aria-expanded", "false");
       button.addEventListener("click", () => this.#options.onPick(block, number));
     }
-    const share = html("span", "share", percent(block.share, 0));
+    const share = element("span", "share", percent(block.share, 0));
     share.title = "share of the full network's size";
-    const summary = html("p", "summary");
+    const summary = element("p", "summary");
     const picture = graph ? drawing(graph) : { svg: null, strands: [], nodes: [] };
-    const weight = html("i", "");
-    const value = html("span", "value");
+    const weight = element("i", "");
+    const value = element("span", "value");
     const weights = choices.filter((choice) => choice.granularity === "weight");
-    const bar = html("div", "bar weight", html("span", "name", "weights"), html("span", "track", weight), value);
-    const card = html("section", graph ? "block" : "block slim", html("header", "", html("h3", "", button ?? name), share), summary);
+    const bar = element("div", "bar weight", element("span", "name", "weights"), element("span", "track", weight), value);
+    const card = element("section", graph ? "block" : "block slim", element("header", "", element("h3", "", button ?? name), share), summary);
     if (picture.svg) card.append(picture.svg);
     if (weights.length) card.append(bar);
     return { card, button, name, summary, choices, ...picture, weights, weight, value };
@@ -199,13 +200,6 @@ function set(element, name, value) {
 function make(tag, attributes) {
   const made = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  return made;
-}
-
-function html(tag, className, ...children) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  made.append(...children);
   return made;
 }
 
