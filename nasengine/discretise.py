@@ -58,8 +58,10 @@ def fitted(
     return kept
 
 
-RUNGS, FEWEST, WIDEST = 14, 0.08, 4.0
-"""How many other sizes are looked at; the least of them in units, the largest in targets."""
+RUNGS, FEWEST = 14, 0.08
+"""How many other sizes are looked at, and the share of units that the least of them keeps."""
+NARROWEST, WIDEST = 0.1, 4.0
+"""Of their sizes, in targets."""
 
 
 def ladder(
@@ -69,7 +71,7 @@ def ladder(
     """Exported size in the target's metric -> what stays there: the best units by margin, more and more of them.
 
     The counts of units rise geometrically. Nothing is fitted, so it takes a moment also in large spaces; sizes below
-    `smallest`, far above the target (the first of `bounds`, as of `fitted`) or above a limit beside it are left out.
+    `smallest`, far from the target (the first of `bounds`, as of `fitted`) or above a limit beside it are left out.
     """
     problem = _Fit(plan, margins, bounds, granularities, plan.exits[-1])
     counted = [name for name in problem.open if name not in plan.weighs] or problem.open
@@ -81,7 +83,9 @@ def ladder(
         kept = problem.kept_above(float(values[count - 1]) - 1e-9)
         found = architecture(plan, kept)
         size = found.size(metric)
-        if smallest <= size <= WIDEST * target and all(found.size(name) <= limit for name, limit in limits):
+        if max(smallest, NARROWEST * target) <= size <= WIDEST * target and all(
+            found.size(name) <= limit for name, limit in limits
+        ):
             fits[size] = kept
     return fits
 

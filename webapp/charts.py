@@ -24,6 +24,8 @@ class Series(TypedDict):
     colour: str
     """Name of a colour of the style sheet (``--chart-<name>``)."""
     dash: NotRequired[Literal["dot", "dash"]]
+    points: NotRequired[Literal[True]]
+    """Points without a line: what lies between was not so."""
     by: NotRequired[str]
     """Field whose every value gets a line of its own."""
     only: NotRequired[str]
@@ -106,7 +108,7 @@ CHARTS: list[Chart] = [
             },
             {"label": "target", "event": "progress", "path": "target", "at": "step", "colour": "target"},
             {"label": "size now", "event": "progress", "path": "size", "at": "step", "colour": "size"},
-            {"label": "committed", "event": "committed", "path": "size", "colour": "size", "dash": "dot"},
+            {"label": "committed", "event": "committed", "path": "size", "colour": "size", "points": True},
         ],
     },
     {

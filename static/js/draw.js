@@ -87,7 +87,7 @@ export class Charts {
       const beside = line.label !== line.series.label; // another network than the found one: named on hover alone
       const [x, y] = level ? [[0, right], [line.y.at(-1), line.y.at(-1)]] : decimated(line.x, line.y, MOST_POINTS);
       return {
-        type: "scatter", mode: single && !level ? "lines+markers" : "lines", name: line.label, x, y,
+        type: "scatter", mode: line.series.points ? "markers" : single && !level ? "lines+markers" : "lines", name: line.label, x, y,
         line: { color: colour, width: beside ? 1 : line.series.dash ? 1.5 : 2, dash: line.series.dash ?? "solid" },
         opacity: beside ? 0.6 : 1, showlegend: !beside,
         marker: { color: colour, size: 6 },
@@ -120,7 +120,7 @@ export class Charts {
       barmode: "group",
       bargap: 0.25,
       x: {
-        rangemode: "tozero", zeroline: false, showgrid: false,
+        rangemode: "tozero", zeroline: false, showgrid: false, hoverformat: ".3~r",
         ...(bars ? { tickformat: "d", range: [0.4, Math.max(4.6, length + 0.6)], dtick: length < 14 ? 1 : undefined } : {}),
       },
       y: {

@@ -5,6 +5,7 @@
 // grows with training, both are fitted together: accuracy = a + b log(size) + c log(epoch), by least squares.
 
 const FEWEST = 6; // epochs: fewer cannot tell three numbers
+const FAR = 2; // times the largest or the smallest size that was measured: beyond that a slope says nothing
 
 /**
  * {low, middle, high} of the validation accuracy at a size, or null where the run cannot tell.
@@ -22,8 +23,10 @@ export function forecast(trained, trail, size, images) {
     const share = high.size === low.size ? 0 : (at - Math.log(low.size)) / Math.log(high.size / low.size);
     return around(low.accuracy + share * (high.accuracy - low.accuracy), chance(high.accuracy, images));
   }
+  const measured = [...known, ...trail].map((one) => one.size);
+  const isFar = size < Math.min(...measured) / FAR || size > Math.max(...measured) * FAR;
   const slope = slopeOf(trail);
-  if (!slope) return null;
+  if (isFar || !slope || slope.value <= 0) return null;
   const nearest = after === 0 ? known[0] : known.at(-1);
   const distance = at - Math.log(nearest.size);
   return around(nearest.accuracy + slope.value * distance, Math.hypot(chance(nearest.accuracy, images), 2 * slope.error * distance));
@@ -39,7 +42,7 @@ function chance(share, images) {
   return images ? 2 * Math.sqrt((share * (1 - share)) / images) : 0;
 }
 
-/** What accuracy gains with the logarithm of the size, never less than nothing, and the standard error of that. */
+/** What accuracy gains with the logarithm of the size, and the standard error of that. */
 function slopeOf(trail) {
   const rows = trail.filter(({ size, accuracy }) => size > 0 && typeof accuracy === "number");
   if (rows.length < FEWEST) return null;
@@ -53,7 +56,7 @@ function slopeOf(trail) {
   const other = (dot(t, y) * xx - dot(x, y) * xt) / determinant;
   const rest = y.map((one, index) => one - value * x[index] - other * t[index]);
   const variance = dot(rest, rest) / Math.max(1, rows.length - 3);
-  return { value: Math.max(0, value), error: Math.sqrt((variance * tt) / determinant) };
+  return { value, error: Math.sqrt((variance * tt) / determinant) };
 }
 
 function centred(values) {

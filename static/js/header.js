@@ -38,10 +38,17 @@ export function figures(model) {
   const isFinal = commit && ["fit", "stage_end"].includes(commit.reason) && commit.seq > (model.epoch?.seq ?? 0);
   const kept = isFinal ? commit.totals : (model.epoch?.kept ?? commit?.totals);
   for (const level of ["operation", "filter", "weight"]) {
-    const [on, all] = kept?.[level] ?? [0, 0];
+    const [on, all] = (level === "weight" && (report || trained) ? running(model, commit) : kept?.[level]) ?? [0, 0];
     at(`figure-${level}`).textContent = all ? percent(on / all, 0) : "—";
   }
   at("figure-speed").textContent = model.progress?.images_per_second ? count(model.progress.images_per_second) : "—";
+}
+
+/** [kept, all] weights of a network that is to be handed out: those in operations and filters that are on. */
+function running(model, commit) {
+  const all = model.started.choices.filter(({ granularity }) => granularity === "weight");
+  const sum = (count) => all.reduce((total, choice) => total + count(choice), 0);
+  return commit && [sum(({ name, units }) => commit.kept_weights[name] ?? units), sum(({ units }) => units)];
 }
 
 const short = (size) => (size < 1e6 ? whole(size) : count(size));

@@ -50,7 +50,10 @@ export class Network {
     this.draw(model, { kept: commit?.kept, weights: commit?.kept_weights, states: this.#states.at(model.commits, index), open });
   }
 
-  /** Shows these units as they are: of choices that `kept` does not know all are on, of `weights` all are kept. */
+  /**
+   * Shows these units as they are: of choices that `kept` does not know all are on, of `weights` all are kept; null for
+   * weights of which nothing is known.
+   */
   draw(model, { kept, weights, states, open = model.started.blocks.length }) {
     if (model.started !== this.#started) this.#build(model.started);
     const on = shares(this.#started.choices, kept);
@@ -105,7 +108,7 @@ export class Network {
     const card = element("section", graph ? "block" : "block slim", element("header", "", element("h3", "", button ?? name), share), summary);
     if (picture.svg) card.append(picture.svg);
     if (weights.length) card.append(bar);
-    return { card, button, name, summary, choices, ...picture, weights, weight, value };
+    return { card, button, name, summary, choices, ...picture, weights, bar, weight, value };
   }
 }
 
@@ -164,7 +167,8 @@ function paint(block, { on, weights, states, isOpen, isFrontier }) {
     if (known) set(node.text, null, `${node.label} ${known.on}`);
   }
   const [kept, all] = totals(block.weights, weights);
-  if (all) {
+  block.bar.hidden = weights === null; // not known
+  if (all && weights !== null) {
     block.weight.style.width = percent(kept / all).replace(" ", "");
     set(block.value, null, percent(kept / all, 0));
   }

@@ -36,6 +36,8 @@ function show(answer) {
   at("outlook-figures").classList.toggle("unknown", !known);
   problems(answer.problems);
   notes(at("outlook-warnings"), answer.warnings);
+  const refusal = form.querySelector(".notice.bad");
+  if (refusal) refusal.hidden = answer.feasible; // mended
   tell(at("outlook-sentence"), verdict(answer, known));
   tell(at("outlook-further"), further(answer));
   if (!known) return;

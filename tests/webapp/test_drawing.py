@@ -272,6 +272,9 @@ def test_a_forecast_is_exact_where_it_was_measured_and_honest_elsewhere(script: 
     ]
     below = asked(5_000, trail)
     assert below["middle"] == pytest.approx(0.6 - 0.05 * math.log(2)) and below["low"] < below["middle"] < below["high"]
+    assert asked(4_900, trail) is None and asked(190_000, trail) is None  # too far from all that was measured
+    falling = [{**one, "accuracy": 1 - one["accuracy"]} for one in trail]
+    assert asked(6_000, falling) is None  # the larger the worse: it says nothing of the size
     in_step = [{"size": 100_000 / epoch, "epoch": epoch, "accuracy": 0.5} for epoch in range(1, 10)]
     assert asked(5_000, in_step) is None  # size and time cannot be told apart
 

@@ -188,11 +188,13 @@ def item(mapping: Any, key: str) -> Any:
 def asked(value: object) -> str:
     """A setting as people read it.
 
-    >>> asked(True), asked((1, 3)), asked(0.15), asked("")
-    ('yes', '1, 3', '0.15', '—')
+    >>> asked(True), asked((1, 3)), asked(0.15), asked(""), asked({"params": None, "macs": "30%"})
+    ('yes', '1, 3', '0.15', '—', 'macs 30%')
     """
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict):
+        value = [f"{name} {item}" for name, item in value.items() if item is not None]
     text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     return text or NOTHING
 
