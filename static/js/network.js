@@ -97,7 +97,7 @@ export class Network {
       button.setAttribute("aria-expanded", "false");
       button.addEventListener("click", () => this.#options.onPick(block, number));
     }
-    const share = element("span", "share", percent(block.share, 0));
+    const share = element("span", "share", `${percent(block.share, 0)} of all`);
     share.title = "share of the full network's size";
     const summary = element("p", "summary");
     const picture = graph ? drawing(graph) : { svg: null, strands: [], nodes: [] };
