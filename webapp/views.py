@@ -103,6 +103,7 @@ def compare(request: OwnedRequest) -> HttpResponse:
     }
     context |= {
         "searches": searches,
+        "is_mixed": len({search.dataset_label for search in searches}) > 1,
         "drawn": drawn,
         "figures": comparison.figure_rows(searches),
         "settings": comparison.setting_rows(searches),

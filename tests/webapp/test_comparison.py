@@ -60,6 +60,14 @@ def test_two_stand_side_by_side(page: Client, told: Callable[..., Search]) -> No
     ]
 
 
+def test_accuracies_on_different_images_are_said_to_tell_nothing(page: Client, told: Callable[..., Search]) -> None:
+    digits, other, cifar = told(name="Oak"), told(name="Elm"), told(name="Ash")
+    put_into(cifar, SearchState.FINISHED, dataset_label="CIFAR-10")
+    address = f"/compare/?search={digits.pk}&search="
+    assert "different images" not in page.get(f"{address}{other.pk}").content.decode()
+    assert "different images, so their accuracies do not tell" in page.get(f"{address}{cifar.pk}").content.decode()
+
+
 def test_only_what_differs_is_shown_of_what_was_asked(page: Client, new_search: Callable[..., Search]) -> None:
     cells = new_search(name="a", seed=3, target={"value": "40%"})
     chain = new_search(name="b", space={"kind": "chain", "layers": 5}, target={"value": "40%", "also": ["30%"]})
