@@ -1,7 +1,7 @@
 # What to type. Whatever needs .venv makes it first.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run link demo test test-postgres chaos load bench-page check clean
+.PHONY: help run link demo test test-postgres pictures chaos load bench-page check clean
 
 VENV := .venv
 IN_VENV := $(VENV)/bin/python
@@ -14,6 +14,7 @@ help:
 	@echo "make demo    One quick search on the command line; its result lands in runs/demo/result"
 	@echo "make test    The whole test suite"
 	@echo "make test-postgres  The web application's tests on a PostgreSQL of their own (needs Debian's postgresql)"
+	@echo "make pictures  Every page in a browser, 1280 and 390 pixels wide, light and dark, into screenshots/"
 	@echo "make chaos   20 kills of real processes at random moments, as a table (ROUNDS=20)"
 	@echo "make load    200 open pages, the relay, the pages of many searches: figures as a table (10 minutes)"
 	@echo "make bench-page  First paint, frames and memory of a search's page in a browser: figures as a table (32 minutes)"
@@ -41,6 +42,10 @@ test: $(VENV)/installed-dev
 test-postgres: $(VENV)/installed-dev
 	@$(IN_VENV) manage.py fetch_assets
 	@$(IN_VENV) -m tests.postgres -- $(IN_VENV) -m pytest tests/webapp tests/chaos -m "not browser" --ignore tests/webapp/test_launch.py
+
+pictures: $(VENV)/installed-dev
+	@$(IN_VENV) manage.py fetch_assets
+	@PICTURES=all $(IN_VENV) -m pytest tests/webapp/test_looks.py
 
 chaos: $(VENV)/installed-dev
 	@$(IN_VENV) -m tests.chaos --rounds $(or $(ROUNDS),20)

@@ -272,7 +272,19 @@ def test_make_alone_lists_what_there_is(tmp_path: Path) -> None:
     result = make(tmp_path)
     assert result.returncode == 0
     listed = re.findall(r"^make ([\w-]+)", result.stdout, re.MULTILINE)
-    assert listed == ["run", "link", "demo", "test", "test-postgres", "chaos", "load", "bench-page", "check", "clean"]
+    assert listed == [
+        "run",
+        "link",
+        "demo",
+        "test",
+        "test-postgres",
+        "pictures",
+        "chaos",
+        "load",
+        "bench-page",
+        "check",
+        "clean",
+    ]
 
 
 # What it starts

@@ -1,11 +1,13 @@
 """What every page looks like, to eyes and to screen readers: axe-core's rules, pictures of the pages, narrow windows.
 
-The pictures land in `screenshots/`, which is not committed: whoever changes a page looks at them.
+The pictures land in `screenshots/`, which is not committed: whoever changes a page looks at them. `make test` takes the
+narrow ones by day and the wide ones by night, `make pictures` all.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,11 @@ pytestmark = [pytest.mark.browser, pytest.mark.redis, pytest.mark.slow, pytest.m
 
 PICTURES = Path(__file__).resolve().parents[2] / "screenshots"
 THEMES = ("light", "dark")
+WINDOWS = (
+    {"light": (NARROW,), "dark": (WIDE,)}
+    if os.environ.get("PICTURES") != "all"
+    else dict.fromkeys(THEMES, (WIDE, NARROW))
+)
 SERIOUS = ("serious", "critical")
 
 
@@ -98,7 +105,7 @@ def test_pages_have_their_pictures_taken_and_fit_their_windows(themed: Page, sce
     wider = []
     theme = themed.evaluate("matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light'")
     for name, address in scenes.items():
-        for window in (WIDE, NARROW):
+        for window in WINDOWS[theme]:
             themed.set_viewport_size(window)  # type: ignore[arg-type]
             opened(themed, name, address)
             for chart in themed.locator(".plot").all():
