@@ -67,3 +67,17 @@ def shades(folder: Path) -> Path:
                 archive.write(folder / "image.png", f"shades/{label}/{n}.png")
         archive.writestr("shades/dark/notes.jpg", "not a picture")
     return path
+
+
+CONTRASTS = """([theme, inks, grounds]) => {
+  document.documentElement.dataset.bsTheme = theme;
+  const style = getComputedStyle(document.documentElement);
+  const light = (name) => {
+    const [r, g, b] = style.getPropertyValue(`--${name}`).trim().slice(1).match(/../g)
+      .map((hex) => parseInt(hex, 16) / 255).map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ratio = (a, b) => (Math.max(light(a), light(b)) + 0.05) / (Math.min(light(a), light(b)) + 0.05);
+  const pairs = inks.flatMap((ink) => grounds.map((ground) => [ink, ground]));
+  return Object.fromEntries(pairs.map(([ink, ground]) => [`${ink} on ${ground}`, ratio(ink, ground)]));
+}"""

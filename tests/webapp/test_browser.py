@@ -15,7 +15,18 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from nasengine import events
-from tests.webapp.browsing import NARROW, SOON, WIDE, drawn, expect_state, listened, shades, start, wait_until
+from tests.webapp.browsing import (
+    CONTRASTS,
+    NARROW,
+    SOON,
+    WIDE,
+    drawn,
+    expect_state,
+    listened,
+    shades,
+    start,
+    wait_until,
+)
 from tests.webapp.cast import result_ready
 from tests.webapp.stack import running
 from tests.webapp.story import FILES, story
@@ -379,20 +390,6 @@ def test_text_can_be_read_in_both_themes(context: BrowserContext) -> None:
         found |= page.evaluate(CONTRASTS, [theme, ["on-leaf"], ["leaf", "leaf-deep"]])
         found |= page.evaluate(CONTRASTS, [theme, ["ink", "leaf"], ["leaf-soft"]])
         assert {pair: ratio for pair, ratio in found.items() if ratio < 4.5} == {}, theme
-
-
-CONTRASTS = """([theme, inks, grounds]) => {
-  document.documentElement.dataset.bsTheme = theme;
-  const style = getComputedStyle(document.documentElement);
-  const light = (name) => {
-    const [r, g, b] = style.getPropertyValue(`--${name}`).trim().slice(1).match(/../g)
-      .map((hex) => parseInt(hex, 16) / 255).map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const ratio = (a, b) => (Math.max(light(a), light(b)) + 0.05) / (Math.min(light(a), light(b)) + 0.05);
-  const pairs = inks.flatMap((ink) => grounds.map((ground) => [ink, ground]));
-  return Object.fromEntries(pairs.map(([ink, ground]) => [`${ink} on ${ground}`, ratio(ink, ground)]));
-}"""
 
 
 # The modules by themselves

@@ -8,16 +8,10 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from tests.webapp.stack import Stack, running
-from tests.webapp.test_browser import CONTRASTS, NARROW, SOON, WIDE, expect_state, listened, start, wait_until
+from tests.webapp.browsing import CONTRASTS, NARROW, SOON, WIDE, expect_state, listened, start, wait_until
+from tests.webapp.stack import Stack
 
 pytestmark = [pytest.mark.browser, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(scope="module")
-def stack(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running(tmp_path_factory.mktemp("compare"), settings="tests.webapp.story_settings") as stack:
-        yield stack
 
 
 @pytest.fixture(scope="module")

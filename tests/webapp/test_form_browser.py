@@ -8,33 +8,14 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, expect
 
-from tests.webapp.stack import Stack, running
+from tests.webapp.browsing import NARROW, SOON, WIDE
+from tests.webapp.stack import Stack
 from webapp.templatetags import words
 
 pytestmark = [pytest.mark.browser, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(600)]
 
-WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
-SOON = 30_000
 OUTLOOK = re.compile(r"/searches/new/outlook/$")
 LIVE = re.compile(r"/searches/[0-9a-f-]{36}/$")
-
-
-@pytest.fixture(scope="module")
-def stack(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running(tmp_path_factory.mktemp("form"), settings="tests.webapp.story_settings") as stack:
-        yield stack
-
-
-@pytest.fixture(scope="module")
-def cookies(browser: Browser, stack: Stack) -> list[dict[str, object]]:
-    """Of the one who followed the link; the list of searches is still empty then."""
-    context = browser.new_context()
-    page = context.new_page()
-    page.goto(stack.link)
-    expect(page.get_by_role("heading", name="No searches yet")).to_be_visible()
-    found = context.cookies()
-    context.close()
-    return found  # type: ignore[return-value]
 
 
 def visitor(browser: Browser, stack: Stack, cookies: list[dict[str, object]], *, script: bool = True) -> BrowserContext:
