@@ -24,10 +24,10 @@ from django.conf import settings
 from playwright.sync_api import Browser, BrowserContext, Page, WebSocket, expect
 
 from tests import postgres
+from tests.webapp.browsing import SOON, WIDE, drawn, expect_state, listened, start, wait_until
 from tests.webapp.cast import soon
 from tests.webapp.stack import Stack, running
 from tests.webapp.story import FILES
-from tests.webapp.test_browser import SOON, WIDE, drawn, expect_state, listened, start, wait_until
 from webapp import parts
 from webapp.launch import free_port
 

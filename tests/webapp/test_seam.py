@@ -32,7 +32,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
             found.redis()
             found.manage("migrate")
             found.web()
-            found.worker("cpu,care", "-B")
+            found.worker("cpu,hooks,care", "-B")
             soon(found.is_healthy, seconds=60)
             yield found
         finally:

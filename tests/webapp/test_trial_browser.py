@@ -25,10 +25,10 @@ from nasengine.pixels import square
 from nasengine.supernet import architecture
 from tests.engine.small import images_for, lived_in, living, random_gains, random_kept, small_plan
 from tests.webapp import tiny_network
+from tests.webapp.browsing import NARROW, SOON, WIDE, expect_state, listened
 from tests.webapp.conftest import CHROMIUM
 from tests.webapp.stack import Stack, running
 from tests.webapp.story import FILES
-from tests.webapp.test_browser import NARROW, SOON, WIDE, expect_state, listened
 from webapp import runtime
 
 pytestmark = [pytest.mark.browser, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(900)]
