@@ -9,7 +9,7 @@ from xdist.scheduler import LoadScopeScheduling
 TOGETHER = {
     "web": ("webapp/", "tests/webapp/", "tests/chaos/"),
     "finished searches": tuple(
-        f"tests/engine/test_{name}.py" for name in ("command_line", "compact", "export", "sparse_file")
+        f"tests/engine/test_{name}.py" for name in ("command_line", "compact", "export", "mistakes", "sparse_file")
     ),
     "searches": tuple(f"tests/engine/test_{name}.py" for name in ("search", "early_end")),
 }
