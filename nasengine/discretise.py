@@ -55,7 +55,7 @@ def fitted(
             kept = problem.balanced(kept)
     if problem.is_wasteful(kept) and with_weights:
         kept = problem.filled_with_a_thinned_unit(kept)
-    return kept
+    return problem.with_a_weight_each(kept) if problem.free else kept
 
 
 RUNGS, FEWEST = 14, 0.08
@@ -212,6 +212,25 @@ class _Fit:
             trial = self.balanced(_with(kept, name, unit))
             if self.fits(trial) and not self.is_wasteful(trial):
                 return trial
+        return kept
+
+    def with_a_weight_each(self, kept: Kept) -> Kept:
+        """No convolution is left without a weight that runs: what its floor holds may stand where channels are gone.
+
+        Only where weights are not counted, so that one more changes no size.
+        """
+        sources = architecture(self.plan, kept, self.exit).sources
+        kept = dict(kept)
+        for layer in self.plan.layers:
+            if layer.prunable and layer.name in sources and layer.weights in self.open:
+                rows, columns = (torch.tensor(index) for index in sources[layer.name])
+                alive = kept[layer.weights][rows[:, None], columns[None, :]]
+                if not bool(alive.any()):
+                    best = int(self.margins[layer.weights][rows[:, None], columns[None, :]].argmax())
+                    row, column, *place = (int(i) for i in torch.unravel_index(torch.tensor(best), alive.shape))
+                    units = kept[layer.weights].clone()
+                    units[(rows[row], columns[column], *place)] = True
+                    kept[layer.weights] = units
         return kept
 
     def _spots(self, kept: Kept, *, alive: bool) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small import chain_plan, small_plan
 from torch import Tensor
@@ -64,6 +64,7 @@ def assert_sound(plan: Plan, kept: Kept, margins: dict[str, Tensor], levels: tup
     ("metric", "levels"), CASES, ids=lambda value: value if isinstance(value, str) else "+".join(value)
 )
 @given(seed=st.integers(0, 10**6), share=st.floats(0, 1), which=st.sampled_from([0, 1]))
+@example(seed=2019, share=0.0, which=1)  # by multiply-adds a convolution kept weights in dead rows alone
 @settings(max_examples=4, deadline=None)
 def test_the_fit_is_below_the_target_and_within_three_percent(
     metric: str, levels: tuple[str, ...], seed: int, share: float, which: int
