@@ -52,7 +52,7 @@ function points(model) {
 /** The slider over the sizes that the engine has looked at. */
 function other(model) {
   const card = at("what-if");
-  const networks = [...(model.alternatives?.networks ?? [])];
+  const networks = model.alternatives?.networks ?? [];
   card.hidden = !networks.length;
   if (!networks.length) return;
   const found = { size: model.result.report.achieved[model.started.metric], ...ending(model), isFound: true };
@@ -63,10 +63,11 @@ function other(model) {
   slider.value = sizes.indexOf(found);
   const show = () => {
     const chosen = sizes[Number(slider.value)];
-    const text = words(model, found, chosen);
+    const states = compared(model, found, chosen);
+    const text = words(model, found, chosen, states);
     at("what-if-text").textContent = text;
     slider.setAttribute("aria-valuetext", text);
-    drawing.draw(model, { kept: chosen.kept, weights: chosen.isFound ? chosen.weights : null, states: compared(model, found, chosen) });
+    drawing.draw(model, { kept: chosen.kept, weights: chosen.isFound ? chosen.weights : null, states });
     const link = at("what-if-search");
     if (link) {
       link.hidden = Boolean(chosen.isFound);
@@ -78,11 +79,11 @@ function other(model) {
   show();
 }
 
-function words(model, found, chosen) {
+function words(model, found, chosen, states) {
   const unit = metricUnit(model.started.metric);
   if (chosen.isFound) return `${whole(found.size)} ${unit}: the network that was found. Move the slider to other sizes.`;
-  const changed = difference(model, found, chosen);
-  const parts = [changed.gone && `${changed.gone} would go`, changed.back && `${changed.back} would stay or return`];
+  const [gone, back] = ["cut", "back"].map((state) => counted(model, states, state));
+  const parts = [gone && `${gone} would go`, back && `${back} would stay or return`];
   const guess = forecast(...measured(model), chosen.size, model.data?.splits?.validation);
   const accuracy = !guess
     ? "How good it would be, this run cannot tell."
@@ -101,18 +102,11 @@ function measured(model) {
   return [trained, model.trail];
 }
 
-/** Which units differ between two decisions, in words: {gone, back}. */
-function difference(model, found, chosen) {
-  const counts = { gone: { operation: 0, filter: 0 }, back: { operation: 0, filter: 0 } };
-  for (const { name, granularity, units: all } of decided(model)) {
-    const [was, is] = [unitsOn(found.kept[name], all), unitsOn(chosen.kept[name], all)];
-    was.forEach((bit, unit) => {
-      if (bit && !is[unit]) counts.gone[granularity] += 1;
-      if (!bit && is[unit]) counts.back[granularity] += 1;
-    });
-  }
-  const said = (change) => (change.operation + change.filter ? units(change) : "");
-  return { gone: said(counts.gone), back: said(counts.back) };
+/** How many units are in this state, in words; empty for none. */
+function counted(model, states, state) {
+  const counts = { operation: 0, filter: 0 };
+  for (const { name, granularity } of decided(model)) counts[granularity] += states.get(name).filter((one) => one === state).length;
+  return counts.operation + counts.filter ? units(counts) : "";
 }
 
 /** States for the drawing: cut is what the found network has and this one has not, back the reverse. */
