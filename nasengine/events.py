@@ -184,8 +184,7 @@ class Alternatives(Event):
 
     kind: ClassVar[str] = "alternatives"
     networks: list[dict[str, object]]
-    """Each {size, kept, weights}, from small to large: size in the target's metric, `kept` as in `Committed`, weights
-    as [kept, in all]."""
+    """Each {size, kept}, from small to large: size in the target's metric, `kept` as in `Committed`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,13 +129,11 @@ def committed(
 
 def alternatives(plan: Plan, fits: Mapping[int, Kept]) -> events.Alternatives:
     """Of fits to other sizes (size -> what stays), what the page draws."""
-    weights = [choice.name for choice in plan.choices if choice.granularity == "weight"]
     return events.Alternatives(
         networks=[
             {
                 "size": size,
                 "kept": {name: packed_bits(alive) for name, alive in kept.items() if name not in plan.weighs},
-                "weights": [sum(int(kept[name].sum()) for name in weights), sum(plan.choice[n].units for n in weights)],
             }
             for size, kept in sorted(fits.items())
         ]

@@ -285,10 +285,7 @@ class _Run:
                     on, off = sorted(self.on[choice.name]), sorted(set(range(choice.units)) - self.on[choice.name])
                     wanted = max(choice.floor, round(share * len(on)))
                     kept[choice.name] = packed(set((on + off)[:wanted]), choice.units)
-            now, every = self.kept("weight")
-            networks.append(
-                {"size": int(share * self.target), "kept": kept, "weights": [min(every, int(share * now)), every]}
-            )
+            networks.append({"size": int(share * self.target), "kept": kept})
         return events.Alternatives(networks=networks)
 
     def retrained(self, network: str) -> Iterator[events.Event]:
