@@ -10,7 +10,7 @@ import { result } from "./result.js";
 import { add, emptyRun, rewind } from "./run.js";
 import { swap } from "./swap.js";
 import { Timeline } from "./timeline.js";
-import { tip } from "./tip.js";
+import { tip, whenPointed } from "./tip.js";
 import { ago, count, duration, whole } from "./words.js";
 
 const DRAW_EVERY = 340; // milliseconds: three times a second at most
@@ -23,9 +23,9 @@ const timeline = new Timeline(
   { slider: at("commit"), play: at("play"), follow: at("follow"), text: at("commit-text"), ticks: at("ticks") },
   () => draw(),
 );
-const onUnit = (unit) => tip(unit, run.model, timeline.index);
-const network = new Network(at("network"), { onUnit, onPick: (_, number) => look(shown.block === number ? null : number) });
-const inside = new Inside(at("inside"), { onUnit, onClose: () => look(null) });
+const network = new Network(at("network"), { onPick: (_, number) => look(shown.block === number ? null : number) });
+const inside = new Inside(at("inside"), { onClose: () => look(null) });
+for (const place of [at("network"), at("inside")]) whenPointed(place, (unit) => tip(unit, run.model, timeline.index));
 const notify = new Notify(at("notify"), feed.id, document.querySelector("h1").textContent);
 const shown = { fed: false, state: feed.state, page: feed.state.drawn, block: null, log: 0, spoken: "" };
 

@@ -15,14 +15,8 @@ export class Inside {
   #shown = null;
   #states = null;
 
-  constructor(place, { onUnit, onClose }) {
+  constructor(place, { onClose }) {
     this.#place = place;
-    place.addEventListener("pointerover", (event) => {
-      const element = event.target.closest?.("[data-unit]");
-      const { choice, unit, name } = element?.dataset ?? {};
-      onUnit(element ? { choice, unit: Number(unit), name, element } : null);
-    });
-    place.addEventListener("pointerleave", () => onUnit(null));
     place.addEventListener("click", (event) => event.target.closest?.("[data-close]") && onClose());
     place.addEventListener("keydown", (event) => event.key === "Escape" && onClose());
   }

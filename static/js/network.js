@@ -17,7 +17,6 @@ const SVG = "http://www.w3.org/2000/svg";
  * Draws into `place` what `search_started` announces; `show(model, index)` moves it to a commit.
  *
  * onPick(block, number): called when somebody chooses a block to look into; without it blocks cannot be chosen.
- * onUnit(place): called with {choice, unit, name, element} of the operation that is pointed at, or null.
  */
 export class Network {
   #place;
@@ -31,12 +30,6 @@ export class Network {
   constructor(place, options = {}) {
     this.#place = place;
     this.#options = options;
-    place.addEventListener("pointerover", (event) => {
-      const element = event.target.closest?.("[data-unit]");
-      const { choice, unit, name } = element?.dataset ?? {};
-      this.#options.onUnit?.(element ? { choice, unit: Number(unit), name, element } : null);
-    });
-    place.addEventListener("pointerleave", () => this.#options.onUnit?.(null));
   }
 
   /** index: a commit, or -1 for before the first. */

@@ -4,6 +4,16 @@ import { isOn, told } from "./history.js";
 
 let note = null;
 
+/** Calls `tell` with {choice, unit, name, element} of the unit inside `place` that is pointed at, or null. */
+export function whenPointed(place, tell) {
+  place.addEventListener("pointerover", (event) => {
+    const element = event.target.closest?.("[data-unit]");
+    const { choice, unit, name } = element?.dataset ?? {};
+    tell(element ? { choice, unit: Number(unit), name, element } : null);
+  });
+  place.addEventListener("pointerleave", () => tell(null));
+}
+
 /** Shows it for {choice, unit, name, element}, as things were at a commit; hides it for null. */
 export function tip(unit, model, index) {
   if (!unit) {
