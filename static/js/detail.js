@@ -63,6 +63,7 @@ function draw() {
   at("before-data").hidden = !model.dataProgress;
   if (model.dataProgress) preparation(model.dataProgress);
   header(model, shown.state);
+  if (shown.fed) settle();
   if (waiting) return;
   figures(model);
   timeline.show(model);
@@ -71,6 +72,11 @@ function draw() {
   charts.draw(model);
   result(model);
   log(model);
+}
+
+/** What stands below drawings is seen from here on: its place is sure. */
+function settle() {
+  at("search").removeAttribute("data-filling");
 }
 
 function preparation({ what, done, total, unit, eta_seconds: eta }) {
@@ -122,9 +128,8 @@ async function refresh() {
     const drawn = shown.state.drawn;
     if (await swap(["actions", "trouble", "result", "artifacts", "tryit", "mistakes", "engine-log"])) {
       shown.page = drawn;
-      wanted();
-    }
-    else await new Promise((done) => setTimeout(done, (pause = Math.min(2 * pause, 60_000))));
+      draw(); // at once: an empty frame would make the page jump
+    } else await new Promise((done) => setTimeout(done, (pause = Math.min(2 * pause, 60_000))));
   }
   refreshing = false;
 }
@@ -157,6 +162,7 @@ function link(status) {
   const [tone, text] = LINKS[status];
   const banner = at("link");
   document.body.dataset.link = status;
+  if (!["connecting", "live"].includes(status)) settle();
   clearTimeout(link.timer);
   const show = () => {
     banner.hidden = !text;

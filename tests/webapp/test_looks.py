@@ -52,7 +52,7 @@ def scenes(browser: Browser, cookies: list[dict[str, object]], stack: Stack, tmp
     expect_state(page, "Finished")
     found["failed"] = start(page, "One that fails, 2 seconds")
     expect_state(page, "Failed")
-    page.goto(found["finished"])
+    opened(page, "finished", found["finished"])
     page.locator("#sharing summary").click()
     page.get_by_role("button", name="Make a link").click()
     shared = page.get_by_text(re.compile(r"/shared/")).first
@@ -118,6 +118,27 @@ def test_pages_have_their_pictures_taken_and_fit_their_windows(themed: Page, sce
             if themed.evaluate("document.documentElement.scrollWidth > innerWidth"):
                 wider.append((name, window["width"]))
     assert wider == []
+
+
+JUMPED = """() => new Promise((done) => {
+  new PerformanceObserver((list) => done(list.getEntries().reduce((sum, { value }) => sum + value, 0)))
+    .observe({ type: "layout-shift", buffered: true });
+  setTimeout(() => done(0), 300);
+})"""
+"""The cumulative layout shift of a page so far; below 0.1 is what Web Vitals call good."""
+
+
+def test_nothing_jumps_while_a_page_fills(context: BrowserContext, scenes: dict[str, str]) -> None:
+    """Not even for who has scrolled down at once."""
+    page = context.new_page()
+    page.set_viewport_size(WIDE)  # type: ignore[arg-type]
+    page.add_init_script("addEventListener('DOMContentLoaded', () => scrollTo(0, document.body.scrollHeight))")
+    jumped = {}
+    for name, address in scenes.items():
+        opened(page, name, address)
+        jumped[name] = page.evaluate(JUMPED)
+    page.close()
+    assert {name: shift for name, shift in jumped.items() if shift >= 0.1} == {}
 
 
 def opened(page: Page, name: str, address: str) -> None:
