@@ -109,6 +109,7 @@ def opened(browser: Browser, stack: Stack, search: tuple[str, list[Any]]) -> Ite
 def page(context: BrowserContext, search: tuple[str, list[Any]]) -> Page:
     page = context.new_page()
     page.goto(search[0])
+    expect(page.locator("[data-filling]")).to_have_count(0)
     return page
 
 
