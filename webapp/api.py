@@ -64,6 +64,9 @@ class SearchOut(Schema):
     id: UUID
     name: str
     state: str
+    ended_early: list[str] = Field(
+        description="Of search, comparison and retraining what you ended early; empty if it went its whole length."
+    )
     sentence: str
     note: str
     tags: list[str]

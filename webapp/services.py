@@ -365,6 +365,7 @@ def search_finish(*, search_id: UUID, attempt: int) -> bool:
             new=SearchState.FINISHED,
             fence=attempt,
             report=report,
+            ended_early=report.get("ended_early", []),
             fraction=1.0,
             stage="",
             **_found_size(report),
