@@ -341,7 +341,9 @@ def test_a_wrong_address_is_told_so(page: Client, address: str, sentence: str) -
 
 def test_its_secret_is_shown_once_and_stands_in_no_table(page: Client) -> None:
     assert "Remove the webhook" not in page.get("/tokens/").content.decode()
-    shown = page.post(reverse("webhook_set"), {"address": "https://example.org/"}).content.decode()
+    set_up = page.post(reverse("webhook_set"), {"address": "https://example.org/"})
+    assert set_up["Location"] == "/tokens/#webhook", "so that a reload makes no other"
+    shown = page.get("/tokens/").content.decode()
     (secret,) = set(re.findall(r"coppice_hook_[0-9a-f]{64}", shown))
     again = page.get("/tokens/").content.decode()
     assert secret not in again and "Nothing has ended since." in again and 'value="https://example.org/"' in again
