@@ -29,7 +29,7 @@ from webapp import metrics as figures
 from webapp.again import again, recipes
 from webapp.api import Token
 from webapp.charts import CHARTS
-from webapp.downloads import download
+from webapp.files import all_files, one_file
 from webapp.forms import DescribeForm, NewSearchForm, ShareForm, TokenForm, UploadForm, WebhookForm
 from webapp.judgement import judgement
 from webapp.listing import ListForm
@@ -317,13 +317,14 @@ def search_delete(request: OwnedRequest, pk: UUID) -> HttpResponse:
 
 @require_safe
 def search_file(request: OwnedRequest, pk: UUID, name: str) -> HttpResponseBase:
-    """A file of a found network; only names that the engine announced exist."""
-    search = get_object_or_404(Search, pk=pk, owner=request.user)
-    if "\0" in name:  # PostgreSQL does not even look for it
-        raise Http404
-    artifact = get_object_or_404(search.artifacts, name=name)
-    path = selectors.run_folder(search.pk) / artifact.folder / artifact.file
-    return download(request, path, sha256=artifact.sha256)
+    """A file of a found network."""
+    return one_file(request, get_object_or_404(Search, pk=pk, owner=request.user), name)
+
+
+@require_safe
+def search_files(request: OwnedRequest, pk: UUID) -> HttpResponseBase:
+    """All of them in a zip."""
+    return all_files(request, get_object_or_404(Search, pk=pk, owner=request.user))
 
 
 @require_safe
