@@ -120,6 +120,7 @@ def search_outlook(request: OwnedRequest) -> JsonResponse:
     form.full_clean()
     problems = [[name, sentence] for name, sentences in form.errors.items() for sentence in sentences]
     answer: dict[str, Any] = {"feasible": not problems, "problems": problems, "warnings": form.warnings}
+    answer["greys"] = form.greys
     outlook = form.asked.outlook if hasattr(form, "asked") else None
     for name in ("metric", "full_size", "smallest_size", "target", "limits", "reach", "estimate"):
         answer[name] = getattr(outlook, name, None)
