@@ -98,6 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     export.add_argument("--to", metavar="FILE", type=Path, help="default: DIR/model.onnx, .pt2 or .sparse.safetensors")
     export.set_defaults(run=_export)
+    devices = commands.add_parser("devices", help="the GPUs that a search can use here, by name")
+    devices.set_defaults(run=_devices)
     pack = commands.add_parser("pack", help="check and pack images")
     pack.add_argument("--dataset", required=True)
     pack.add_argument("--path")
@@ -203,6 +205,12 @@ def _export(parsed: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from nasengine.export import EXPORTS, exported
 
     yield exported(parsed.folder, parsed.format, parsed.to or parsed.folder / EXPORTS[parsed.format])
+
+
+def _devices(parsed: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    from nasengine.device import gpus
+
+    yield {"gpus": gpus()}
 
 
 def _pack(parsed: argparse.Namespace) -> Iterator[Event]:

@@ -25,6 +25,12 @@ def chosen(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def gpus() -> list[str]:
+    """Names of the GPUs that are usable here."""
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [torch.cuda.get_device_name(number) for number in range(found)]
+
+
 def generator(device: torch.device | str, *key: object) -> torch.Generator:
     """A random stream that depends on `key` alone, so that a resumed run draws what an uninterrupted one draws."""
     digest = hashlib.sha256(repr(key).encode()).digest()

@@ -19,7 +19,7 @@ from django.core.exceptions import RequestDataTooBig
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404
-from django.urls import URLPattern
+from django.urls import URLPattern, reverse
 from ninja import NinjaAPI, Query, Schema, Status
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 from ninja.security import HttpBearer, django_auth
@@ -29,7 +29,8 @@ from pydantic import ValidationError as WrongFields
 from nasengine.config import SearchConfig, document
 from nasengine.errors import ConfigError
 from webapp import selectors, services
-from webapp.models import Search
+from webapp.files import all_files, one_file
+from webapp.models import Artifact, Search
 
 
 class Token(HttpBearer):
@@ -58,12 +59,28 @@ LARGEST = 10**12
 """No list is as long; databases refuse numbers that need more than 63 bits."""
 
 
+class FileOut(Schema):
+    """A file of a result. Those of further targets have a folder in their name: `family/12000/model.onnx`."""
+
+    name: str
+    bytes: int
+    sha256: str
+    url: str
+
+    @staticmethod
+    def resolve_url(artifact: Artifact) -> str:
+        return reverse("api:get_file", args=[artifact.search_id, artifact.name])
+
+
 class SearchOut(Schema):
     """A search as it stands."""
 
     id: UUID
     name: str
     state: str
+    ended_early: list[str] = Field(
+        description="Of search, comparison and retraining what you ended early; empty if it went its whole length."
+    )
     sentence: str
     note: str
     tags: list[str]
@@ -79,6 +96,7 @@ class SearchOut(Schema):
     started_at: datetime | None
     finished_at: datetime | None
     url: str
+    files: list[FileOut] = Field(alias="artifacts", description="Of the result; empty until it is finished.")
 
 
 class DescribedOut(Schema):
@@ -144,6 +162,7 @@ class Message(Schema):
     message: str
 
 
+BINARY = {"schema": {"type": "string", "format": "binary"}}
 STRANGER: dict[int, Any] = {401: Message}
 FOUND = STRANGER | {404: Message}
 TOLD = FOUND | {200: SearchOut, 403: Message, 409: Message}
@@ -200,7 +219,7 @@ def api_urls() -> Any:
 
 @api.get("/searches", response=STRANGER | {200: list[SearchOut], 422: Problems}, summary="Your searches, newest first")
 def list_searches(request: HttpRequest, page: Query[Page]) -> Any:
-    return selectors.searches_of(_user(request))[page.offset : page.offset + page.limit]
+    return selectors.searches_of(_user(request)).prefetch_related("artifacts")[page.offset : page.offset + page.limit]
 
 
 @api.post(
@@ -293,6 +312,35 @@ def stop_search(request: HttpRequest, pk: UUID) -> Any:
 @api.post("/searches/{uuid:pk}/keep", response=TOLD, summary="End its training, too")
 def keep_search(request: HttpRequest, pk: UUID) -> Any:
     return _told(request, pk, "keep")
+
+
+@api.get(
+    "/searches/{uuid:pk}/files/{path:name}",
+    response=FOUND,
+    summary="A file of its result",
+    description="As `files` of the search names it. Parts of it can be asked for (`Range`).",
+    openapi_extra={"responses": {200: {"description": "The file", "content": {"*/*": BINARY}}}},
+)
+def get_file(request: HttpRequest, pk: UUID, name: str) -> Any:
+    search = _search(request, pk)
+    try:
+        return one_file(request, search, name)
+    except Http404:
+        raise HttpError(404, "This search has no such file; `files` of its answer lists those that it has.") from None
+
+
+@api.get(
+    "/searches/{uuid:pk}/files.zip",
+    response=FOUND,
+    summary="All files of its result in one zip",
+    openapi_extra={"responses": {200: {"description": "The zip", "content": {"application/zip": BINARY}}}},
+)
+def get_files(request: HttpRequest, pk: UUID) -> Any:
+    search = _search(request, pk)
+    try:
+        return all_files(request, search)
+    except Http404:
+        raise HttpError(404, "This search has no files; wait until it is finished.") from None
 
 
 @api.get("/datasets", response=STRANGER | {200: list[DatasetOut]}, summary="Your uploads")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 import warnings
 from typing import Any
 
 from celery import Celery
 from celery.exceptions import SecurityWarning
-from celery.signals import celeryd_init, worker_init, worker_shutting_down
+from celery.signals import celeryd_init, worker_init, worker_ready, worker_shutting_down
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
 
@@ -35,6 +36,14 @@ def _work_for_root_in_silence(**_: Any) -> None:
 def _share_a_byte(**_: Any) -> None:
     global _closing
     _closing = mmap.mmap(-1, 1)
+
+
+@worker_ready.connect
+def _say_which_devices_there_are(sender: Any, **_: Any) -> None:
+    if "gpu" in app.amqp.queues.consume_from:
+        from webapp import devices  # Django's settings are read by now
+
+        threading.Thread(target=devices.tell, args=(sender.hostname,), daemon=True).start()
 
 
 @worker_shutting_down.connect

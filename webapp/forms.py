@@ -242,6 +242,14 @@ class NewSearchForm(forms.Form):
         found = self.asked.outlook.warnings if hasattr(self, "asked") else ()
         return [(self._names().get(dotted, ""), sentence) for dotted, sentence in found]
 
+    @property
+    def greys(self) -> dict[str, str]:
+        """Name -> what an empty field stands for beside all that was filled in; empty where errors prevent that."""
+        if not hasattr(self, "asked"):
+            return {}
+        empty = (one for one in self._counting() if not one.is_basic and not self[one.name].value())
+        return {setting.name: _text(_value(self.asked.config, setting.dotted), setting) for setting in empty}
+
     def clean(self) -> dict[str, Any]:
         asked = self.read()
         if asked is not None:

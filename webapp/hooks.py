@@ -14,6 +14,7 @@ import ipaddress
 import socket
 import ssl
 import threading
+from typing import Any
 from urllib.parse import urlsplit
 
 from django.utils.crypto import salted_hmac
@@ -24,6 +25,7 @@ SECONDS = 10.0
 """For connecting, and again for all that is said then, however slowly. Looking up a name has no limit of its own: that
 of the task ends it."""
 LONGEST = 500
+USUAL_PORTS = {"http": 80, "https": 443}
 TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 """IPv6 addresses that a gateway turns into the IPv4 address at their end."""
 
@@ -35,6 +37,25 @@ IP = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 class Undelivered(Exception):
     """Nobody took it; the text says why, for whoever gave the address."""
+
+
+class Unknown(Undelivered):
+    """Its name leads nowhere, for now."""
+
+
+class Forbidden(Undelivered):
+    """It is an address that nobody is told at; another try would not change that."""
+
+
+def check(address: str, *, private: bool) -> None:
+    """Looks where an address leads now. A name that nobody knows may be known by the time that it is told.
+
+    Raises:
+        Forbidden: if it is no address, or leads inside.
+    """
+    host, port = _place(address, private=private)
+    with contextlib.suppress(Unknown):
+        _looked_up(host, port, private=private)
 
 
 def problem_of(address: str, *, private: bool) -> str:
@@ -67,7 +88,10 @@ def problem_of(address: str, *, private: bool) -> str:
 
 def inside(host: str) -> str:
     """Why it is not connected to. Which address its name has in here is not said: that is this network's own."""
-    return f"{host} belongs to this machine or a private network, and only public addresses are told"
+    return (
+        f"{host} belongs to this machine or a private network, and only public addresses are told, unless whoever runs "
+        "this server sets WEBHOOK_PRIVATE=1"
+    )
 
 
 def is_public(ip: IP) -> bool:
@@ -106,13 +130,12 @@ def post(address: str, body: bytes, *, secret: str, private: bool) -> None:
 
     Raises:
         Undelivered: if it was not taken.
+        Forbidden: if it must not be told.
     """
-    if problem := problem_of(address, private=private):
-        raise Undelivered(f"The address cannot be used: {problem}.")
+    host, port = _place(address, private=private)
     parts = urlsplit(address)
-    host, secure = str(parts.hostname), parts.scheme == "https"
-    usual = 443 if secure else 80
-    port = parts.port or usual
+    secure = parts.scheme == "https"
+    usual = USUAL_PORTS[parts.scheme]
     connection = http.client.HTTPConnection(host, port, timeout=SECONDS)
     path = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
     headers = {
@@ -140,17 +163,31 @@ def post(address: str, body: bytes, *, secret: str, private: bool) -> None:
         raise Undelivered(f"{host} answered {status}; expected 200.")
 
 
-def _connected(host: str, port: int, *, private: bool) -> socket.socket:
-    """A connection to one of the host's addresses; none is looked up again after it was checked."""
+def _place(address: str, *, private: bool) -> tuple[str, int]:
+    """Host and port of a sound address."""
+    if problem := problem_of(address, private=private):
+        raise Forbidden(f"{problem}.")
+    parts = urlsplit(address)
+    return str(parts.hostname), parts.port or USUAL_PORTS[parts.scheme]
+
+
+def _looked_up(host: str, port: int, *, private: bool) -> list[Any]:
+    """What the machine's resolver says of a host; each of its addresses is one that may be told."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise Undelivered(f"{host} is not known; is it spelt right?") from None
+        raise Unknown(f"{host} is not known; is it spelt right?") from None
+    ips = [ipaddress.ip_address(str(place[0]).partition("%")[0]) for *_, place in found]
+    if not (private or all(map(is_public, ips))):
+        raise Forbidden(f"{inside(host)}.")
+    return found
+
+
+def _connected(host: str, port: int, *, private: bool) -> socket.socket:
+    """A connection to one of the host's addresses; none is looked up again after it was checked."""
+    found = _looked_up(host, port, private=private)
     failure: OSError | None = None
     for family, kind, protocol, _, place in found:
-        ip = ipaddress.ip_address(str(place[0]).partition("%")[0])
-        if not (private or is_public(ip)):
-            raise Undelivered(f"{inside(host)}.")
         made = socket.socket(family, kind, protocol)
         made.settimeout(SECONDS / len(found))
         try:

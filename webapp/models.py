@@ -7,6 +7,7 @@ them.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
 from typing import Any
 
 from django.conf import settings
@@ -187,6 +188,9 @@ class Search(models.Model):
     message = models.TextField(blank=True)
     problems = models.JSONField(default=list)
     report = models.JSONField(null=True)
+    ended_early = models.JSONField(
+        default=list, help_text="Of search, comparison and retraining what its owner ended before its time."
+    )
     rewinds = models.JSONField(
         default=list, help_text="For each restart that said events again: the number before them."
     )
@@ -254,7 +258,9 @@ class Search(models.Model):
 
     @property
     def state_label(self) -> str:
-        return "Cancelling" if self.is_cancelling else SearchState(self.state).label
+        if self.is_cancelling:
+            return "Cancelling"
+        return "Finished early" if self.ended_early else SearchState(self.state).label
 
     @property
     def sentence(self) -> str:
@@ -262,13 +268,18 @@ class Search(models.Model):
             return "Ends at its next step."
         if self.state == SearchState.STOPPING and self.requested == Request.STOP:
             return "Trains the network found so far; then it is finished."
-        return " ".join(filter(None, (SearchState(self.state).sentence, self.message)))
+        return " ".join(filter(None, (SearchState(self.state).sentence, self.early_text, self.message)))
+
+    @property
+    def early_text(self) -> str:
+        """What it means that it was ended early; empty if it was not."""
+        return early_text(self.ended_early)
 
     @property
     def plain_sentence(self) -> str:
         """For others than its owner: without files, nor what its engine or its machine said."""
         if self.state == SearchState.FINISHED:
-            return "Done."
+            return f"Done. {self.early_text}".rstrip()
         return self.sentence.removesuffix(self.message).rstrip() if self.message else self.sentence
 
     @property
@@ -424,6 +435,7 @@ class Delivery(models.Model):
         return f"of {self.search}, try {self.tries + 1}"
 
 
+CUT_SHORT = {"search": "its search", "retraining": "its training"}
 METRICS = {"params": "parameters", "macs": "multiply-adds"}
 
 
@@ -456,6 +468,21 @@ def also_text(target: dict[str, Any]) -> str:
     """
     *others, last = map(_amount_text, target.get("also") or [""])
     return f"{', '.join(others)} and {last}" if others else last
+
+
+def early_text(phases: Collection[str]) -> str:
+    """What follows from phases that were ended early, as an engine's report names them.
+
+    >>> early_text(["search", "comparison", "retraining"])
+    'On request its search and its training were cut short; a full run may find a better network.'
+    >>> early_text(["comparison"]), early_text([])
+    ('The random networks to compare it with were left out.', '')
+    """
+    cut = [phrase for phase, phrase in CUT_SHORT.items() if phase in phases]
+    if cut:
+        were = "was" if len(cut) == 1 else "were"
+        return f"On request {' and '.join(cut)} {were} cut short; a full run may find a better network."
+    return "The random networks to compare it with were left out." if phases else ""
 
 
 def _limit_text(metric: str, value: float | str) -> str:

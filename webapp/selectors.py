@@ -25,6 +25,7 @@ from nasengine.errors import ConfigError, EngineError
 from nasengine.names import brief
 from nasengine.outlook import QUICKEST, SLOWEST, Outlook, fitting_batch, outlook
 from nasengine.splits import DataFacts, builtin_facts
+from webapp import devices
 from webapp.models import (
     HELD_STATES,
     UPLOAD,
@@ -85,7 +86,10 @@ def search_asked(*, owner: User, raw: object) -> Asked:
     else:
         raw, dataset = _without_paths(owner, raw)
         config = parse(raw)
-    return Asked(config=config, dataset=dataset, outlook=outlook(config, _facts(config, dataset)))
+    look = outlook(config, _facts(config, dataset))
+    if config.runtime.device == "cuda":
+        look = devices.judged(look)
+    return Asked(config=config, dataset=dataset, outlook=look)
 
 
 def _facts(config: SearchConfig, dataset: Dataset | None) -> DataFacts:

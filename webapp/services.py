@@ -365,6 +365,7 @@ def search_finish(*, search_id: UUID, attempt: int) -> bool:
             new=SearchState.FINISHED,
             fence=attempt,
             report=report,
+            ended_early=report.get("ended_early", []),
             fraction=1.0,
             stage="",
             **_found_size(report),
@@ -707,8 +708,10 @@ def webhook_set(*, user: User, address: str, site: str) -> str:
     Raises:
         Refused: if it is no address that may be told.
     """
-    if problem := hooks.problem_of(address, private=settings.WEBHOOK_PRIVATE):
-        raise Refused(f"Nothing was changed: {problem}.")
+    try:
+        hooks.check(address, private=settings.WEBHOOK_PRIVATE)
+    except hooks.Forbidden as reason:
+        raise Refused(f"Nothing was changed: {reason}") from None
     nonce = secrets.token_hex(32)
     new = {"address": address, "nonce": nonce, "site": site, "told_at": None, "problem": ""}
     Webhook.objects.update_or_create(user=user, defaults=new)
@@ -749,9 +752,14 @@ def delivery_done(*, search_id: UUID, webhook: Webhook) -> None:
     Webhook.objects.filter(pk=webhook.pk, nonce=webhook.nonce).update(told_at=timezone.now(), problem="")
 
 
-def delivery_failed(*, search_id: UUID, webhook: Webhook, reason: str) -> None:
-    """It was not taken: said on the page at once, and given up after the last try."""
-    Delivery.objects.filter(search=search_id, tries__gte=len(PAUSES)).delete()
+def delivery_failed(*, search_id: UUID, webhook: Webhook, reason: str, is_final: bool = False) -> None:
+    """It was not taken: said on the page at once, and given up after the last try.
+
+    Args:
+        is_final: whether another try would not change that.
+    """
+    tried = Delivery.objects.filter(search=search_id)
+    (tried if is_final else tried.filter(tries__gte=len(PAUSES))).delete()
     Webhook.objects.filter(pk=webhook.pk, nonce=webhook.nonce).update(told_at=timezone.now(), problem=reason)
 
 

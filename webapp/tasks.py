@@ -117,7 +117,8 @@ def tell_webhook(search_id: str) -> None:
     try:
         hooks.post(webhook.address, body, secret=secret, private=settings.WEBHOOK_PRIVATE)
     except hooks.Undelivered as reason:
-        services.delivery_failed(search_id=search.pk, webhook=webhook, reason=str(reason))
+        never = isinstance(reason, hooks.Forbidden)
+        services.delivery_failed(search_id=search.pk, webhook=webhook, reason=str(reason), is_final=never)
     except SoftTimeLimitExceeded:  # a slow name server, most likely
         late = f"It was not reached within {TELL_SECONDS} seconds."
         services.delivery_failed(search_id=search.pk, webhook=webhook, reason=late)

@@ -30,6 +30,7 @@ urlpatterns = [
     path("shared/<str:token>/", views.shared, name="shared"),
     path("shared/<str:token>/events/", views.shared_events, name="shared_events"),
     path("searches/<uuid:pk>/log", views.search_log, name="search_log"),
+    path("searches/<uuid:pk>/files.zip", views.search_files, name="search_files"),
     path("searches/<uuid:pk>/files/<path:name>", views.search_file, name="search_file"),
     path("datasets/", views.datasets, name="datasets"),
     path("datasets/<uuid:pk>/", views.dataset_detail, name="dataset_detail"),

@@ -24,12 +24,12 @@ from ninja.errors import AuthenticationError
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from nasengine.errors import ConfigError
-from webapp import comparison, health, relay, selectors, services, trial
+from webapp import comparison, health, once, relay, selectors, services, trial
 from webapp import metrics as figures
 from webapp.again import again, recipes
 from webapp.api import Token
 from webapp.charts import CHARTS
-from webapp.downloads import download
+from webapp.files import all_files, one_file
 from webapp.forms import DescribeForm, NewSearchForm, ShareForm, TokenForm, UploadForm, WebhookForm
 from webapp.judgement import judgement
 from webapp.listing import ListForm
@@ -120,6 +120,7 @@ def search_outlook(request: OwnedRequest) -> JsonResponse:
     form.full_clean()
     problems = [[name, sentence] for name, sentences in form.errors.items() for sentence in sentences]
     answer: dict[str, Any] = {"feasible": not problems, "problems": problems, "warnings": form.warnings}
+    answer["greys"] = form.greys
     outlook = form.asked.outlook if hasattr(form, "asked") else None
     for name in ("metric", "full_size", "smallest_size", "target", "limits", "reach", "estimate"):
         answer[name] = getattr(outlook, name, None)
@@ -195,10 +196,13 @@ def _shown(search: Search, socket: str, events: str, *, to_owner: bool = True) -
     return {"search": search, "config": {**search.config, "name": search.name}, "feed": feed, "report": report}
 
 
-@require_POST
+@require_http_methods(["GET", "HEAD", "POST"])
 @never_cache
 def search_share(request: OwnedRequest, pk: UUID) -> HttpResponse:
+    """Makes a link, and shows it once."""
     search = get_object_or_404(Search, pk=pk, owner=request.user)
+    if request.method != "POST":
+        return _new_link(request, search)
     form = ShareForm(request.POST)
     if not form.is_valid():
         messages.error(request, "A link is shown for a day, a week, a month or a year; choose one of them.")
@@ -208,8 +212,18 @@ def search_share(request: OwnedRequest, pk: UUID) -> HttpResponse:
     except services.Refused as refusal:
         messages.error(request, str(refusal))
         return redirect(search)
-    link = request.build_absolute_uri(reverse("shared", args=[token]))
-    return render(request, "searches/link.html", {"search": search, "link": link, "days": form.cleaned_data["days"]})
+    return once.hand_over(redirect(request.path), user=request.user, page=request.path, name="link", secret=token)
+
+
+def _new_link(request: OwnedRequest, search: Search) -> HttpResponse:
+    token = once.handed_over(request, user=request.user, name="link")
+    link = selectors.share_links_of(search).filter(token_hash=selectors.token_hash(token)).first()
+    if link is None:
+        messages.info(request, "A link is shown once, when it is made; make another if you need it again.")
+        return redirect(search)
+    address = request.build_absolute_uri(reverse("shared", args=[token]))
+    answer = render(request, "searches/link.html", {"search": search, "link": link, "address": address})
+    return once.shown(answer, page=request.path, names=("link",))
 
 
 @require_POST
@@ -304,13 +318,14 @@ def search_delete(request: OwnedRequest, pk: UUID) -> HttpResponse:
 
 @require_safe
 def search_file(request: OwnedRequest, pk: UUID, name: str) -> HttpResponseBase:
-    """A file of a found network; only names that the engine announced exist."""
-    search = get_object_or_404(Search, pk=pk, owner=request.user)
-    if "\0" in name:  # PostgreSQL does not even look for it
-        raise Http404
-    artifact = get_object_or_404(search.artifacts, name=name)
-    path = selectors.run_folder(search.pk) / artifact.folder / artifact.file
-    return download(request, path, sha256=artifact.sha256)
+    """A file of a found network."""
+    return one_file(request, get_object_or_404(Search, pk=pk, owner=request.user), name)
+
+
+@require_safe
+def search_files(request: OwnedRequest, pk: UUID) -> HttpResponseBase:
+    """All of them in a zip."""
+    return all_files(request, get_object_or_404(Search, pk=pk, owner=request.user))
 
 
 @require_safe
@@ -382,24 +397,28 @@ def dataset_thumbnail(request: OwnedRequest, pk: UUID, name: str) -> HttpRespons
 @require_http_methods(["GET", "HEAD", "POST"])
 @never_cache
 def tokens(request: OwnedRequest) -> HttpResponse:
-    """One's own tokens; a new one is shown once."""
-    form, fresh = TokenForm(request.POST) if request.method == "POST" else TokenForm(), ""
-    if form.is_bound and form.is_valid():
+    """One's own tokens. What is new, a token or a webhook's secret, is shown once."""
+    if request.method != "POST":
+        names = ("token", "secret")
+        new = {name: once.handed_over(request, user=request.user, name=name) for name in names}
+        answer = render(request, "tokens.html", _tokens_context(request) | new)
+        return once.shown(answer, page=request.path, names=tuple(name for name in names if new[name]))
+    form = TokenForm(request.POST)
+    if form.is_valid():
         try:
             token = services.api_token_create(user=request.user, name=form.cleaned_data["name"])
         except services.Refused as refusal:
             form.add_error("name", str(refusal))
         else:
-            fresh, form = token, TokenForm()
-    context = _tokens_context(request, form) | {"fresh": fresh}
-    return render(request, "tokens.html", context, status=422 if form.is_bound else 200)
+            return once.hand_over(redirect("tokens"), user=request.user, page=request.path, name="token", secret=token)
+    return render(request, "tokens.html", _tokens_context(request) | {"form": form}, status=422)
 
 
-def _tokens_context(request: OwnedRequest, form: TokenForm) -> dict[str, Any]:
+def _tokens_context(request: OwnedRequest) -> dict[str, Any]:
     webhook = Webhook.objects.filter(user=request.user).first()
     failed = Delivery.objects.filter(search__owner=request.user, tries__range=(1, len(services.PAUSES) - 1))
     return {
-        "form": form,
+        "form": TokenForm(),
         "tokens": ApiToken.objects.filter(user=request.user),
         "address": request.build_absolute_uri("/api/v1/searches"),
         "webhook": webhook,
@@ -411,16 +430,19 @@ def _tokens_context(request: OwnedRequest, form: TokenForm) -> dict[str, Any]:
 @require_POST
 @never_cache
 def webhook_set(request: OwnedRequest) -> HttpResponse:
-    """The address of one's own program; its secret is shown once."""
-    form, secret = WebhookForm(request.POST), ""
+    """The address of one's own program."""
+    form = WebhookForm(request.POST)
     if form.is_valid():
-        site = request.build_absolute_uri("/").rstrip("/")
+        site, tokens_page = request.build_absolute_uri("/").rstrip("/"), reverse("tokens")
         try:
             secret = services.webhook_set(user=request.user, address=form.cleaned_data["address"], site=site)
         except services.Refused as refusal:
             form.add_error("address", str(refusal))
-    context = _tokens_context(request, TokenForm()) | {"webhook_form": form, "secret": secret}
-    return render(request, "tokens.html", context, status=200 if secret else 422)
+        else:
+            return once.hand_over(
+                redirect(f"{tokens_page}#webhook"), user=request.user, page=tokens_page, name="secret", secret=secret
+            )
+    return render(request, "tokens.html", _tokens_context(request) | {"webhook_form": form}, status=422)
 
 
 @require_POST

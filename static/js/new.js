@@ -36,6 +36,7 @@ function show(answer) {
   at("outlook-figures").classList.toggle("unknown", !known);
   problems(answer.problems);
   notes(at("outlook-warnings"), answer.warnings);
+  grey((field) => answer.greys[field.name]);
   const refusal = form.querySelector(".notice.bad");
   if (refusal) refusal.hidden = answer.feasible; // mended
   tell(at("outlook-sentence"), verdict(answer, known));
@@ -134,11 +135,17 @@ function slide() {
   slider.setAttribute("aria-valuetext", `${slider.value} percent`);
 }
 
-/** What a preset fills in stands in grey in the empty fields. */
+/** What a preset fills in, whatever the images are; the outlook knows better. */
 function presets() {
   const chosen = form.elements.preset.value;
+  grey((field) => JSON.parse(field.dataset.presets)[chosen]);
+}
+
+/** What an empty field stands for is written into it in grey. */
+function grey(textOf) {
   for (const field of form.querySelectorAll("[data-presets]")) {
-    const text = JSON.parse(field.dataset.presets)[chosen] ?? "";
+    const text = textOf(field);
+    if (text === undefined) continue;
     if (field.tagName === "SELECT") field.options[0].text = `As the effort says (${text})`;
     else if (field.type !== "checkbox") field.placeholder = text;
   }

@@ -233,6 +233,16 @@ def test_verify_of_an_empty_folder_is_bad_input(here: Callable[..., Any], tmp_pa
     assert lines[-1]["kind"] == "search_failed"
 
 
+@pytest.mark.parametrize("gpus", [[], ["H100", "T4"]])
+def test_devices_names_the_gpus_that_can_be_used(
+    here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, gpus: list[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(gpus))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: gpus[number])
+    assert here("devices")[:2] == (0, [{"gpus": gpus}])
+
+
 def test_describe_says_what_a_form_needs(here: Callable[..., Any], config_file: Path) -> None:
     code, (found,), stderr = here("describe", config_file)
     assert code == 0 and stderr == ""

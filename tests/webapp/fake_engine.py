@@ -24,6 +24,9 @@ REPORT = {"accuracy": {"validation": 0.97, "test": 0.96}, "achieved": {"params":
 
 def main() -> int:
     command, arguments = sys.argv[1], sys.argv[2:]
+    if command == "devices":
+        sys.stdout.write('{"gpus": []}\n')
+        return 0
     if command == "pack":
         return pack(Path(arguments[arguments.index("--out") + 1]), Path(arguments[arguments.index("--path") + 1]))
     folder = Path(arguments[arguments.index("--out") + 1])

@@ -456,6 +456,9 @@ def _listen() -> None:
 
 if __name__ == "__main__":
     command, arguments = sys.argv[1], sys.argv[2:]
+    if command == "devices":
+        sys.stdout.write('{"gpus": []}\n')
+        sys.exit()
     if command != "search":  # packing is quick enough for real
         os.execv(sys.executable, [sys.executable, "-m", "nasengine", *sys.argv[1:]])
     sys.exit(tell(Path(arguments[0]), Path(arguments[arguments.index("--out") + 1])))

@@ -260,7 +260,7 @@ def test_every_operation_answers_as_its_document_says(
     @given(case=operation.as_strategy(generation_mode=mode), pk=st.sampled_from(ids))
     def holds(case: Any, pk: str) -> None:
         if pk:  # what is no id at all is no address of the API
-            case.path_parameters = {"pk": pk}
+            case.path_parameters |= {"pk": pk}
         case.call_and_validate(headers=headers, checks=CHECKS)
 
     holds()

@@ -73,7 +73,7 @@ def test_a_newcomer_searches_digits_from_the_form_to_the_files(browser: Browser,
         expect_state(page, "Finished", 400)
         expect(page.locator("#result")).to_contain_text("of the test images")
 
-        links = page.locator("#artifacts a[download]")
+        links = page.locator("#artifacts .files a[download]")
         names = links.all_inner_texts()
         assert {
             "architecture.json",
@@ -277,7 +277,7 @@ def test_a_chain_is_asked_for_and_a_family_comes_back(context: BrowserContext, s
     row = page.get_by_role("table", name="Networks for the further targets").get_by_role("row").nth(1)
     target = row.get_by_role("rowheader").inner_text()
     expect(page.locator("#log")).to_contain_text(f"The network for the target {target} is ready")
-    expect(page.locator("#artifacts a[download]")).to_have_count(len(FILES))
+    expect(page.locator("#artifacts .files a[download]")).to_have_count(len(FILES))
     page.get_by_text(f"{len(FILES)} files").click()
     link = page.locator(".family a[download]", has_text="model.onnx")
     with page.expect_download() as download:

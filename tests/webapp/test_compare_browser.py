@@ -56,6 +56,10 @@ def test_two_are_ticked_and_stand_side_by_side_while_the_list_is_kept_fresh(
     assert page.url.endswith("/?sort=name")
     rows = page.locator(".rows h2").all_inner_texts()
     assert rows == sorted(rows), "fresh, and in the order that was asked for"
+    badge = page.locator(".row-end .badge-state").first
+    badge.evaluate("badge => { badge.textContent = 'Finished early'; }")
+    place = "e => e.getBoundingClientRect().right"
+    assert badge.evaluate(place) <= page.locator(".row-end").first.evaluate(place), "the longest state has room"
     box = page.get_by_role("checkbox", name="Compare Elm in 1 second")
     expect(box).to_be_checked()
     expect(box).to_be_focused()

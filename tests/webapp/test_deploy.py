@@ -12,6 +12,7 @@ import re
 import shutil
 import socket
 import subprocess
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -254,13 +255,17 @@ def searched(context: BrowserContext) -> Page:
 
 @whole
 def test_a_search_is_started_watched_to_its_end_and_its_files_come_whole(searched: Page) -> None:
-    links = searched.locator("#artifacts a[download]")
+    links = searched.locator("#artifacts .files a[download]")
     for index, name in enumerate(links.all_inner_texts()):
         with searched.expect_download() as download:
             links.nth(index).click()
         content = Path(download.value.path()).read_bytes()
         assert content == FILES[name], name
         assert hashlib.sha256(content).hexdigest() == links.nth(index).get_attribute("data-sha256")
+    with searched.expect_download() as download:
+        searched.get_by_role("link", name="Download all (zip)").click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        assert {name: archive.read(f"result/{name}") for name in FILES} == FILES
 
 
 @whole

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -197,6 +198,21 @@ def test_who_signs_in_after_a_click_comes_back_to_a_page(
 # Tokens of scripts
 
 
+def shown_once(page: Client, url: str, given: dict[str, str], pattern: str) -> set[str]:
+    """The secret that the page after a POST shows, and no page after that; nor do an address or the session have it."""
+    made = page.post(url, given)
+    assert made.status_code == 302, "so that a reload makes no other"
+    shown = page.get(made["Location"])
+    found = set(re.findall(pattern, shown.content.decode()))
+    kept = (made["Location"], page.get(made["Location"], follow=True).content.decode(), str(dict(page.session)))
+    assert found and not any(secret in text for secret in found for text in kept)
+    for answer in (made, shown):
+        assert "no-store" in answer["Cache-Control"]
+    (cookie,) = (made.cookies[name] for name in made.cookies if name.startswith("coppice_new_"))
+    assert cookie["httponly"] and cookie["samesite"] == "Strict" and cookie["path"] == urlsplit(made["Location"]).path
+    return found
+
+
 def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
@@ -253,14 +269,21 @@ def test_a_token_is_shown_once_and_only_its_hash_is_kept(page: Client) -> None:
     url = reverse("tokens")
     assert "No tokens yet" in page.get(url).content.decode()
     assert "say what it is for" in page.post(url, {"name": " "}).content.decode()
-    shown = page.post(url, {"name": "nightly"}).content.decode()
-    (token,) = set(re.findall(r"coppice_[\w-]{43}", shown))
-    assert token not in page.get(url).content.decode()
-    assert token not in str(list(ApiToken.objects.values()))
+    (token,) = shown_once(page, url, {"name": "nightly"}, r"coppice_[\w-]{43}")
+    assert token not in str(list(ApiToken.objects.values())) and ApiToken.objects.count() == 1
     assert services.api_token_user(token=token) == User.objects.get(username="alice")
     revoked = page.post(reverse("token_revoke", args=[ApiToken.objects.get().pk]), follow=True).content.decode()
     assert "&#x27;nightly&#x27; was revoked" in revoked and "No tokens yet" in revoked
     assert services.api_token_user(token=token) is None
+
+
+def test_a_new_secret_is_for_whoever_made_it_alone(page: Client, alice: User, bob: User) -> None:
+    """Somebody else who signs in at the same browser is shown nothing."""
+    page.post(reverse("tokens"), {"name": "nightly"})
+    page.force_login(bob)
+    assert "Your new token" not in page.get(reverse("tokens")).content.decode()
+    page.force_login(alice)
+    assert "Your new token" in page.get(reverse("tokens")).content.decode()
 
 
 def test_nobody_has_tokens_without_end(alice: User, settings: Any) -> None:
@@ -327,8 +350,8 @@ def test_a_link_that_was_revoked_or_is_too_old_was_never_there(client: Client, t
 
 def test_links_are_made_shown_once_and_revoked_on_the_page(page: Client, things: Things) -> None:
     share, url = reverse("search_share", args=[things.search.pk]), things.search.url
-    shown = page.post(share, {"days": "30"}).content.decode()
-    (link,) = set(re.findall(r"http://testserver(/shared/[\w-]{43}/)", shown))
+    (link,) = shown_once(page, share, {"days": "30"}, r"http://testserver(/shared/[\w-]{43}/)")
+    assert "A link is shown once, when it is made" in page.get(share, follow=True).content.decode()
     again = page.get(url).content.decode()
     assert "(2 links)" in again and link not in again
     assert link.split("/")[2] not in str(list(ShareLink.objects.values()))

@@ -106,6 +106,26 @@ def test_each_kind_of_space_has_its_own_grey_texts(alice: User, field: str, text
         assert widget.attrs["placeholder"] == texts[0]
 
 
+def test_grey_texts_know_the_images_and_what_else_was_filled_in(alice: User, ready_dataset: Dataset) -> None:
+    digits = form(alice, data__dataset="digits")
+    assert digits.is_valid(), digits.errors
+    assert digits.greys["data__image_size"] == "8" and digits.greys["search__epochs"] == "12"
+    assert "search__epochs" not in form_greys(alice, data__dataset="digits", search__epochs="20")
+    assert form_greys(alice, data__dataset="cifar10")["data__image_size"] == "16"
+    uploaded = form_greys(alice, data__dataset=ready_dataset.reference, space__kind="chain")
+    assert uploaded["data__image_size"] == "16" and uploaded["space__chain__layers"] == "6"
+    assert not any(name.startswith("space__cells") for name in uploaded)
+    assert form_greys(alice, data__dataset="digits", search__epochs="many") == {}
+    refused = form_greys(alice, data__dataset="digits", search__batch_size="4000")
+    assert refused["data__image_size"] == "8" and "search__batch_size" not in refused
+
+
+def form_greys(alice: User, **typed: str) -> dict[str, str]:
+    filled = form(alice, **typed)
+    filled.full_clean()
+    return filled.greys
+
+
 def test_each_kind_of_space_has_a_group_of_its_own(alice: User) -> None:
     groups = {group.title: group for group in NewSearchForm(owner=alice).advanced_groups}
     assert [group.title for group in groups.values() if group.only] == ["Space: Cells", "Space: Chain"]

@@ -12,7 +12,7 @@ from django.apps import apps
 from django.test import Client
 
 from nasengine import events
-from tests.webapp.cast import epoch_finished, put_into, say
+from tests.webapp.cast import epoch_finished, put_into, result_ready, say
 from webapp import services
 from webapp.curve import MOST, SEARCHING
 from webapp.models import Search, SearchState
@@ -178,3 +178,44 @@ def test_searches_of_before_there_were_curves_get_theirs(running: Search, epochs
     assert searched[0] == [1, 0, 1, 0.001] and last == [202, 1, 1, 0.9]
     assert searched[-1] == [epochs, 0, epochs, round(0.001 * epochs, 4)], "the last epoch is among them"
     assert min(epochs, 18) <= len(searched) <= MOST[SEARCHING]
+
+
+EARLY = "On request its search was cut short; a full run may find a better network."
+
+
+@pytest.fixture
+def early(running: Search) -> Search:
+    """It was stopped while it searched."""
+    say(running, result_ready(1, accuracy={"test": 0.9}, ended_early=["search", "comparison"]))
+    assert services.search_finish(search_id=running.pk, attempt=running.attempt)
+    running.refresh_from_db()
+    return running
+
+
+def test_one_that_was_stopped_is_told_apart_wherever_it_is_shown(
+    page: Client, early: Search, three: dict[str, Search]
+) -> None:
+    badge = '<span class="badge-state" data-state="finished">Finished early</span>'
+    compared = page.get("/compare/", {"search": [early.pk, three["Ash"].pk]}).content.decode()
+    for content in (page.get("/").content.decode(), compared):
+        assert content.count(badge) == 1 and content.count(">Finished</span>") == 1
+    assert compared.count(EARLY) == 1
+    content = page.get(early.url).content.decode()
+    assert ">Finished early</span>" in content and f"ready to download. {EARLY}" in content
+    told = page.get(f"/api/v1/searches/{early.pk}").json()
+    assert (told["state"], told["ended_early"]) == ("finished", ["search", "comparison"])
+    assert told["sentence"].endswith(EARLY)
+    assert page.get(f"/api/v1/searches/{three['Ash'].pk}").json()["ended_early"] == []
+    assert set(names(page, state="finished")) == {"digits", "Ash"}
+
+
+def test_whoever_has_a_link_is_told_so_too(client: Client, early: Search) -> None:
+    shown = client.get(f"/shared/{services.search_share(search=early, days=1)}/events/").json()["state"]
+    assert (shown["label"], shown["sentence"]) == ("Finished early", f"Done. {EARLY}")
+
+
+def test_searches_that_were_stopped_before_get_their_mark(early: Search, three: dict[str, Search]) -> None:
+    Search.objects.update(ended_early=[])
+    import_module("webapp.migrations.0007_ended_early").read_reports(apps, None)
+    marked = Search.objects.exclude(ended_early=[]).values_list("name", "ended_early")
+    assert list(marked) == [("digits", ["search", "comparison"])]

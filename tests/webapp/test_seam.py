@@ -18,7 +18,7 @@ import redis
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 from tests.postgres import database_beside
-from tests.webapp.cast import soon
+from tests.webapp.cast import config, soon
 from tests.webapp.parts import Parts, Person, family
 
 pytestmark = [pytest.mark.slow, pytest.mark.redis]
@@ -85,6 +85,20 @@ def test_500_events_at_once_reach_a_connected_browser_complete_and_in_order(
     assert seqs == list(range(1, 502))
     assert frames[-1]["label"] == "Finished"
     assert alice.ask("GET", f"/searches/{search_id}/files/model.py") == (200, b"# a model\n")
+
+
+def test_a_worker_without_a_gpu_says_so_and_who_insists_on_one_is_refused(
+    parts: Parts, alice: Person, gpu_worker: Callable[[], Any]
+) -> None:
+    def described() -> Any:
+        return json.loads(alice.ask("POST", "/api/v1/describe", config(runtime={"device": "cuda"}))[1])
+
+    gpu_worker()
+    soon(lambda: not described()["feasible"], seconds=60)
+    ((field, sentence),) = described()["problems"]
+    assert field == "runtime.device" and sentence.startswith("no worker here has a GPU")
+    with redis.Redis(port=parts.redis_port) as client:
+        assert 0 < client.ttl("coppice.devices.gpu@test") <= 60, "it counts for as long as its worker says so"
 
 
 def test_strangers_are_refused_over_the_network(parts: Parts, alice: Person) -> None:

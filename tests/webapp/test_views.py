@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -328,6 +330,63 @@ def test_only_announced_files_exist(page: Client, finished: Search, name: str) -
     (folder / "config.json").write_text("{}")
     (folder / "family" / "12000" / "unannounced.py").write_text("")
     assert page.get(f"{finished.url}files/{name}").status_code == 404
+    told = page.get(f"/api/v1/searches/{finished.pk}/files/{name}")
+    assert told.status_code == 404 and "no such file" in told.json()["message"]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("door", ["page", "API"])
+async def test_all_files_come_in_one_zip_of_the_size_that_was_said(alice: User, finished: Search, door: str) -> None:
+    browser = AsyncClient()
+    await browser.aforce_login(alice)
+    answer = await browser.get(f"{'/api/v1' if door == 'API' else ''}/searches/{finished.pk}/files.zip")
+    assert (answer.status_code, answer["Content-Type"]) == (200, "application/zip")
+    assert answer["Content-Disposition"] == 'attachment; filename="digits.zip"'
+    assert answer["X-Accel-Buffering"] == "no", "nor does a proxy keep it"
+    chunks = [chunk async for chunk in answer]  # type: ignore[attr-defined]
+    content = b"".join(chunks)
+    assert len(content) == int(answer["Content-Length"]) and max(map(len, chunks)) < len(content), "never whole"
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert archive.testzip() is None and {entry.compress_type for entry in archive.infolist()} == {0}
+        found = {name: archive.read(name) for name in archive.namelist()}
+    assert found == {
+        "result/model.safetensors": b"weights" * 100_000, "family/12000/model.safetensors": b"fewer weights",
+    }  # fmt: skip
+    await sync_to_async(connections.close_all)()
+
+
+@pytest.mark.asyncio
+async def test_a_script_finds_the_files_and_gets_them(alice: User, finished: Search) -> None:
+    token = await sync_to_async(services.api_token_create)(user=alice, name="files")
+    script, headers = AsyncClient(), {"authorization": f"Bearer {token}"}
+    address = f"/api/v1/searches/{finished.pk}"
+    files = (await script.get(address, headers=headers)).json()["files"]
+    assert files == (await script.get("/api/v1/searches", headers=headers)).json()[0]["files"]
+    assert [(file["name"], file["url"]) for file in files] == [
+        (name, f"{address}/files/{name}") for name in ("family/12000/model.safetensors", "model.safetensors")
+    ]
+    answer = await script.get(files[0]["url"], headers=headers)
+    assert b"".join([chunk async for chunk in answer]) == b"fewer weights"  # type: ignore[attr-defined]
+    part = await script.get(files[0]["url"], headers=headers | {"range": "bytes=0-4"})
+    assert part.status_code == 206 and [chunk async for chunk in part] == [b"fewer"]  # type: ignore[attr-defined]
+    await sync_to_async(connections.close_all)()
+
+
+@pytest.mark.parametrize("door", ["", "/api/v1"])
+def test_there_is_no_zip_without_files(page: Client, new_search: Callable[..., Search], door: str) -> None:
+    answer = page.get(f"{door}/searches/{new_search().pk}/files.zip")
+    assert answer.status_code == 404
+    if door:
+        assert answer.json() == {"message": "This search has no files; wait until it is finished."}
+
+
+def test_the_list_of_the_api_asks_the_database_no_more_for_many(
+    page: Client, finished: Search, new_search: Callable[..., Search], django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    for _ in range(3):
+        new_search()
+    with django_assert_num_queries(4):  # session, user, searches, files
+        page.get("/api/v1/searches")
 
 
 def test_the_page_lists_the_networks_of_the_further_targets(page: Client, finished: Search) -> None:

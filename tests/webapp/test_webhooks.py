@@ -247,23 +247,40 @@ def test_an_address_inside_is_refused_at_once(alice: User, host: str) -> None:
     assert not Webhook.objects.exists()
 
 
+ELSEWHERE = (
+    "belongs to this machine or a private network, and only public addresses are told, unless whoever runs this server "
+    "sets WEBHOOK_PRIVATE=1."
+)
+
+
 @pytest.mark.parametrize("name", ["localhost", "2130706433", "0x7f.1", "127.1", "017700000001"])
-def test_a_name_that_leads_inside_is_refused_when_it_is_told(
-    listener: Listener, running: Search, alice: User, name: str
+def test_a_name_that_leads_inside_is_refused_at_once_and_says_who_may_lift_that(page: Client, name: str) -> None:
+    """It is looked up in the form, in whatever way an address is written."""
+    answer = page.post(reverse("webhook_set"), {"address": f"http://{name}/told"})
+    assert answer.status_code == 422
+    assert f"Nothing was changed: {name} {ELSEWHERE}" in html.unescape(answer.content.decode())
+    assert not Webhook.objects.exists()
+
+
+def test_who_runs_the_server_may_lift_that(page: Client, settings: Any) -> None:
+    settings.WEBHOOK_PRIVATE = True
+    assert page.post(reverse("webhook_set"), {"address": "http://localhost/told"}).status_code == 302
+    assert Webhook.objects.get().address == "http://localhost/told"
+
+
+def test_what_leads_inside_by_the_time_it_is_told_is_not_tried_again(
+    hook: str, listener: Listener, running: Search, page: Client, settings: Any
 ) -> None:
-    """What is looked up is checked, in whatever way an address is written, and not told."""
-    services.webhook_set(user=alice, address=listener.address.replace("127.0.0.1", name), site="")
+    """Its name was moved, or the server was set up otherwise: another try would not change that."""
+    settings.WEBHOOK_PRIVATE = False
     finish(running)
     tell(running)
-    assert not listener.got
-    assert Webhook.objects.get().problem == (
-        f"{name} belongs to this machine or a private network, and only public addresses are told."
-    )
+    assert not listener.got and not Delivery.objects.exists()
+    assert Webhook.objects.get().problem == f"127.0.0.1 {ELSEWHERE}"
+    assert "tried again" not in page.get("/tokens/").content.decode()
 
 
-def test_a_name_that_changes_its_mind_leads_nowhere_else(
-    listener: Listener, running: Search, alice: User, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_name_that_changes_its_mind_leads_nowhere_else(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is looked up once, and what was checked is what is connected to."""
     answers = [("93.184.216.34", 80), ("127.0.0.1", listener.server.server_port)]
     asked, connected = [], []
@@ -278,7 +295,6 @@ def test_a_name_that_changes_its_mind_leads_nowhere_else(
 
     monkeypatch.setattr(hooks.socket, "getaddrinfo", look_up)
     monkeypatch.setattr(hooks.socket.socket, "connect", connect)
-    services.webhook_set(user=alice, address="http://rebinding.example/", site="")
     with pytest.raises(hooks.Undelivered, match=re.escape("rebinding.example could not be talked to: not in a test.")):
         hooks.post("http://rebinding.example/", b"{}", secret="s", private=False)
     assert asked == ["rebinding.example"] and connected == [("93.184.216.34", 80)]
@@ -295,8 +311,8 @@ def test_a_name_server_that_keeps_a_try_waiting_too_long_is_said(
     def slow(*_: Any, **__: Any) -> list[Any]:
         raise SoftTimeLimitExceeded(tasks.TELL_SECONDS)
 
-    monkeypatch.setattr(hooks.socket, "getaddrinfo", slow)
     services.webhook_set(user=alice, address="https://slow.example/", site="")
+    monkeypatch.setattr(hooks.socket, "getaddrinfo", slow)
     finish(running)
     tell(running)
     assert Webhook.objects.get().problem == "It was not reached within 30 seconds."
@@ -311,6 +327,7 @@ def test_a_name_that_nobody_knows_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(hooks.socket, "getaddrinfo", unknown)
     with pytest.raises(hooks.Undelivered, match=r"nowhere\.example is not known; is it spelt right\?"):
         hooks.post("https://nowhere.example/", b"{}", secret="s", private=False)
+    hooks.check("https://nowhere.example/", private=False)  # by the time that it is told somebody may know it
 
 
 # On the page
@@ -341,7 +358,9 @@ def test_a_wrong_address_is_told_so(page: Client, address: str, sentence: str) -
 
 def test_its_secret_is_shown_once_and_stands_in_no_table(page: Client) -> None:
     assert "Remove the webhook" not in page.get("/tokens/").content.decode()
-    shown = page.post(reverse("webhook_set"), {"address": "https://example.org/"}).content.decode()
+    set_up = page.post(reverse("webhook_set"), {"address": "https://example.org/"})
+    assert set_up["Location"] == "/tokens/#webhook", "so that a reload makes no other"
+    shown = page.get("/tokens/").content.decode()
     (secret,) = set(re.findall(r"coppice_hook_[0-9a-f]{64}", shown))
     again = page.get("/tokens/").content.decode()
     assert secret not in again and "Nothing has ended since." in again and 'value="https://example.org/"' in again
