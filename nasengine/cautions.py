@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from nasengine import catalogue, splits
 from nasengine.architecture import Plan
 from nasengine.config import FEWEST_EPOCHS, MOST_EPOCHS, SearchConfig
+from nasengine.durations import duration
 from nasengine.names import brief
 from nasengine.splits import DataFacts
 
@@ -187,9 +188,8 @@ def _length(config: SearchConfig, steps: int) -> Iterator[Caution]:
 
 def _time(config: SearchConfig, seconds: float) -> Iterator[Caution]:
     if config.runtime.device != "cuda" and seconds > DAY:
-        days = round(seconds / DAY)
         yield (
             "preset",
-            f"without a GPU this takes {f'about {days:,} days' if days > 1 else 'more than a day'} on one processor "
-            "core; choose less effort, smaller images, or a limit on the images",
+            f"without a GPU this takes {duration(seconds)} on one processor core; choose less effort, smaller images, "
+            "or a limit on the images",
         )

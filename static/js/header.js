@@ -2,7 +2,7 @@
 
 import { furtherTarget, networkName } from "./names.js";
 import { etaRange } from "./run.js";
-import { count, duration, listed, metricUnit, percent, span, whole } from "./words.js";
+import { ago, count, duration, listed, metricUnit, percent, span, whole } from "./words.js";
 
 const at = (id) => document.getElementById(id);
 
@@ -91,7 +91,7 @@ function facts(model, { attempt, started_at: began, finished_at: ended }) {
   const elapsed = began ? ((ended ? new Date(ended) : new Date()) - new Date(began)) / 1000 : null;
   const parts = [
     model.started && `on ${model.started.device}`,
-    elapsed !== null && `${ended ? "took" : "began"} ${duration(elapsed)}${ended ? "" : " ago"}`,
+    elapsed !== null && (ended ? `took ${duration(elapsed)}` : `began ${ago(elapsed)}`),
     attempt > 1 && `attempt ${attempt}`,
   ];
   tell("facts", parts.filter(Boolean).join(" · "));

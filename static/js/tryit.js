@@ -4,7 +4,7 @@ import { element } from "./elements.js";
 import { Local, Unfetched } from "./onnx.js";
 import { paint, photographed, Sheet, Unreadable } from "./picture.js";
 import { likeliest } from "./pixels.js";
-import { bytes, percent, plural } from "./words.js";
+import { bytes, milliseconds, percent, plural } from "./words.js";
 
 const CAMERA = {
   NotAllowedError: "The camera was refused. Allow it beside the browser's address line, or choose a photo.",
@@ -129,7 +129,7 @@ class TryIt extends HTMLElement {
 
   // Showing
 
-  show({ classes, chances, pixels, size, milliseconds, runs, onServer }, truth) {
+  show({ classes, chances, pixels, size, milliseconds: time, runs, onServer }, truth) {
     const best = likeliest(chances);
     const says = classes[best[0][0]];
     const verdict = truth === undefined ? "" : truth === says ? " That is right." : ` That is wrong: it is ${truth}.`;
@@ -139,7 +139,7 @@ class TryIt extends HTMLElement {
     this.part("figcaption").textContent = `What it saw: ${size} × ${size} pixels${pixels.length === size * size ? ", grey" : ""}`;
     this.part(".guesses").replaceChildren(...best.map(([number, chance]) => guess(classes[number], chance)));
     this.part("[data-time]").textContent =
-      `${duration(milliseconds)} for one image ${onServer ? "on the server" : "in this browser, on this device"}: the median of ${plural(runs, "run")} after a warm-up, with one thread.`;
+      `One image takes ${milliseconds(time)} ${onServer ? "on the server" : "in this browser, on this device"}: the median of ${plural(runs, "run")} after a warm-up, with one thread.`;
   }
 
   problem(text) {
@@ -225,12 +225,6 @@ function guess(name, chance) {
   label.title = name;
   bar.style.width = `${100 * chance}%`;
   return element("li", "", label, element("span", "track", bar), element("span", "value", percent(chance)));
-}
-
-/** 0.431 -> "0.4 ms", 18.3 -> "18 ms"; browsers tell time no finer. */
-function duration(milliseconds) {
-  if (milliseconds < 0.1) return "Less than 0.1 ms";
-  return `${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)} ms`;
 }
 
 customElements.define("try-it", TryIt);

@@ -44,6 +44,12 @@ export function duration(seconds) {
   return `about ${plural(hours, "hour")}${rest ? ` ${rest} minutes` : ""}`;
 }
 
+/** 0.84 -> "0.84 ms", 18.34 -> "18.3 ms"; browsers tell time no finer than a tenth. */
+export function milliseconds(ms) {
+  if (ms === null || ms === undefined) return "—";
+  return ms < 0.1 ? "less than 0.1 ms" : `${three(ms)} ms`;
+}
+
 /** (70, 240) -> "1 to 4 minutes". */
 export function span(least, most) {
   const [first, last] = [least, most].map((seconds) => duration(seconds).replace("about ", ""));

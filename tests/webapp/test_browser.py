@@ -497,6 +497,8 @@ def test_packed_units_are_read_as_the_engine_packs_them(script: Page) -> None:
 def test_numbers_are_worded_alike_on_both_sides(script: Page) -> None:
     numbers = [
         0,
+        0.09,
+        0.84,
         7,
         42,
         49.9,
@@ -511,7 +513,10 @@ def test_numbers_are_worded_alike_on_both_sides(script: Page) -> None:
         9994,
         18_314,
         86_000,
+        88_200,
         99_960,
+        129_599,
+        129_600,
         200_000,
         1_204_992,
         3e9,
@@ -523,6 +528,7 @@ def test_numbers_are_worded_alike_on_both_sides(script: Page) -> None:
         ("bytes", words.size),
         ("memory", words.memory),
         ("duration", words.duration),
+        ("milliseconds", words.milliseconds),
     ]
     for name, ours in pairs:
         theirs = script.evaluate(
