@@ -50,7 +50,7 @@ def here(
 
 BAD = [
     ({"nmae": 1}, "nmae", "there is no such setting; did you mean 'name'?"),
-    ({"search.epochs": "8"}, "search.epochs", "input should be a valid integer, not '8'"),
+    ({"search.epochs": "8"}, "search.epochs", "'8' is no whole number"),
     ({"data.dataset": "digit"}, "data.dataset", "'digit' is not a known data set; did you mean 'digits'?"),
     (
         {"target.value": 10},
@@ -138,14 +138,14 @@ def test_a_folder_as_configuration_is_refused(here: Callable[..., Any], tmp_path
 
 def test_bad_input_by_the_real_command(tmp_path: Path) -> None:
     found = called("search", written(tmp_path, {"seed": "x"}), "--out", tmp_path / "run")
-    assert (found.returncode, found.stderr) == (2, "error: seed: input should be a valid integer, not 'x'\n")
+    assert (found.returncode, found.stderr) == (2, "error: seed: 'x' is no whole number; write one such as 12\n")
     (line,) = found.stdout.splitlines()
     assert json.loads(line) == {
         "kind": "search_failed",
         "seq": 1,
         "error": "ConfigError",
-        "message": "seed: input should be a valid integer, not 'x'",
-        "problems": [["seed", "input should be a valid integer, not 'x'"]],
+        "message": "seed: 'x' is no whole number; write one such as 12",
+        "problems": [["seed", "'x' is no whole number; write one such as 12"]],
     }
 
 

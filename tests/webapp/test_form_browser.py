@@ -132,7 +132,7 @@ def test_everything_fits_with_long_input_and_all_unfolded(page: Page, size: dict
     page.get_by_label("Name").fill("W" * 200)
     page.get_by_label("Target", exact=True).fill("9" * 200)
     page.get_by_label("Further targets").fill("x" * 200)
-    expect(page.locator("#id_name_error")).to_contain_text("at most 80 characters")
+    expect(page.locator("#id_name_error")).to_contain_text("it has 200 characters; leave at most 80")
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     assert page.locator(".picture:visible").count() >= 8
     for picture in page.locator(".picture:visible").all():
