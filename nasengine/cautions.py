@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from nasengine import catalogue, splits
 from nasengine.architecture import Plan
+from nasengine.catalogue import METRICS
 from nasengine.config import FEWEST_EPOCHS, MOST_EPOCHS, SearchConfig
 from nasengine.durations import duration
 from nasengine.names import brief
@@ -29,8 +30,6 @@ MEASURED_EPOCHS = 6
 QUICK_STEPS = 336
 """Of the weights in a quick search of the digits, the shortest whose accuracy is known to be good."""
 DAY = 86_400
-
-UNITS = {"params": "parameters", "macs": "multiply-adds"}
 
 Caution = tuple[str, str]
 """Dotted field and sentence."""
@@ -135,14 +134,14 @@ def _edge(field: str, metric: str, size: int, reach: Mapping[str, tuple[int, int
     if 0 <= share < LITTLE:
         yield (
             field,
-            f"{size:,} {UNITS[metric]} are hardly above the smallest network ({least:,}): nearly everything has to go, "
-            f"whatever it is worth; give {math.ceil(least + LITTLE * (full - least)):,} or more, or a smaller space",
+            f"{size:,} {METRICS[metric]} are hardly above the smallest network ({least:,}): nearly everything has "
+            f"to go, whatever it is worth; give {math.ceil(least + LITTLE * (full - least)):,} or more, or a smaller space",
         )
     elif full >= size > MUCH * full:
         yield (
             field,
-            f"{size:,} {UNITS[metric]} are {100 * size / full:.0f} % of the whole space, so hardly anything is pruned; "
-            "in our benchmark searching led random networks by 5.7 points of accuracy at 5 %, by 1.6 at 30 %; "
+            f"{size:,} {METRICS[metric]} are {100 * size / full:.0f} % of the whole space, so hardly anything is "
+            "pruned; in our benchmark searching led random networks by 5.7 points of accuracy at 5 %, by 1.6 at 30 %; "
             f"give less, such as {int(0.3 * full):,}",
         )
 

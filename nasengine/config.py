@@ -393,7 +393,8 @@ class TargetConfig(Part):
             _check_amount(f"target.limits.{metric}", value)
             if metric == self.metric:
                 raise ConfigError.at(
-                    f"target.limits.{metric}", f"the target is on {metric} already; leave it empty, or limit another"
+                    f"target.limits.{metric}",
+                    f"the target is on {catalogue.METRICS[metric]} already; leave it empty, or limit another",
                 )
         return self
 

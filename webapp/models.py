@@ -13,6 +13,8 @@ from django.conf import settings
 from django.db import models
 from django.urls import reverse
 
+from nasengine import catalogue
+
 UPLOAD = "upload:"
 """Before a data set's id, where a configuration names it: no path of this machine ever leaves or enters it."""
 
@@ -424,9 +426,6 @@ class Delivery(models.Model):
         return f"of {self.search}, try {self.tries + 1}"
 
 
-METRICS = {"params": "parameters", "macs": "multiply-adds"}
-
-
 def target_text(target: dict[str, Any]) -> str:
     """A target and the limits beside it as people say them.
 
@@ -459,7 +458,7 @@ def also_text(target: dict[str, Any]) -> str:
 
 
 def _limit_text(metric: str, value: float | str) -> str:
-    name, text = METRICS.get(metric, metric), _amount_text(value)
+    name, text = catalogue.METRICS.get(metric, metric), _amount_text(value)
     return f"{text} of the {name}" if text.endswith("%") else f"{text} {name}"
 
 

@@ -55,23 +55,23 @@ BAD = [
     (
         {"target.value": 10},
         "target.value",
-        "10 params is below what this space can surely reach; give at least {least:,}, or a smaller space (",
+        "10 parameters are below what this space can surely reach; give at least {least:,}, or a smaller space (",
     ),
     (
         {"target.value": 10**7},
         "target.value",
-        "10,000,000 params is more than the whole space has; give at most {full:,}, or a larger space (",
+        "10,000,000 parameters are more than the whole space has; give at most {full:,}, or a larger space (",
     ),
     ({"search.batch_size": 500}, "search.batch_size", "; use at most 128"),
     (
         {"strategy.stage_shares": [0.001]},
         "strategy.stage_shares",
-        "0.001 of 1,404 params is below what the stage can reach; give at least 0.0",
+        "0.001 of 1,404 parameters is below what the stage can reach; give at least 0.0",
     ),
     (
         {"target.also": [10], "search.epochs": 16},
         "target.also",
-        "10 params is below what this space can surely reach; give at least {least:,}, or a smaller space (",
+        "10 parameters are below what this space can surely reach; give at least {least:,}, or a smaller space (",
     ),
     ({"space.kind": "chains"}, "space.kind", "'chains' is not a known space; did you mean 'chain'?"),
     ({"data": {"dataset": "zip", "path": "/nowhere/images.zip"}}, "data.path", "/nowhere/images.zip"),

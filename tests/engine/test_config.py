@@ -117,7 +117,7 @@ WRONG = [
     (
         {"target.limits.params": 9000},
         "target.limits.params",
-        "the target is on params already; leave it empty, or limit another",
+        "the target is on parameters already; leave it empty, or limit another",
     ),
     (
         {"target.limits.macs": "lots"},

@@ -80,7 +80,7 @@ def test_a_limit_beside_the_target_has_a_range_of_its_own(page: Page) -> None:
     expect(limits).to_have_text(re.compile(r"^[\d,]+ multiply-adds \(\S+ k to \S+ M can be reached\)$"))
     page.get_by_label("Limit on multiply-adds").fill("10")
     expect(limits).to_have_text(re.compile(r"^10 multiply-adds"))
-    expect(page.locator("#outlook-problems li")).to_contain_text("is below what this space can surely reach")
+    expect(page.locator("#outlook-problems li")).to_contain_text("below what this space can surely reach")
 
 
 def test_time_memory_and_file_are_told_with_what_they_rest_on(page: Page) -> None:

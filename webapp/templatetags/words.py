@@ -136,7 +136,7 @@ def metric_unit(metric: str) -> str:
     >>> metric_unit("macs"), metric_unit("params")
     ('multiply-adds', 'parameters')
     """
-    return "multiply-adds" if metric == "macs" else "parameters"
+    return catalogue.METRICS.get(metric, metric)
 
 
 @register.filter
