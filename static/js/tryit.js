@@ -23,7 +23,7 @@ class TryIt extends HTMLElement {
     this.asked = 0;
     this.addEventListener("click", (click) => this.clicked(click.target));
     this.addEventListener("change", ({ target }) => {
-      if (target.type === "file" && target.files.length) this.ask({ file: target.files[0] });
+      if (target.type === "file" && target.files.length) this.ask({ file: target.files[0], input: target });
       else if (target.matches("select") && this.last) this.ask(this.last);
     });
     this.addEventListener("submit", (submit) => submit.preventDefault());
@@ -52,17 +52,22 @@ class TryIt extends HTMLElement {
       drop.addEventListener(kind, (event) => {
         event.preventDefault();
         drop.classList.toggle("over", kind === "dragenter" || kind === "dragover");
-        if (kind === "drop" && event.dataTransfer.files.length) this.ask({ file: event.dataTransfer.files[0] });
+        if (kind !== "drop" || !event.dataTransfer.files.length) return;
+        const input = this.part("input[type=file]");
+        input.files = event.dataTransfer.files;
+        input.dispatchEvent(new Event("change", { bubbles: true }));
       });
     }
   }
 
   // Asking
 
-  /** What the network says of `file` (or the promise of one); `truth` is the name of its class where that is known. */
+  /** What the network says of `file` (or the promise of one), which `input` or `example` gave; `truth` is the name of its class. */
   async ask(subject) {
     const [turn, network] = [++this.asked, this.network];
     this.last = subject;
+    if (!subject.input) this.part("input[type=file]").value = "";
+    for (const button of this.querySelectorAll("[data-example]")) button.setAttribute("aria-pressed", String(button === subject.example));
     this.parentElement.dataset.inUse = "";
     this.problem("");
     this.setAttribute("aria-busy", "true");
@@ -70,7 +75,10 @@ class TryIt extends HTMLElement {
       const answer = await this.answer(await subject.file, network);
       if (turn === this.asked) this.show(answer, subject.truth);
     } catch (error) {
-      if (turn === this.asked) this.problem(error instanceof Unreadable ? error.message : `It did not work (${error.message}). Try again.`);
+      if (turn !== this.asked) return;
+      this.part("[data-answer]").hidden = true; // it was on another image
+      this.part("[data-said]").textContent = "";
+      this.problem(error instanceof Unreadable ? error.message : `It did not work (${error.message}). Try again.`);
     } finally {
       if (turn === this.asked) this.setAttribute("aria-busy", "false");
     }
@@ -167,7 +175,7 @@ class TryIt extends HTMLElement {
 
   askExample(button) {
     const { tile, name } = this.example(button);
-    return this.ask({ file: this.photographed(tile), truth: name });
+    return this.ask({ file: this.photographed(tile), example: button, truth: name });
   }
 
   async photographed(tile) {
