@@ -120,6 +120,12 @@ def test_nothing_moves_while_the_first_answer_and_later_ones_come(page: Page, si
     page.get_by_label("Target", exact=True).fill("95%")
     expect_reachable(page, "Read the warning below the button first.")
     assert [spot(place) for place in places] == before
+    page.get_by_label("Target", exact=True).fill("many")
+    expect(page.locator("#outlook-basis")).to_have_text("They wait until the marked field is mended.")
+    assert page.locator("#outlook-figures dd:visible").all_inner_texts() == ["—"] * 4, (
+        "nothing of what was asked before"
+    )
+    assert [spot(place) for place in places] == before
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

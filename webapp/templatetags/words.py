@@ -194,11 +194,14 @@ def asked(value: object) -> str:
 
 @register.filter
 def control(field: BoundField) -> SafeString:
-    """A field's widget with the style sheet's class for its kind."""
+    """A field's widget with the style sheet's class for its kind; help and error are read out with it."""
     widget = field.field.widget
     if isinstance(widget, CheckboxInput | CheckboxSelectMultiple | RadioSelect):
-        return field.as_widget(attrs={"class": "form-check-input"})
-    return field.as_widget(attrs={"class": "form-select" if isinstance(widget, Select) else "form-control"})
+        kind = "form-check-input"
+    else:
+        kind = "form-select" if isinstance(widget, Select) else "form-control"
+    help_text = f"{field.auto_id}_helptext " if field.help_text else ""
+    return field.as_widget(attrs={"class": kind, "aria-describedby": f"{help_text}{field.auto_id}_error"})
 
 
 def _is_number(n: object) -> TypeGuard[float]:
