@@ -135,7 +135,8 @@ def _edge(field: str, metric: str, size: int, reach: Mapping[str, tuple[int, int
         yield (
             field,
             f"{size:,} {METRICS[metric]} are hardly above the smallest network ({least:,}): nearly everything has "
-            f"to go, whatever it is worth; give {math.ceil(least + LITTLE * (full - least)):,} or more, or a smaller space",
+            f"to go, whatever it is worth; give {math.ceil(least + LITTLE * (full - least)):,} or more, or a smaller "
+            "space",
         )
     elif full >= size > MUCH * full:
         yield (

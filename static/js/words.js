@@ -14,6 +14,11 @@ export function whole(n) {
   return n === null || n === undefined ? "—" : Math.round(n).toLocaleString("en-US");
 }
 
+/** A size in its unit: 18314 -> "18,314", 1204992 -> "1.20 M". */
+export function amount(n) {
+  return n < 1e6 ? whole(n) : count(n);
+}
+
 /** 0.9722 -> "97.2 %". */
 export function percent(fraction, digits = 1) {
   return fraction === null || fraction === undefined ? "—" : `${(100 * fraction).toFixed(digits)} %`;
