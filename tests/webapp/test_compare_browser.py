@@ -121,7 +121,7 @@ def shaded(place: Locator) -> tuple[bool, bool]:
     """Whether its left and its right edge differ from the ground between, above all text."""
     with Image.open(io.BytesIO(place.screenshot())) as picture:
         pixels = picture.convert("L")
-        left, ground, right = (pixels.getpixel((x, 2)) for x in (0, pixels.width // 2, pixels.width - 1))
+        left, ground, right = (pixels.getpixel((x, 2)) for x in (3, pixels.width // 2, pixels.width - 4))
     return abs(left - ground) > 12, abs(right - ground) > 12  # type: ignore[operator]
 
 

@@ -314,6 +314,8 @@ def test_each_chart_can_be_read_as_a_table(context: BrowserContext) -> None:
     start(page, "Read, 2 seconds")
     expect_state(page, "Finished")
     figure = page.locator("figure", has=page.locator("#chart-kept"))
+    figure.scroll_into_view_if_needed()
+    figure.locator(".legend").wait_for()
     beneath = (
         "plot => plot.getBoundingClientRect().bottom - plot.querySelector('.legend').getBoundingClientRect().bottom"
     )
