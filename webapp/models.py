@@ -42,7 +42,7 @@ class SearchState(State):
     QUEUED = "queued", "Waits for a free worker.", "Queued"
     RUNNING = "running", "A worker is on it.", "Running"
     PAUSING = "pausing", "Saves where it is, then frees its device.", "Pausing"
-    PAUSED = "paused", "Waits, saved, until it is resumed.", "Paused"
+    PAUSED = "paused", "Saved; waits until it is resumed.", "Paused"
     STOPPING = "stopping", "Finishes early with the best network so far.", "Stopping"
     FINISHED = "finished", "Done; the network is ready to download.", "Finished"
     CANCELLED = "cancelled", "Ended on request, without a result.", "Cancelled"

@@ -67,7 +67,7 @@ function wait(problems) {
   for (const name of ["target", "also", "limits", "time", "memory", "file"]) at(`outlook-${name}`).textContent = "—";
   for (const name of ["smallest", "full"]) at(`reach-${name}`).textContent = "—";
   at("reach").setAttribute("aria-label", "What can be reached is not known yet.");
-  at("outlook-basis").textContent = `They wait until the marked ${problems === 1 ? "field is" : "fields are"} mended.`;
+  at("outlook-basis").textContent = `These figures wait until the marked ${problems === 1 ? "field is" : "fields are"} mended.`;
 }
 
 function verdict(answer, known) {

@@ -44,7 +44,7 @@ const say = {
   committed: committed,
   collapse_averted: (event) => ({
     tone: "grow",
-    text: `${capital(blockName(event.block))} would have kept only skips and pools; ${candidate(event.choice, event.label)} is held on.`,
+    text: `${capital(blockName(event.block))} would have kept only skips and pools; ${candidate(event.choice, event.label)} is kept.`,
   }),
   stage_finished: (event, model) => plain(
     `${capital(stageName(event, model))} (${event.name}) is closed after ${duration(event.seconds)} with ${left(event, model)}` +

@@ -593,7 +593,7 @@ def test_every_kind_of_event_the_log_tells_is_a_sentence(script: Page, told: lis
                 stage=0, epoch=3, block="cell 1", choice="c1_n0_ops", unit=1, label="s0 sep_conv_3x3", score=0.4,
                 threshold=0.5,
             ),
-            "Cell 2 would have kept only skips and pools; separable convolution 3\u00d73 (in1 → n1) is held on.",
+            "Cell 2 would have kept only skips and pools; separable convolution 3\u00d73 (in1 → n1) is kept.",
         ),
         (
             events.SearchFailed(error="", message="It ended with exit status 7.\nIts last words:\nno", problems=[]),

@@ -121,7 +121,7 @@ def test_nothing_moves_while_the_first_answer_and_later_ones_come(page: Page, si
     expect_reachable(page, "Read the warning below the button first.")
     assert [spot(place) for place in places] == before
     page.get_by_label("Target", exact=True).fill("many")
-    expect(page.locator("#outlook-basis")).to_have_text("They wait until the marked field is mended.")
+    expect(page.locator("#outlook-basis")).to_have_text("These figures wait until the marked field is mended.")
     assert page.locator("#outlook-figures dd:visible").all_inner_texts() == ["—"] * 4, (
         "nothing of what was asked before"
     )
