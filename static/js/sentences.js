@@ -66,7 +66,7 @@ const say = {
 /** The size that has not been pruned for good: what is merely off at the moment counts, too. */
 function left({ size }, { started, stage }) {
   const isEarly = stage && started && stage.blocks < started.blocks.length;
-  return `${amount(size)} ${metricUnit(started?.metric)}${isEarly ? " in its blocks" : ""}`;
+  return `${amount(size)} ${metricUnit(started?.metric)}${isEarly ? " of the open blocks" : ""}`;
 }
 
 function committed(event, model) {
