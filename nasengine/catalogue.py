@@ -77,6 +77,9 @@ SPACES = {
     ),
 }
 
+METRICS = {"params": "parameters", "macs": "multiply-adds"}
+"""What a size is counted in."""
+
 PRESETS = {
     "quick": Preset(
         label="Quick",

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from nasengine import catalogue, splits
 from nasengine.architecture import Plan
+from nasengine.catalogue import METRICS
 from nasengine.config import FEWEST_EPOCHS, MOST_EPOCHS, SearchConfig
+from nasengine.durations import duration
 from nasengine.names import brief
 from nasengine.splits import DataFacts
 
@@ -28,8 +30,6 @@ MEASURED_EPOCHS = 6
 QUICK_STEPS = 336
 """Of the weights in a quick search of the digits, the shortest whose accuracy is known to be good."""
 DAY = 86_400
-
-UNITS = {"params": "parameters", "macs": "multiply-adds"}
 
 Caution = tuple[str, str]
 """Dotted field and sentence."""
@@ -134,14 +134,15 @@ def _edge(field: str, metric: str, size: int, reach: Mapping[str, tuple[int, int
     if 0 <= share < LITTLE:
         yield (
             field,
-            f"{size:,} {UNITS[metric]} are hardly above the smallest network ({least:,}): nearly everything has to go, "
-            f"whatever it is worth; give {math.ceil(least + LITTLE * (full - least)):,} or more, or a smaller space",
+            f"{size:,} {METRICS[metric]} are hardly above the smallest network ({least:,}): nearly everything has "
+            f"to go, whatever it is worth; give {math.ceil(least + LITTLE * (full - least)):,} or more, or a smaller "
+            "space",
         )
     elif full >= size > MUCH * full:
         yield (
             field,
-            f"{size:,} {UNITS[metric]} are {100 * size / full:.0f} % of the whole space, so hardly anything is pruned; "
-            "in our benchmark searching led random networks by 5.7 points of accuracy at 5 %, by 1.6 at 30 %; "
+            f"{size:,} {METRICS[metric]} are {100 * size / full:.0f} % of the whole space, so hardly anything is "
+            "pruned; in our benchmark searching led random networks by 5.7 points of accuracy at 5 %, by 1.6 at 30 %; "
             f"give less, such as {int(0.3 * full):,}",
         )
 
@@ -187,9 +188,8 @@ def _length(config: SearchConfig, steps: int) -> Iterator[Caution]:
 
 def _time(config: SearchConfig, seconds: float) -> Iterator[Caution]:
     if config.runtime.device != "cuda" and seconds > DAY:
-        days = round(seconds / DAY)
         yield (
             "preset",
-            f"without a GPU this takes {f'about {days:,} days' if days > 1 else 'more than a day'} on one processor "
-            "core; choose less effort, smaller images, or a limit on the images",
+            f"without a GPU this takes {duration(seconds)} on one processor core; choose less effort, smaller images, "
+            "or a limit on the images",
         )

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from nasengine import catalogue
 from nasengine.errors import ConfigError
 from nasengine.names import CONTROL, brief, shown
+from nasengine.refusals import refusal
 
 Preset = Literal["quick", "standard", "thorough"]
 Granularity = Literal["operation", "filter", "weight"]
@@ -392,7 +393,8 @@ class TargetConfig(Part):
             _check_amount(f"target.limits.{metric}", value)
             if metric == self.metric:
                 raise ConfigError.at(
-                    f"target.limits.{metric}", f"the target is on {metric} already; leave it empty, or limit another"
+                    f"target.limits.{metric}",
+                    f"the target is on {catalogue.METRICS[metric]} already; leave it empty, or limit another",
                 )
         return self
 
@@ -680,8 +682,7 @@ def _sentence(item: Any, location: list[Any]) -> str:
         for part in location[:-1]:
             owner = SPACES[part] if part in SPACES else owner.model_fields[part].annotation
         return f"there is no such setting{_meant(str(location[-1]), list(owner.model_fields))}"
-    text = item["msg"][0].lower() + item["msg"][1:]
-    return f"{text}, not {item['input']!r}" if not isinstance(item["input"], dict | list) else text
+    return refusal(item)
 
 
 def _meant(given: str, known: list[str]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from nasengine import catalogue, splits
 from nasengine.architecture import Architecture, Plan, activations, lowered, smallest
+from nasengine.catalogue import METRICS
 from nasengine.cautions import cautions
 from nasengine.config import SearchConfig
 from nasengine.errors import ConfigError
@@ -175,10 +176,10 @@ def _problems(
     for field, size in (("target.value", target), *(("target.also", size) for size in family if size != target)):
         if size > full:
             mend = f"give at most {full:,}, or a larger space (more blocks or channels)"
-            found.append((field, f"{size:,} {metric} is more than the whole space has; {mend}"))
+            found.append((field, f"{size:,} {METRICS[metric]} are more than the whole space has; {mend}"))
         if size < least:
             mend = f"give at least {least:,}, or a smaller space (fewer blocks or channels)"
-            found.append((field, f"{size:,} {metric} is below what this space can surely reach; {mend}"))
+            found.append((field, f"{size:,} {METRICS[metric]} are below what this space can surely reach; {mend}"))
     found += _limit_problems(limits, reach)
     found += _stage_problems(config, plan)
     learning = learning_images(config, counts["train"])
@@ -201,7 +202,7 @@ def _limit_problems(limits: dict[str, int], reach: dict[str, tuple[int, int]]) -
         least, _ = reach[metric]
         if limit < least:
             mend = f"give at least {least:,}, or a smaller space (fewer blocks or channels)"
-            sentence = f"{limit:,} {metric} is below what this space can surely reach; {mend}"
+            sentence = f"{limit:,} {METRICS[metric]} are below what this space can surely reach; {mend}"
             found.append((f"target.limits.{metric}", sentence))
     return found
 
@@ -214,9 +215,8 @@ def _stage_problems(config: SearchConfig, plan: Plan) -> list[tuple[str, str]]:
         least = smallest(plan, config.strategy.granularities, metric, exit_)
         if int(share * full) < least:
             mend = f"give at least {math.ceil(100 * least / full) / 100:g}, or other stage ends"
-            found.append(
-                ("strategy.stage_shares", f"{share:g} of {full:,} {metric} is below what the stage can reach; {mend}")
-            )
+            problem = f"{share:g} of {full:,} {METRICS[metric]} is below what the stage can reach; {mend}"
+            found.append(("strategy.stage_shares", problem))
     return found
 
 

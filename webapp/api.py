@@ -28,6 +28,7 @@ from pydantic import ValidationError as WrongFields
 
 from nasengine.config import SearchConfig, document
 from nasengine.errors import ConfigError
+from nasengine.refusals import refusal
 from webapp import selectors, services
 from webapp.files import all_files, one_file
 from webapp.models import Artifact, Search
@@ -268,8 +269,7 @@ def describe_search(request: HttpRequest, pk: UUID) -> Any:
         given = Description.model_validate(_json(request, "name, note and tags"))
     except WrongFields as error:
         raise ConfigError(
-            (".".join(str(part) for part in item["loc"]), item["msg"][0].lower() + item["msg"][1:])
-            for item in error.errors(include_url=False)
+            (".".join(str(part) for part in item["loc"]), refusal(item)) for item in error.errors(include_url=False)
         ) from None
     services.search_describe(search=search, name=given.name, note=given.note, tags=given.tags)
     return _search(request, pk)
@@ -362,7 +362,7 @@ def _say_problems(request: HttpRequest, error: ConfigError) -> HttpResponse:
 
 @api.exception_handler(ValidationError)
 def _say_parameters(request: HttpRequest, error: ValidationError) -> HttpResponse:
-    problems = [[str(item["loc"][-1]), item["msg"][0].lower() + item["msg"][1:]] for item in error.errors]
+    problems = [[str(item["loc"][-1]), refusal(item)] for item in error.errors]
     return api.create_response(request, {"problems": problems}, status=422)
 
 
@@ -393,8 +393,8 @@ def _say_what_the_framework_refuses(request: HttpRequest, error: HttpError) -> H
 
 
 @api.exception_handler(services.Refused)
-def _say_refusal(request: HttpRequest, refusal: services.Refused) -> HttpResponse:
-    return api.create_response(request, {"message": str(refusal)}, status=409)
+def _say_refused(request: HttpRequest, refused: services.Refused) -> HttpResponse:
+    return api.create_response(request, {"message": str(refused)}, status=409)
 
 
 def _in_json(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:

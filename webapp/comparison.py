@@ -146,7 +146,7 @@ FIGURES: tuple[
     ("Parameters (non-zero)", _at("achieved", "params"), words.whole, min),
     ("Multiply-adds per image", _at("achieved", "macs"), words.count, min),
     ("File", _at("achieved", "bytes"), words.size, min),
-    (LATENCY, _at("achieved", "latency_ms"), lambda ms: f"{ms:.2f} ms", min),
+    (LATENCY, _at("achieved", "latency_ms"), words.milliseconds, min),
     ("Search and training took", _seconds, words.duration, min),
 )
 

@@ -25,7 +25,7 @@ from nasengine import catalogue
 from nasengine.config import PRESETS, SPACES, SearchConfig, parse
 from nasengine.errors import ConfigError
 from webapp.again import leaves
-from webapp.models import METRICS, DatasetState, Search
+from webapp.models import DatasetState, Search
 from webapp.selectors import Asked, datasets_of, search_asked
 
 BASIC_ORDER = ("name", "preset", "data.dataset", "space.kind", "strategy.kind", "target.metric", "target.value")
@@ -48,7 +48,7 @@ LABELS: dict[str, dict[str, str]] = {
     "preset": {name: entry.label for name, entry in catalogue.PRESETS.items()},
     "space.kind": {name: entry.label for name, entry in catalogue.SPACES.items()},
     "strategy.kind": {name: entry.label for name, entry in catalogue.STRATEGIES.items()},
-    "target.metric": {name: label.capitalize() for name, label in METRICS.items()},
+    "target.metric": {name: label.capitalize() for name, label in catalogue.METRICS.items()},
 }
 YES_NO = {"true": "Yes", "false": "No"}
 AMOUNTS = re.compile(r"\d{1,3}(?:,\d{3})+(?!,?\d)%?|[^\s,]+")

@@ -66,12 +66,12 @@ class ListForm(forms.Form):
 
     @property
     def asked_text(self) -> str:
-        """What is asked for, after `none of your searches`."""
+        """What is asked for, after `none of your searches has`."""
         asked = self.cleaned_data
         parts = {
-            "name": f"has “{asked.get('name')}” in its name",
-            "state": f"is {dict(STATES).get(asked.get('state', ''))}",
-            "tag": f"carries the tag “{asked.get('tag')}”",
+            "name": f"“{asked.get('name')}” in its name",
+            "state": f"the state “{dict(STATES).get(asked.get('state', ''))}”",
+            "tag": f"the tag “{asked.get('tag')}”",
         }
         return " and ".join(text for name, text in parts.items() if asked.get(name))
 

@@ -14,6 +14,8 @@ from django.conf import settings
 from django.db import models
 from django.urls import reverse
 
+from nasengine import catalogue
+
 UPLOAD = "upload:"
 """Before a data set's id, where a configuration names it: no path of this machine ever leaves or enters it."""
 
@@ -41,7 +43,7 @@ class SearchState(State):
     QUEUED = "queued", "Waits for a free worker.", "Queued"
     RUNNING = "running", "A worker is on it.", "Running"
     PAUSING = "pausing", "Saves where it is, then frees its device.", "Pausing"
-    PAUSED = "paused", "Waits, saved, until it is resumed.", "Paused"
+    PAUSED = "paused", "Saved; waits until it is resumed.", "Paused"
     STOPPING = "stopping", "Finishes early with the best network so far.", "Stopping"
     FINISHED = "finished", "Done; the network is ready to download.", "Finished"
     CANCELLED = "cancelled", "Ended on request, without a result.", "Cancelled"
@@ -436,7 +438,6 @@ class Delivery(models.Model):
 
 
 CUT_SHORT = {"search": "its search", "retraining": "its training"}
-METRICS = {"params": "parameters", "macs": "multiply-adds"}
 
 
 def target_text(target: dict[str, Any]) -> str:
@@ -486,7 +487,7 @@ def early_text(phases: Collection[str]) -> str:
 
 
 def _limit_text(metric: str, value: float | str) -> str:
-    name, text = METRICS.get(metric, metric), _amount_text(value)
+    name, text = catalogue.METRICS.get(metric, metric), _amount_text(value)
     return f"{text} of the {name}" if text.endswith("%") else f"{text} {name}"
 
 

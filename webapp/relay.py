@@ -88,7 +88,9 @@ def store(*, search_id: UUID, attempt: int, said: Sequence[events.Event]) -> boo
             current.update(rewinds=rewinds, curve=curve.extended(search.curve, points, anew=first))
         said = _numbered(said, after=stored.aggregate(last=Max("seq"))["last"] or 0)
         SearchEvent.objects.bulk_create(
-            SearchEvent(search_id=search_id, attempt=attempt, seq=event.seq, kind=event.kind, payload=_payload(event))
+            SearchEvent(
+                search_id=search_id, attempt=attempt, seq=event.seq, kind=event.kind, payload=_payload(event, attempt)
+            )
             for event in said
         )
         if any(isinstance(event, events.EpochFinished | events.ResultReady) for event in said):
@@ -97,8 +99,8 @@ def store(*, search_id: UUID, attempt: int, said: Sequence[events.Event]) -> boo
     return True
 
 
-def _payload(event: events.Event) -> dict[str, Any]:
-    return {"kind": event.kind, **asdict(event)}
+def _payload(event: events.Event, attempt: int) -> dict[str, Any]:
+    return {"kind": event.kind, "attempt": attempt, **asdict(event)}
 
 
 def _numbered(said: Sequence[events.Event], *, after: int) -> list[events.Event]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import math
 import os
 import re
@@ -44,6 +45,8 @@ FEED_ROWS = 200
 """Events in one frame or answer."""
 PACES, MIDDLE = 5, math.sqrt(QUICKEST * SLOWEST)
 """Finished searches that an estimate looks back on, and where in the benchmark's range one is that fits it best."""
+LOOKED_THROUGH, ALIKE = 15, 10
+"""Searches among which they are sought, and how many times as long or as short as the asked one they may be."""
 THUMBNAIL = re.compile(r"(\d+)-(\d+)\.png")
 
 
@@ -109,10 +112,14 @@ def engine_config(search: Search) -> dict[str, Any]:
 def time_of(owner: User, look: Outlook) -> dict[str, float]:
     """Seconds (least, most) that a search may take on this machine.
 
-    The benchmark's range, moved to where the last `searches` of this user were in it; 0 if there is none to tell.
+    The benchmark's range, moved to where the last `searches` of this user were in it; 0 if there is none to tell. Those
+    of quite another length say nothing: what a search of a minute takes is mostly what every search takes to begin.
     """
     ended = Search.objects.filter(owner=owner, state=SearchState.FINISHED).order_by("-finished_at")
-    paces = [pace for pk in ended.values_list("pk", flat=True)[:PACES] if (pace := _pace(pk)) is not None]
+    asked = look.estimate["seconds_cpu"]
+    known = filter(None, map(_times, ended.values_list("pk", flat=True)[:LOOKED_THROUGH]))
+    alike = (taken / seconds for taken, seconds in known if asked / ALIKE <= seconds <= asked * ALIKE)
+    paces = list(itertools.islice(alike, PACES))
     usual = statistics.median(paces) / MIDDLE if paces else 1.0
     return {
         "least": usual * look.estimate["seconds_least"],
@@ -122,8 +129,8 @@ def time_of(owner: User, look: Outlook) -> dict[str, float]:
 
 
 @functools.lru_cache(maxsize=1000)
-def _pace(pk: UUID) -> float | None:
-    """Time of a finished search against its estimate, which never changes; None if it ended early or cannot be told."""
+def _times(pk: UUID) -> tuple[float, float] | None:
+    """Seconds of a finished search and of its estimate; None if it ended early or cannot be told. They never change."""
     search = Search.objects.select_related("dataset").filter(pk=pk).first()
     report = (search.report or {}) if search else {}
     taken = sum((report.get("seconds") or {}).values())
@@ -131,7 +138,7 @@ def _pace(pk: UUID) -> float | None:
         return None
     try:
         config = parse(engine_config(search))
-        return float(taken / outlook(config, _facts(config, search.dataset)).estimate["seconds_cpu"])
+        return float(taken), outlook(config, _facts(config, search.dataset)).estimate["seconds_cpu"]
     except EngineError:  # its data set was deleted, or a version since reads it otherwise
         return None
 

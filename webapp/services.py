@@ -32,6 +32,7 @@ from django.utils import timezone
 from kombu.exceptions import OperationalError
 
 from nasengine.errors import ConfigError
+from nasengine.events import SearchFailed
 from webapp import descriptions, hooks, relay
 from webapp.celery import app
 from webapp.models import (
@@ -386,14 +387,24 @@ def search_finish(*, search_id: UUID, attempt: int) -> bool:
 
 def search_fail(*, search_id: UUID, attempt: int, message: str, problems: Iterable[Iterable[str]] = ()) -> bool:
     """Ends the attempt's search with the reason."""
-    return search_move(
-        search_id=search_id,
-        old=HELD_STATES,
-        new=SearchState.FAILED,
-        fence=attempt,
-        message=message,
-        problems=[list(problem) for problem in problems],
-    )
+    given = [list(problem) for problem in problems]
+    with transaction.atomic():
+        _tell_failure(search_id, attempt, message, given)
+        return search_move(
+            search_id=search_id,
+            old=HELD_STATES,
+            new=SearchState.FAILED,
+            fence=attempt,
+            message=message,
+            problems=given,
+        )
+
+
+def _tell_failure(search_id: UUID, attempt: int, message: str, problems: list[list[str]]) -> None:
+    """Says it among the events, unless the engine did so itself: one that crashed could not."""
+    if not SearchEvent.objects.filter(search_id=search_id, attempt=attempt, kind=SearchFailed.kind).exists():
+        failed = SearchFailed(error="", message=message, problems=problems)
+        relay.store(search_id=search_id, attempt=attempt, said=[failed])
 
 
 def search_end_cancelled(*, search_id: UUID, attempt: int) -> bool:
@@ -432,12 +443,15 @@ def search_interrupt(
             return False
         losses = search.losses + is_loss
         interrupted = SearchState.INTERRUPTED
+        is_given_up = losses >= settings.MAX_LOSSES and search.requested != Request.CANCEL
+        given_up = f"{reason} Given up after {losses} attempts without progress."
+        if is_given_up:
+            _tell_failure(search_id, attempt, given_up, [])
         search_move(search_id=search_id, old=HELD_STATES, new=interrupted, fence=attempt, losses=losses)
         if search.requested == Request.CANCEL:
             search_move(search_id=search_id, old=interrupted, new=SearchState.CANCELLED)
-        elif losses >= settings.MAX_LOSSES:
-            message = f"{reason} Given up after {losses} attempts without progress."
-            search_move(search_id=search_id, old=interrupted, new=SearchState.FAILED, message=message)
+        elif is_given_up:
+            search_move(search_id=search_id, old=interrupted, new=SearchState.FAILED, message=given_up)
         elif search.requested == Request.PAUSE:
             search_move(
                 search_id=search_id, old=interrupted, new=SearchState.PAUSED, requested=Request.NONE, eta_seconds=None,

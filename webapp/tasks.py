@@ -276,4 +276,4 @@ def _conclude_packing(dataset: Dataset, ended: Ended, said: dict[str, events.Eve
 
 
 def _reason(sentence: str, ended: Ended) -> str:
-    return f"{sentence} Its last words:\n{ended.tail[-REASON_LENGTH:]}" if ended.tail else sentence
+    return f"{sentence}\nIts last words:\n{ended.tail[-REASON_LENGTH:]}" if ended.tail else sentence

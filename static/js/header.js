@@ -2,7 +2,7 @@
 
 import { furtherTarget, networkName } from "./names.js";
 import { etaRange } from "./run.js";
-import { count, duration, listed, metricUnit, percent, span, whole } from "./words.js";
+import { ago, amount, count, duration, listed, metricUnit, percent, span } from "./words.js";
 
 const at = (id) => document.getElementById(id);
 
@@ -24,18 +24,21 @@ export function figures(model) {
   const report = model.result?.report;
   const trained = model.retrain && (furtherTarget(model.retrain.network) ?? started.target);
   const commit = (trained && model.commits.findLast((one) => one.target === trained)) ?? model.commits.at(-1);
-  const size = report?.achieved?.[started.metric] ?? (trained ? commit?.size : model.progress?.size) ?? started.full_size;
+  const isFit = commit && ["fit", "stage_end"].includes(commit.reason);
+  const stays = trained || (isFit && commit.seq > (model.progress?.seq ?? 0)); // what is off at other times may come back
+  const size = report?.achieved?.[started.metric] ?? (stays ? commit?.size : model.progress?.size) ?? started.full_size;
+  const unit = `${metricUnit(started.metric)}${report || stays ? "" : " on now"}`;
   const isEarly = !report && !trained && model.stage && model.stage.blocks < started.blocks.length;
   const target = (report ? started.target : trained) || (model.stage?.target ?? started.target);
-  at("figure-size").textContent = short(size);
+  at("figure-size").textContent = amount(size);
   const also = started.also?.length ? `, also ${listed(started.also)}` : "";
   at("figure-size-note").textContent = isEarly
-    ? `${metricUnit(started.metric)} of the open blocks; this stage aims at ${short(target)}, the search at ${short(started.target)}${also}`
-    : `${metricUnit(started.metric)}, target ${short(target)}${also}`;
+    ? `${unit} of the open blocks; this stage aims at ${amount(target)}, the search at ${amount(started.target)}${also}`
+    : `${unit}, target ${amount(target)}${also}`;
   const accuracy = report?.accuracy?.validation ?? model.retrain?.validation?.accuracy ?? model.epoch?.validation?.accuracy;
   at("figure-accuracy").textContent = percent(accuracy);
   at("figure-accuracy-note").textContent = model.retrain ? "on validation images, retrained" : "on validation images";
-  const isFinal = commit && ["fit", "stage_end"].includes(commit.reason) && commit.seq > (model.epoch?.seq ?? 0);
+  const isFinal = isFit && commit.seq > (model.epoch?.seq ?? 0);
   const kept = isFinal ? commit.totals : (model.epoch?.kept ?? commit?.totals);
   for (const level of ["operation", "filter", "weight"]) {
     const [on, all] = (level === "weight" && (report || trained) ? running(model, commit) : kept?.[level]) ?? [0, 0];
@@ -50,8 +53,6 @@ function running(model, commit) {
   const sum = (count) => all.reduce((total, choice) => total + count(choice), 0);
   return commit && [sum(({ name, units }) => commit.kept_weights[name] ?? units), sum(({ units }) => units)];
 }
-
-const short = (size) => (size < 1e6 ? whole(size) : count(size));
 
 function stageLine(model) {
   const { started, stage, progress: step, retrain, phase } = model;
@@ -91,7 +92,7 @@ function facts(model, { attempt, started_at: began, finished_at: ended }) {
   const elapsed = began ? ((ended ? new Date(ended) : new Date()) - new Date(began)) / 1000 : null;
   const parts = [
     model.started && `on ${model.started.device}`,
-    elapsed !== null && `${ended ? "took" : "began"} ${duration(elapsed)}${ended ? "" : " ago"}`,
+    elapsed !== null && (ended ? `took ${duration(elapsed)}` : `began ${ago(elapsed)}`),
     attempt > 1 && `attempt ${attempt}`,
   ];
   tell("facts", parts.filter(Boolean).join(" · "));

@@ -6,6 +6,7 @@ const form = document.getElementById("new-search");
 const at = (id) => document.getElementById(id);
 const value = form.elements["target__value"];
 const slider = at("target-slider");
+const CONTROLS = ".form-control, .form-select, [type=checkbox], [role=radiogroup]";
 let full = null;
 let asked = 0;
 let timer = null;
@@ -41,7 +42,7 @@ function show(answer) {
   if (refusal) refusal.hidden = answer.feasible; // mended
   tell(at("outlook-sentence"), verdict(answer, known));
   tell(at("outlook-further"), further(answer));
-  if (!known) return;
+  if (!known) return wait(answer.problems.length);
   full = answer.full_size;
   const unit = metricUnit(answer.metric);
   const place = Math.min(100, (100 * (answer.target ?? 0)) / full);
@@ -60,6 +61,14 @@ function show(answer) {
   at("outlook-file").textContent = `${bytes(answer.estimate.bytes_least)} to ${bytes(answer.estimate.bytes_most)}`;
   at("outlook-basis").textContent = basis(answer.time.searches);
   slide();
+}
+
+/** No figures, in the room of the old ones: they would be of something else than what the fields say now. */
+function wait(problems) {
+  for (const name of ["target", "also", "limits", "time", "memory", "file"]) at(`outlook-${name}`).textContent = "—";
+  for (const name of ["smallest", "full"]) at(`reach-${name}`).textContent = "—";
+  at("reach").setAttribute("aria-label", "What can be reached is not known yet.");
+  at("outlook-basis").textContent = `These figures wait until the marked ${problems === 1 ? "field is" : "fields are"} mended.`;
 }
 
 function verdict(answer, known) {
@@ -86,7 +95,7 @@ function limit(most, unit, [smallest, all]) {
 
 function basis(searches) {
   const time = searches
-    ? `Time: from your last ${searches === 1 ? "search" : `${searches} searches`}.`
+    ? `Time: from your last ${searches === 1 ? "search" : `${searches} searches`} of about this length.`
     : "Time: from our benchmark, on one core of a quiet processor; a GPU is faster.";
   return `${time} File: the more of the cut weights are zeros in it, the larger.`;
 }
@@ -94,7 +103,12 @@ function basis(searches) {
 /** Each sentence under its field, and all of them, with links, beside the button. */
 function problems(found) {
   for (const field of form.querySelectorAll("[data-field]")) {
-    tell(field.querySelector(".problem"), found.filter(([name]) => name === field.dataset.field).map(([, sentence]) => sentence).join(" "));
+    const sentences = found.filter(([name]) => name === field.dataset.field).map(([, sentence]) => sentence);
+    tell(field.querySelector(".problem"), sentences.join(" "));
+    for (const control of field.querySelectorAll(CONTROLS)) {
+      if (sentences.length) control.setAttribute("aria-invalid", "true");
+      else control.removeAttribute("aria-invalid");
+    }
   }
   notes(at("outlook-problems"), found);
 }
@@ -112,7 +126,8 @@ function notes(list, found) {
 function link(field, sentence) {
   const made = document.createElement("a");
   made.href = `#${field.querySelector(".problem").id}`;
-  made.textContent = sentence;
+  const label = field.querySelector(".form-label")?.firstChild.textContent.trim();
+  made.textContent = label ? `${label}: ${sentence}` : sentence;
   made.addEventListener("click", (click) => {
     click.preventDefault();
     const folded = field.closest("details");

@@ -4,7 +4,7 @@
 // Only `progress` events are thinned in very long runs; commits, epochs and everything else are kept as they came.
 
 import { furtherTarget, lineName } from "./names.js";
-import { sentence, stageName } from "./sentences.js";
+import { resumed, sentence, stageName } from "./sentences.js";
 
 const MOST_PROGRESS = 6000;
 const MOST_LOG = 200;
@@ -56,7 +56,7 @@ export function etaRange({ etaSeconds, fraction, totals }) {
 
 function emptyModel(charts) {
   return {
-    data: null, dataProgress: null, started: null, stage: null, progress: null, epoch: null, commits: [], retrain: null,
+    attempt: 1, data: null, dataProgress: null, started: null, stage: null, progress: null, epoch: null, commits: [], retrain: null,
     result: null, failure: null, endedIn: null, finished: null, phase: "waiting", fraction: 0, etaSeconds: null,
     totals: [], trail: [], alternatives: null, boundaries: [], log: [], progressCount: 0, changed: new Set(charts.map((chart) => chart.id)),
     traces: Object.fromEntries(charts.map((chart) => [chart.id, new Map()])),
@@ -75,11 +75,13 @@ function extend(model, charts, event) {
       if (series.event === event.kind) plot(model, chart.id, series, event);
     }
   }
-  const said = sentence(event, model);
-  if (said) {
-    model.log.push({ seq: event.seq, ...said });
-    if (model.log.length > MOST_LOG) model.log.shift();
+  if (event.attempt > model.attempt) {
+    model.attempt = event.attempt;
+    model.log.push({ seq: event.seq, ...resumed(event.attempt) });
   }
+  const said = sentence(event, model);
+  if (said) model.log.push({ seq: event.seq, ...said });
+  while (model.log.length > MOST_LOG) model.log.shift();
 }
 
 const note = {

@@ -1,13 +1,18 @@
 // What does an event say, in plain words? One sentence and a tone for the log; null for events too frequent to list.
 
 import { blockName, candidate, furtherTarget, networkName } from "./names.js";
-import { count, duration, enumerated, listed, metricUnit, percent, plural, whole } from "./words.js";
+import { amount, count, duration, enumerated, listed, metricUnit, percent, plural, whole } from "./words.js";
 
 const LEVELS = [["operation", "operation"], ["filter", "filter"], ["weight", "weight"]];
 
 /** {text, tone} of an event; `model` already knows it. Tones: plain, prune, grow, good, bad. */
 export function sentence(event, model) {
   return say[event.kind]?.(event, model) ?? null;
+}
+
+/** What the log says where another attempt took over. */
+export function resumed(attempt) {
+  return { tone: "plain", text: `Attempt ${attempt} begins here: the one before had stopped, or its engine was lost. What it had saved goes on.` };
 }
 
 /** "12 operations, 40 filters and 1,300 weights", leaving out what is zero. */
@@ -39,29 +44,35 @@ const say = {
   committed: committed,
   collapse_averted: (event) => ({
     tone: "grow",
-    text: `${capital(blockName(event.block))} would have kept only skips and pools; ${candidate(event.choice, event.label)} is held on.`,
+    text: `${capital(blockName(event.block))} would have kept only skips and pools; ${candidate(event.choice, event.label)} is kept.`,
   }),
   stage_finished: (event, model) => plain(
-    `${capital(stageName(event, model))} (${event.name}) is closed after ${duration(event.seconds)}: size ${count(event.size)}` +
+    `${capital(stageName(event, model))} (${event.name}) is closed after ${duration(event.seconds)} with ${left(event, model)}` +
       (event.validation.accuracy === null || event.validation.accuracy === undefined ? "." : `, validation accuracy ${percent(event.validation.accuracy)}.`),
   ),
   retrain_epoch: (event) => {
     if (event.epoch !== 1) return null;
     return plain(`${capital(networkName(event.network))} is now built for real, without masks, and trained for ${plural(event.epochs, "epoch")}.`);
   },
-  result_ready: (event) => {
+  result_ready: (event, model) => {
     const target = furtherTarget(event.folder);
     const what = target === null ? "the result" : networkName(`at ${target}`);
-    return good(`${capital(what)} is ready: ${whole(event.report.achieved?.params)} parameters, test accuracy ${percent(event.report.accuracy?.test)}.`);
+    return good(`${capital(what)} is ready: ${whole(event.report.achieved?.params)} parameters${model.started?.metric === "macs" ? `, ${count(event.report.achieved?.macs)} multiply-adds` : ""}, test accuracy ${percent(event.report.accuracy?.test)}.`);
   },
   search_finished: (event) => good(`Finished after ${duration(event.seconds)}.`),
-  search_failed: (event) => ({ tone: "bad", text: event.message }),
+  search_failed: (event) => ({ tone: "bad", text: event.message.split("\n")[0] }),
 };
 
-function committed(event) {
+/** The size that has not been pruned for good: what is merely off at the moment counts, too. */
+function left({ size }, { started, stage }) {
+  const isEarly = stage && started && stage.blocks < started.blocks.length;
+  return `${amount(size)} ${metricUnit(started?.metric)}${isEarly ? " of the open blocks" : ""}`;
+}
+
+function committed(event, model) {
   const pruned = units(event.pruned);
   const regrown = units(event.regrown);
-  const size = `Size ${count(event.size)}, target ${count(event.target)}.`;
+  const size = `${capital(left(event, model))} are left, the target is ${amount(event.target)}.`;
   const when = `Epoch ${event.epoch}: `;
   if (regrown !== "nothing" && pruned === "nothing") return { tone: "grow", text: `${when}${regrown} regrown. ${size}` };
   if (regrown !== "nothing") return { tone: "grow", text: `${when}${regrown} regrown, ${pruned} pruned. ${size}` };

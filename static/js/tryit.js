@@ -4,7 +4,7 @@ import { element } from "./elements.js";
 import { Local, Unfetched } from "./onnx.js";
 import { paint, photographed, Sheet, Unreadable } from "./picture.js";
 import { likeliest } from "./pixels.js";
-import { bytes, percent, plural } from "./words.js";
+import { bytes, milliseconds, percent, plural } from "./words.js";
 
 const CAMERA = {
   NotAllowedError: "The camera was refused. Allow it beside the browser's address line, or choose a photo.",
@@ -23,7 +23,7 @@ class TryIt extends HTMLElement {
     this.asked = 0;
     this.addEventListener("click", (click) => this.clicked(click.target));
     this.addEventListener("change", ({ target }) => {
-      if (target.type === "file" && target.files.length) this.ask({ file: target.files[0] });
+      if (target.type === "file" && target.files.length) this.ask({ file: target.files[0], input: target });
       else if (target.matches("select") && this.last) this.ask(this.last);
     });
     this.addEventListener("submit", (submit) => submit.preventDefault());
@@ -52,17 +52,22 @@ class TryIt extends HTMLElement {
       drop.addEventListener(kind, (event) => {
         event.preventDefault();
         drop.classList.toggle("over", kind === "dragenter" || kind === "dragover");
-        if (kind === "drop" && event.dataTransfer.files.length) this.ask({ file: event.dataTransfer.files[0] });
+        if (kind !== "drop" || !event.dataTransfer.files.length) return;
+        const input = this.part("input[type=file]");
+        input.files = event.dataTransfer.files;
+        input.dispatchEvent(new Event("change", { bubbles: true }));
       });
     }
   }
 
   // Asking
 
-  /** What the network says of `file` (or the promise of one); `truth` is the name of its class where that is known. */
+  /** What the network says of `file` (or the promise of one), which `input` or `example` gave; `truth` is the name of its class. */
   async ask(subject) {
     const [turn, network] = [++this.asked, this.network];
     this.last = subject;
+    if (!subject.input) this.part("input[type=file]").value = "";
+    for (const button of this.querySelectorAll("[data-example]")) button.setAttribute("aria-pressed", String(button === subject.example));
     this.parentElement.dataset.inUse = "";
     this.problem("");
     this.setAttribute("aria-busy", "true");
@@ -70,7 +75,10 @@ class TryIt extends HTMLElement {
       const answer = await this.answer(await subject.file, network);
       if (turn === this.asked) this.show(answer, subject.truth);
     } catch (error) {
-      if (turn === this.asked) this.problem(error instanceof Unreadable ? error.message : `It did not work (${error.message}). Try again.`);
+      if (turn !== this.asked) return;
+      this.part("[data-answer]").hidden = true; // it was on another image
+      this.part("[data-said]").textContent = "";
+      this.problem(error instanceof Unreadable ? error.message : `It did not work (${error.message}). Try again.`);
     } finally {
       if (turn === this.asked) this.setAttribute("aria-busy", "false");
     }
@@ -129,7 +137,7 @@ class TryIt extends HTMLElement {
 
   // Showing
 
-  show({ classes, chances, pixels, size, milliseconds, runs, onServer }, truth) {
+  show({ classes, chances, pixels, size, milliseconds: time, runs, onServer }, truth) {
     const best = likeliest(chances);
     const says = classes[best[0][0]];
     const verdict = truth === undefined ? "" : truth === says ? " That is right." : ` That is wrong: it is ${truth}.`;
@@ -139,7 +147,7 @@ class TryIt extends HTMLElement {
     this.part("figcaption").textContent = `What it saw: ${size} × ${size} pixels${pixels.length === size * size ? ", grey" : ""}`;
     this.part(".guesses").replaceChildren(...best.map(([number, chance]) => guess(classes[number], chance)));
     this.part("[data-time]").textContent =
-      `${duration(milliseconds)} for one image ${onServer ? "on the server" : "in this browser, on this device"}: the median of ${plural(runs, "run")} after a warm-up, with one thread.`;
+      `One image takes ${milliseconds(time)} ${onServer ? "on the server" : "in this browser, on this device"}: the median of ${plural(runs, "run")} after a warm-up, with one thread.`;
   }
 
   problem(text) {
@@ -167,7 +175,7 @@ class TryIt extends HTMLElement {
 
   askExample(button) {
     const { tile, name } = this.example(button);
-    return this.ask({ file: this.photographed(tile), truth: name });
+    return this.ask({ file: this.photographed(tile), example: button, truth: name });
   }
 
   async photographed(tile) {
@@ -225,12 +233,6 @@ function guess(name, chance) {
   label.title = name;
   bar.style.width = `${100 * chance}%`;
   return element("li", "", label, element("span", "track", bar), element("span", "value", percent(chance)));
-}
-
-/** 0.431 -> "0.4 ms", 18.3 -> "18 ms"; browsers tell time no finer. */
-function duration(milliseconds) {
-  if (milliseconds < 0.1) return "Less than 0.1 ms";
-  return `${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)} ms`;
 }
 
 customElements.define("try-it", TryIt);

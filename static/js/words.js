@@ -14,6 +14,11 @@ export function whole(n) {
   return n === null || n === undefined ? "—" : Math.round(n).toLocaleString("en-US");
 }
 
+/** A size in its unit: 18314 -> "18,314", 1204992 -> "1.20 M". */
+export function amount(n) {
+  return n < 1e6 ? whole(n) : count(n);
+}
+
 /** 0.9722 -> "97.2 %". */
 export function percent(fraction, digits = 1) {
   return fraction === null || fraction === undefined ? "—" : `${(100 * fraction).toFixed(digits)} %`;
@@ -42,6 +47,12 @@ export function duration(seconds) {
   const rest = hours < 5 ? 10 * Math.round((minutes % 60) / 10) : 0;
   if (rest === 60) return `about ${plural(hours + 1, "hour")}`;
   return `about ${plural(hours, "hour")}${rest ? ` ${rest} minutes` : ""}`;
+}
+
+/** 0.84 -> "0.84 ms", 18.34 -> "18.3 ms"; browsers tell time no finer than a tenth. */
+export function milliseconds(ms) {
+  if (ms === null || ms === undefined) return "—";
+  return ms < 0.1 ? "less than 0.1 ms" : `${three(ms)} ms`;
 }
 
 /** (70, 240) -> "1 to 4 minutes". */

@@ -50,28 +50,28 @@ def here(
 
 BAD = [
     ({"nmae": 1}, "nmae", "there is no such setting; did you mean 'name'?"),
-    ({"search.epochs": "8"}, "search.epochs", "input should be a valid integer, not '8'"),
+    ({"search.epochs": "8"}, "search.epochs", "'8' is no whole number"),
     ({"data.dataset": "digit"}, "data.dataset", "'digit' is not a known data set; did you mean 'digits'?"),
     (
         {"target.value": 10},
         "target.value",
-        "10 params is below what this space can surely reach; give at least {least:,}, or a smaller space (",
+        "10 parameters are below what this space can surely reach; give at least {least:,}, or a smaller space (",
     ),
     (
         {"target.value": 10**7},
         "target.value",
-        "10,000,000 params is more than the whole space has; give at most {full:,}, or a larger space (",
+        "10,000,000 parameters are more than the whole space has; give at most {full:,}, or a larger space (",
     ),
     ({"search.batch_size": 500}, "search.batch_size", "; use at most 128"),
     (
         {"strategy.stage_shares": [0.001]},
         "strategy.stage_shares",
-        "0.001 of 1,404 params is below what the stage can reach; give at least 0.0",
+        "0.001 of 1,404 parameters is below what the stage can reach; give at least 0.0",
     ),
     (
         {"target.also": [10], "search.epochs": 16},
         "target.also",
-        "10 params is below what this space can surely reach; give at least {least:,}, or a smaller space (",
+        "10 parameters are below what this space can surely reach; give at least {least:,}, or a smaller space (",
     ),
     ({"space.kind": "chains"}, "space.kind", "'chains' is not a known space; did you mean 'chain'?"),
     ({"data": {"dataset": "zip", "path": "/nowhere/images.zip"}}, "data.path", "/nowhere/images.zip"),
@@ -138,14 +138,14 @@ def test_a_folder_as_configuration_is_refused(here: Callable[..., Any], tmp_path
 
 def test_bad_input_by_the_real_command(tmp_path: Path) -> None:
     found = called("search", written(tmp_path, {"seed": "x"}), "--out", tmp_path / "run")
-    assert (found.returncode, found.stderr) == (2, "error: seed: input should be a valid integer, not 'x'\n")
+    assert (found.returncode, found.stderr) == (2, "error: seed: 'x' is no whole number; write one such as 12\n")
     (line,) = found.stdout.splitlines()
     assert json.loads(line) == {
         "kind": "search_failed",
         "seq": 1,
         "error": "ConfigError",
-        "message": "seed: input should be a valid integer, not 'x'",
-        "problems": [["seed", "input should be a valid integer, not 'x'"]],
+        "message": "seed: 'x' is no whole number; write one such as 12",
+        "problems": [["seed", "'x' is no whole number; write one such as 12"]],
     }
 
 

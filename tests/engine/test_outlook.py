@@ -11,6 +11,7 @@ from safetensors.torch import save
 from small import configuration
 
 from nasengine.architecture import lowered, smallest
+from nasengine.catalogue import METRICS
 from nasengine.compact import Network
 from nasengine.config import parse
 from nasengine.discretise import fitted
@@ -43,7 +44,7 @@ def test_a_target_above_the_space_is_refused_with_the_largest_that_is_not() -> N
     (problem,) = sentences({"target.value": full + 1})
     assert problem == (
         "target.value",
-        f"{full + 1:,} params is more than the whole space has; give at most {full:,}, "
+        f"{full + 1:,} parameters are more than the whole space has; give at most {full:,}, "
         "or a larger space (more blocks or channels)",
     )
     assert sentences({"target.value": full}) == ()
@@ -55,7 +56,7 @@ def test_a_target_below_the_floors_is_refused_with_the_smallest_that_is_not(metr
     (problem,) = sentences({"target.metric": metric, "target.value": least - 1})
     assert problem == (
         "target.value",
-        f"{least - 1:,} {metric} is below what this space can surely reach; give at least {least:,}, "
+        f"{least - 1:,} {METRICS[metric]} are below what this space can surely reach; give at least {least:,}, "
         "or a smaller space (fewer blocks or channels)",
     )
     assert sentences({"target.metric": metric, "target.value": least}) == ()
@@ -68,12 +69,12 @@ def test_each_further_target_out_of_reach_is_refused_where_it_was_given() -> Non
     assert found == (
         (
             "target.also",
-            f"{full + 1:,} params is more than the whole space has; give at most {full:,}, "
+            f"{full + 1:,} parameters are more than the whole space has; give at most {full:,}, "
             "or a larger space (more blocks or channels)",
         ),
         (
             "target.also",
-            f"{least - 1:,} params is below what this space can surely reach; give at least {least:,}, "
+            f"{least - 1:,} parameters are below what this space can surely reach; give at least {least:,}, "
             "or a smaller space (fewer blocks or channels)",
         ),
     )
@@ -97,7 +98,7 @@ def test_a_stage_share_that_no_search_reaches_is_refused_with_one_that_every_sea
     ((field, sentence),) = found
     assert field == "strategy.stage_shares"
     told = re.fullmatch(
-        rf"0\.001 of {full:,} {metric} is below what the stage can reach; "
+        rf"0\.001 of {full:,} {METRICS[metric]} is below what the stage can reach; "
         r"give at least (0\.\d+), or other stage ends",
         sentence,
     )
@@ -137,7 +138,7 @@ def test_fewer_levels_reach_less_far() -> None:
     ]
     assert sizes == sorted(set(sizes))
     (problem,) = sentences({"strategy.granularities": ["weight"], "target.metric": "macs"})
-    assert problem[0] == "target.value" and "is below what this space can surely reach" in problem[1]
+    assert problem[0] == "target.value" and "below what this space can surely reach" in problem[1]
 
 
 @pytest.mark.parametrize(
@@ -216,8 +217,8 @@ def test_a_limit_beside_the_target_is_resolved_and_refused_where_it_is_out_of_re
     assert sentences({"target.limits.macs": low}) == (
         (
             "target.limits.macs",
-            f"{low:,} macs is below what this space can surely reach; give at least {low + 1:,}, or a smaller space "
-            "(fewer blocks or channels)",
+            f"{low:,} multiply-adds are below what this space can surely reach; give at least {low + 1:,}, or a "
+            "smaller space (fewer blocks or channels)",
         ),
     )
     assert sentences({"target.limits.macs": 10**12}) == (), "a device may be larger than the space"

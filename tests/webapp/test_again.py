@@ -137,7 +137,7 @@ def test_what_the_fields_cannot_say_is_said(page: Client, new_search: Callable[.
     search = new_search(strategy={"regrow_levels": []}, space={"reductions": None})
     content = page.get(reverse("search_new"), {"from": search.pk}).content.decode()
     for name, value in (("strategy.regrow_levels", "none"), ("space.reductions", "automatic")):
-        assert f"<code>{name}</code> was <code>{value}</code>, which these fields cannot say" in content
+        assert f"<code>{name}</code> was <code>{value}</code>, which these fields cannot express" in content
 
 
 @pytest.mark.parametrize("given", ["stranger", "nobody", "no id", ""])

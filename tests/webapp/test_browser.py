@@ -178,6 +178,7 @@ def test_what_a_dead_attempt_said_after_its_checkpoint_is_forgotten(context: Bro
     address = start(page, "dies once")
     expect_state(page, "Finished", 120)
     assert any('"rewind"' in frame for frame in frames)
+    expect(page.locator("#log")).to_contain_text("Attempt 2 begins here")
     fresh = context.new_page()
     fresh.goto(address)
     assert shown(fresh) == shown(page)
@@ -230,6 +231,10 @@ def test_the_outlook_follows_the_fields_and_says_why_a_target_is_out_of_reach(co
     page.get_by_label("Target", exact=True).fill("12")
     expect(sentence).to_have_text("This cannot be reached as it stands:")
     expect(page.locator("#id_target__value_error")).to_contain_text("12")
+    target = page.get_by_label("Target", exact=True)
+    expect(target).to_have_attribute("aria-invalid", "true")
+    expect(target).to_have_accessible_description(re.compile("12 parameters are below what"))
+    expect(page.locator("#outlook-problems li")).to_have_text(re.compile("^Target: 12 parameters are below"))
     page.get_by_role("button", name="Search", exact=True).click()
     expect(page.get_by_role("alert")).to_contain_text("cannot start yet")
     expect(page.locator("#id_target__value_error")).to_contain_text("12")
@@ -239,6 +244,7 @@ def test_the_outlook_follows_the_fields_and_says_why_a_target_is_out_of_reach(co
     assert page.get_by_label("Target", exact=True).input_value() == "100%"
     expect(sentence).to_have_text("This can be reached.")
     expect(page.locator("#id_target__value_error")).to_be_empty()
+    expect(target).not_to_have_attribute("aria-invalid", "true")
 
 
 def test_a_problem_in_the_folded_part_leads_there(context: BrowserContext) -> None:
@@ -497,6 +503,8 @@ def test_packed_units_are_read_as_the_engine_packs_them(script: Page) -> None:
 def test_numbers_are_worded_alike_on_both_sides(script: Page) -> None:
     numbers = [
         0,
+        0.09,
+        0.84,
         7,
         42,
         49.9,
@@ -511,7 +519,10 @@ def test_numbers_are_worded_alike_on_both_sides(script: Page) -> None:
         9994,
         18_314,
         86_000,
+        88_200,
         99_960,
+        129_599,
+        129_600,
         200_000,
         1_204_992,
         3e9,
@@ -523,6 +534,7 @@ def test_numbers_are_worded_alike_on_both_sides(script: Page) -> None:
         ("bytes", words.size),
         ("memory", words.memory),
         ("duration", words.duration),
+        ("milliseconds", words.milliseconds),
     ]
     for name, ours in pairs:
         theirs = script.evaluate(
@@ -533,6 +545,25 @@ def test_numbers_are_worded_alike_on_both_sides(script: Page) -> None:
             [name, numbers],
         )
         assert dict(zip(numbers, theirs, strict=True)) == {number: ours(number) for number in numbers}, name
+
+
+SIZES = """async ([told, charts]) => {
+  const { add, emptyRun } = await import("/static/js/run.js");
+  const { figures } = await import("/static/js/header.js");
+  const ids = ["size", "size-note", "accuracy", "accuracy-note", "operation", "filter", "weight", "speed"];
+  document.body.innerHTML = ids.map((id) => `<p id="figure-${id}"></p>`).join("");
+  const run = emptyRun(charts);
+  const found = [];
+  for (const event of told) {
+    add(run, [event]);
+    const { stage, started } = run.model;
+    if (!["fit", "stage_end"].includes(event.reason) || stage.blocks < started.blocks.length) continue;
+    figures(run.model);
+    found.push([run.model.log.at(-1).text.split(". ").at(-1), document.getElementById("figure-size").textContent]);
+  }
+  return found;
+}"""
+"""[what the log says is left, what the card says is the size] whenever a stage or a network is done."""
 
 
 @TALES
@@ -549,6 +580,8 @@ def test_every_kind_of_event_the_log_tells_is_a_sentence(script: Page, told: lis
     assert all(re.fullmatch(r"[A-Z].*\.", text) for text in texts)
     assert not any(word in text for text in texts for word in ("undefined", "NaN", "null", "[object"))
     assert any("regrown" in text for text in texts) and any("pruned" in text for text in texts)
+    sizes = script.evaluate(SIZES, [told, CHARTS])
+    assert sizes and all(said.startswith(f"{card} parameters are left") for said, card in sizes)
     assert len(FILES) == 8
 
 
@@ -560,7 +593,11 @@ def test_every_kind_of_event_the_log_tells_is_a_sentence(script: Page, told: lis
                 stage=0, epoch=3, block="cell 1", choice="c1_n0_ops", unit=1, label="s0 sep_conv_3x3", score=0.4,
                 threshold=0.5,
             ),
-            "Cell 2 would have kept only skips and pools; separable convolution 3\u00d73 (in1 → n1) is held on.",
+            "Cell 2 would have kept only skips and pools; separable convolution 3\u00d73 (in1 → n1) is kept.",
+        ),
+        (
+            events.SearchFailed(error="", message="It ended with exit status 7.\nIts last words:\nno", problems=[]),
+            "It ended with exit status 7.",
         ),
         (
             events.RetrainEpoch(

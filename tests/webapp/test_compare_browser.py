@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from PIL import Image
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 from tests.webapp.browsing import CONTRASTS, NARROW, SOON, WIDE, expect_state, listened, start, wait_until
 from tests.webapp.stack import Stack
@@ -77,9 +79,13 @@ def test_two_are_ticked_and_stand_side_by_side_while_the_list_is_kept_fresh(
     assert complaints == []
 
 
-def test_a_point_leads_to_its_search(page: Page, two: tuple[str, str]) -> None:
+def side_by_side(two: tuple[str, str]) -> str:
     ids = [address.rstrip("/").rpartition("/")[2] for address in two]
-    page.goto(f"/compare/?search={ids[0]}&search={ids[1]}")
+    return f"/compare/?search={ids[0]}&search={ids[1]}"
+
+
+def test_a_point_leads_to_its_search(page: Page, two: tuple[str, str]) -> None:
+    page.goto(side_by_side(two))
     wait_until(lambda: page.locator("#pareto .points path").count() == 2, "two points")
     page.locator("#pareto").scroll_into_view_if_needed()
     point = page.locator("#pareto .points path").last.bounding_box()
@@ -92,14 +98,35 @@ def test_a_point_leads_to_its_search(page: Page, two: tuple[str, str]) -> None:
 
 def test_side_by_side_fits_a_phone_and_can_be_read(page: Page, two: tuple[str, str]) -> None:
     page.set_viewport_size(NARROW)  # type: ignore[arg-type]
-    ids = [address.rstrip("/").rpartition("/")[2] for address in two]
-    for address in ("/", f"/compare/?search={ids[0]}&search={ids[1]}", "/tokens/", two[0]):
+    for address in ("/", side_by_side(two), "/tokens/", two[0]):
         page.goto(address)
         page.evaluate("for (const folded of document.querySelectorAll('details')) folded.open = true")
         assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"], address
     for theme in ("light", "dark"):
         found = page.evaluate(CONTRASTS, [theme, [f"chart-line-{n}" for n in range(1, 9)], ["surface"]])
         assert {pair: ratio for pair, ratio in found.items() if ratio < 4.5} == {}, theme
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_table_has_a_shade_where_it_goes_on(page: Page, two: tuple[str, str], theme: str) -> None:
+    """At its right edge until it is scrolled to the end, then at its left one."""
+    page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+    page.set_viewport_size(NARROW)  # type: ignore[arg-type]
+    page.goto(side_by_side(two))
+    table = page.locator(".table-scroll").first
+    assert shaded(table) == (False, True)
+    table.evaluate("table => table.scrollTo(9999, 0)")
+    assert shaded(table) == (True, False)
+    page.set_viewport_size(WIDE)  # type: ignore[arg-type]
+    assert shaded(table) == (False, False)
+
+
+def shaded(place: Locator) -> tuple[bool, bool]:
+    """Whether its left and its right edge differ from the ground between, above all text."""
+    with Image.open(io.BytesIO(place.screenshot())) as picture:
+        pixels = picture.convert("L")
+        left, ground, right = (pixels.getpixel((x, 2)) for x in (3, pixels.width // 2, pixels.width - 4))
+    return abs(left - ground) > 12, abs(right - ground) > 12  # type: ignore[operator]
 
 
 def test_the_list_is_filtered_without_a_script(browser: Browser, context: BrowserContext, two: tuple[str, str]) -> None:

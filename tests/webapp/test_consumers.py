@@ -149,6 +149,7 @@ async def test_what_happens_while_one_watches_arrives_live(
     await database_sync_to_async(say)(running, progress(1))
     assert seqs_of([await socket.receive_json_from()]) == [1]
     await database_sync_to_async(services.search_fail)(search_id=running.pk, attempt=1, message="The cat did it.")
+    assert seqs_of([await socket.receive_json_from()]) == [2], "what the log says of it"
     state = await socket.receive_json_from()
     assert (state["state"], state["finished"]) == ("failed", True)
     assert state["sentence"] == "Ended without a result. The cat did it."

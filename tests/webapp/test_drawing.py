@@ -314,6 +314,12 @@ def test_each_chart_can_be_read_as_a_table(context: BrowserContext) -> None:
     start(page, "Read, 2 seconds")
     expect_state(page, "Finished")
     figure = page.locator("figure", has=page.locator("#chart-kept"))
+    figure.scroll_into_view_if_needed()
+    figure.locator(".legend").wait_for()
+    beneath = (
+        "plot => plot.getBoundingClientRect().bottom - plot.querySelector('.legend').getBoundingClientRect().bottom"
+    )
+    assert 0 <= figure.locator(".plot").evaluate(beneath) < 20, "no empty room under the legend"
     figure.get_by_text("As a table").click()
     expect(figure.locator("thead th")).to_have_text(["epoch", "operations", "filters", "weights"])
     expect(figure.locator("tbody tr")).to_have_count(12)

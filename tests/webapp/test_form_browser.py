@@ -84,7 +84,7 @@ def test_a_limit_beside_the_target_has_a_range_of_its_own(page: Page) -> None:
     expect(limits).to_have_text(re.compile(r"^[\d,]+ multiply-adds \(\S+ k to \S+ M can be reached\)$"))
     page.get_by_label("Limit on multiply-adds").fill("10")
     expect(limits).to_have_text(re.compile(r"^10 multiply-adds"))
-    expect(page.locator("#outlook-problems li")).to_contain_text("is below what this space can surely reach")
+    expect(page.locator("#outlook-problems li")).to_contain_text("below what this space can surely reach")
 
 
 def test_time_memory_and_file_are_told_with_what_they_rest_on(page: Page) -> None:
@@ -124,6 +124,12 @@ def test_nothing_moves_while_the_first_answer_and_later_ones_come(page: Page, si
     page.get_by_label("Target", exact=True).fill("95%")
     expect_reachable(page, "Read the warning below the button first.")
     assert [spot(place) for place in places] == before
+    page.get_by_label("Target", exact=True).fill("many")
+    expect(page.locator("#outlook-basis")).to_have_text("These figures wait until the marked field is mended.")
+    assert page.locator("#outlook-figures dd:visible").all_inner_texts() == ["—"] * 4, (
+        "nothing of what was asked before"
+    )
+    assert [spot(place) for place in places] == before
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -136,7 +142,7 @@ def test_everything_fits_with_long_input_and_all_unfolded(page: Page, size: dict
     page.get_by_label("Name").fill("W" * 200)
     page.get_by_label("Target", exact=True).fill("9" * 200)
     page.get_by_label("Further targets").fill("x" * 200)
-    expect(page.locator("#id_name_error")).to_contain_text("at most 80 characters")
+    expect(page.locator("#id_name_error")).to_contain_text("it has 200 characters; leave at most 80")
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     assert page.locator(".picture:visible").count() >= 8
     for picture in page.locator(".picture:visible").all():

@@ -268,11 +268,11 @@ def test_the_engines_own_sentence_stands_at_the_field(
 @pytest.mark.parametrize(
     ("fields", "at", "sentence"),
     [
-        ({"target__value": "nan"}, "target__value", "input should be a finite number, not nan"),
+        ({"target__value": "nan"}, "target__value", "nan is no number; write one such as 0.5"),
         (
             {"search__epochs": "9" * 400},
             "search__epochs",
-            f"input should be less than or equal to 2000, not {'9' * 40}…",
+            f"{'9' * 40}… is too large; give 2,000 or less",
         ),
     ],
 )

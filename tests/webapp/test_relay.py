@@ -22,7 +22,7 @@ def test_events_are_stored_as_they_were_said(running: Search) -> None:
     assert say(running, *relay.parse([line]))
     stored = running.events.get()
     assert events.to_line(progress(1)) == line
-    assert stored.payload == {"kind": "progress", **vars(progress(1))}
+    assert stored.payload == {"kind": "progress", "attempt": 1, **vars(progress(1))}
     assert (stored.seq, stored.kind, stored.attempt) == (1, "progress", 1)
 
 

@@ -51,7 +51,7 @@ def test_a_new_search_is_stored_whole_and_sent_once_after_the_commit(
 
 def test_a_target_out_of_reach_is_refused_with_the_engines_sentence(alice: User) -> None:
     asked = selectors.search_asked(owner=alice, raw=config(target={"value": 10}))
-    with pytest.raises(ConfigError, match="10 params is below what this space can surely reach"):
+    with pytest.raises(ConfigError, match="10 parameters are below what this space can surely reach"):
         services.search_create(owner=alice, asked=asked)
     assert not Search.objects.exists()
 

@@ -146,8 +146,10 @@ def test_bad_input_fails_with_the_engines_problems(new_search: Callable[..., Sea
 def test_a_crash_fails_with_the_engines_last_words(new_search: Callable[..., Search]) -> None:
     search = run(new_search(name="crashes"))
     assert search.state == SearchState.FAILED
-    assert search.message.startswith("The engine ended with exit status 7. Its last words:")
+    assert search.message.startswith("The engine ended with exit status 7.\nIts last words:")
     assert search.message.endswith("the cat sat on the keyboard")
+    last = search.events.last()
+    assert last and (last.kind, last.payload["message"]) == ("search_failed", search.message)
 
 
 def test_an_engine_that_is_killed_is_queued_again_and_given_up_in_the_end(
@@ -160,6 +162,7 @@ def test_an_engine_that_is_killed_is_queued_again_and_given_up_in_the_end(
     run(search)
     run(search)
     assert search.state == SearchState.FAILED and "Given up after 3 attempts" in search.message
+    assert search.events.get(kind="search_failed").payload["message"] == search.message
 
 
 def test_what_dies_is_resumed_and_its_events_are_said_once(new_search: Callable[..., Search]) -> None:
@@ -209,7 +212,7 @@ def test_a_log_is_bounded(new_search: Callable[..., Search], monkeypatch: pytest
 def test_what_no_database_keeps_is_left_out_of_what_an_engine_says(new_search: Callable[..., Search]) -> None:
     search = run(new_search(name="mumbles"))
     assert (search.state, search.message.splitlines()[-1]) == (SearchState.FAILED, "No such file: caf\ufffd")
-    assert search.events.get().payload["losses"] == {"\ufffd\ufffd": 1.0}
+    assert search.events.get(kind="progress").payload["losses"] == {"\ufffd\ufffd": 1.0}
 
 
 def test_an_engine_that_the_system_ends_for_its_memory_says_what_helps(

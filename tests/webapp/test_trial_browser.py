@@ -293,9 +293,16 @@ def test_an_image_is_chosen_or_dropped_and_another_network_asked_about_it(page: 
 
 
 def test_what_is_no_image_is_said_and_the_next_one_works(page: Page, tmp_path: Path) -> None:
+    """Nothing is left of the image before: neither its answer nor the mark of where it came from."""
     (tmp_path / "words.png").write_text("just words")
+    page.locator("[data-example]").first.click()
+    answered(page)
+    expect(page.locator("[data-example]").first).to_have_attribute("aria-pressed", "true")
     page.get_by_label("Drop an image here, or choose one").set_input_files(tmp_path / "words.png")
     answered(page)
+    expect(page.locator("[data-example][aria-pressed=true]")).to_have_count(0)
+    expect(page.locator("[data-answer]")).to_be_hidden()
+    expect(page.locator("[data-said]")).to_be_empty()
     problem = page.locator("try-it .problem")
     expect(problem).to_have_text("'words.png' is not an image that this browser can read; take a JPEG, PNG or WebP.")
     page.locator("[data-example]").first.click()

@@ -107,7 +107,9 @@ def test_a_search_on_these_images_begins_with_them_chosen(page: Client, ready_da
 def test_a_wrong_form_comes_back_with_the_sentence_and_starts_nothing(page: Client) -> None:
     answer = page.post(reverse("search_new"), {"data__dataset": "digits", "target__value": "10"})
     assert answer.status_code == 422
-    assert b"is below what this space can surely reach" in answer.content
+    assert b"below what this space can surely reach" in answer.content
+    field = re.search(rb'<input[^>]*name="target__value"[^>]*>', answer.content)
+    assert field and b'aria-invalid="true"' in field[0] and b"id_target__value_error" in field[0]
     assert not Search.objects.exists()
 
 
@@ -191,6 +193,18 @@ def test_time_is_told_by_ones_own_last_searches(
     for _ in range(selectors.PACES):
         took(new_search(), 0.5)
     assert selectors.time_of(alice, look)["least"] == pytest.approx(0.5 * seconds * QUICKEST / middle)
+
+
+def test_tiny_searches_tell_no_time_of_long_ones(alice: User, new_search: Callable[..., Search]) -> None:
+    """They took many times their estimate, mostly to begin: a search of days would be said to take years."""
+    for _ in range(selectors.PACES):
+        took(new_search(data={"dataset": "digits", "limit": 20}, search={"epochs": 8}, retrain={"epochs": 1}), 40.0)
+    long = selectors.search_asked(owner=alice, raw={"preset": "standard", "data": {"dataset": "cifar10"}}).outlook
+    told = selectors.time_of(alice, long)
+    assert told == {"least": long.estimate["seconds_least"], "most": long.estimate["seconds_most"], "searches": 0}
+    took(new_search(preset="standard", data={"dataset": "cifar10"}, target={"value": "30%"}), 2.0)
+    told = selectors.time_of(alice, long)
+    assert told["searches"] == 1 and told["least"] > long.estimate["seconds_least"]
 
 
 def test_a_search_whose_data_set_is_gone_tells_no_time(

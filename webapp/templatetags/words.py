@@ -10,7 +10,7 @@ from django.forms import BoundField, CheckboxInput, CheckboxSelectMultiple, Radi
 from django.utils import timezone
 from django.utils.safestring import SafeString
 
-from nasengine import catalogue
+from nasengine import catalogue, durations
 from webapp.models import UPLOAD
 
 register = template.Library()
@@ -85,27 +85,20 @@ def memory(mib: float | None) -> str:
 
 @register.filter
 def duration(seconds: float | None) -> str:
-    """A duration as people say it.
+    """A duration as people say it, in the engine's words."""
+    return durations.duration(seconds) if _is_number(seconds) else NOTHING
 
-    >>> duration(3), duration(42), duration(170), duration(4900), duration(200_000)
-    ('a few seconds', 'about 40 seconds', 'about 3 minutes', 'about 1 hour 20 minutes', 'about 2 days')
+
+@register.filter
+def milliseconds(ms: float | None) -> str:
+    """A short time that was measured.
+
+    >>> milliseconds(0.04), milliseconds(0.84), milliseconds(18.34)
+    ('less than 0.1 ms', '0.84 ms', '18.3 ms')
     """
-    if not _is_number(seconds):
+    if not _is_number(ms):
         return NOTHING
-    if seconds < 8:
-        return "a few seconds"
-    if seconds < 50:
-        return f"about {10 * max(1, int(seconds / 10 + 0.5))} seconds"
-    minutes = max(1, int(seconds / 60 + 0.5))
-    if minutes < 60:
-        return f"about {_plural(minutes, 'minute')}"
-    hours = minutes // 60
-    if hours >= 36:
-        return f"about {_plural(int(minutes / 1440 + 0.5), 'day')}"
-    rest = 10 * int(minutes % 60 / 10 + 0.5) if hours < 5 else 0
-    if rest == 60:
-        return f"about {_plural(hours + 1, 'hour')}"
-    return f"about {_plural(hours, 'hour')}" + (f" {rest} minutes" if rest else "")
+    return "less than 0.1 ms" if ms < 0.1 else f"{_three(ms)} ms"
 
 
 @register.simple_tag
@@ -143,7 +136,7 @@ def metric_unit(metric: str) -> str:
     >>> metric_unit("macs"), metric_unit("params")
     ('multiply-adds', 'parameters')
     """
-    return "multiply-adds" if metric == "macs" else "parameters"
+    return catalogue.METRICS.get(metric, metric)
 
 
 @register.filter
@@ -201,19 +194,18 @@ def asked(value: object) -> str:
 
 @register.filter
 def control(field: BoundField) -> SafeString:
-    """A field's widget with the style sheet's class for its kind."""
+    """A field's widget with the style sheet's class for its kind; help and error are read out with it."""
     widget = field.field.widget
     if isinstance(widget, CheckboxInput | CheckboxSelectMultiple | RadioSelect):
-        return field.as_widget(attrs={"class": "form-check-input"})
-    return field.as_widget(attrs={"class": "form-select" if isinstance(widget, Select) else "form-control"})
+        kind = "form-check-input"
+    else:
+        kind = "form-select" if isinstance(widget, Select) else "form-control"
+    help_text = f"{field.auto_id}_helptext " if field.help_text else ""
+    return field.as_widget(attrs={"class": kind, "aria-describedby": f"{help_text}{field.auto_id}_error"})
 
 
 def _is_number(n: object) -> TypeGuard[float]:
     return isinstance(n, int | float) and not isinstance(n, bool)
-
-
-def _plural(n: int, word: str) -> str:
-    return f"{n:,} {word}{'' if n == 1 else 's'}"
 
 
 def _three(x: float) -> str:
