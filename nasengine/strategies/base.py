@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from nasengine.discretise import fitted
+from nasengine.flat import GATED
 from nasengine.supernet import Kept, Off, Supernet
 
 Batch = tuple[Tensor, Tensor]
@@ -199,3 +201,31 @@ class Strategy(nn.Module, ABC):
     def limits(self) -> Mapping[str, float]:
         """Granularity -> mean threshold, for the charts; empty where thresholds are not learned."""
         return {}
+
+
+def all_on(net: Supernet) -> dict[str, Tensor]:
+    """Level -> flat mask with all that is alive on."""
+    ones = {level: net.alive_weights.new_ones(len(net.flat[level].index)) for level in GATED}
+    return {**ones, "weight": net.alive_weights}
+
+
+def watched(mask: Tensor) -> Tensor:
+    """A copy that will hold the gradient of what is computed from it, and from it alone."""
+    if not torch.is_grad_enabled():
+        return mask
+    copy = mask.clone() if mask.requires_grad else mask.detach().clone().requires_grad_()
+    copy.retain_grad()
+    return copy
+
+
+def switched_off(net: Supernet, mask: Tensor) -> Off:
+    """Candidates whose operation mask, flat [K], is zero."""
+    on = net.flat["operation"].split(mask.detach())
+    names = [(name, unit) for name in on for unit in net.units[name]]
+    return frozenset(name for name, value in zip(names, mask.tolist(), strict=True) if not value)
+
+
+def fit(net: Supernet, margins: Mapping[str, Tensor], stage: Stage) -> Kept:
+    """The exact fit to all bounds of a stage, at the levels that it opens."""
+    kept = fitted(net.plan, margins, bounds=stage.bounds, granularities=stage.opens, exit_=stage.exit)
+    return {name: units.to(net.kept[name].device) for name, units in kept.items()}

@@ -21,14 +21,26 @@ from torch import Tensor, nn
 from nasengine.architecture import Architecture, Plan, activations, lowered, smallest
 from nasengine.config import MGASConfig
 from nasengine.costs import savings
-from nasengine.discretise import fitted, floors
+from nasengine.discretise import floors
 from nasengine.flat import GATED, LEVELS, Units
 from nasengine.importance import Importance
 from nasengine.masks import ranks, threshold
 from nasengine.objectives import size_penalty, task_loss
 from nasengine.pressure import wanted_size
 from nasengine.saliency import returning, saliencies
-from nasengine.strategies.base import Batch, Decision, Draw, Moment, Point, Stage, Strategy
+from nasengine.strategies.base import (
+    Batch,
+    Decision,
+    Draw,
+    Moment,
+    Point,
+    Stage,
+    Strategy,
+    all_on,
+    fit,
+    switched_off,
+    watched,
+)  # fmt: skip
 from nasengine.supernet import Kept, Supernet, architecture
 
 RAMP = 0.7
@@ -156,8 +168,8 @@ class MGAS(Strategy):
         return found
 
     def draw(self, net: Supernet, moment: Moment) -> list[Draw]:
-        counted = self._all_on(net) if moment.warming else self._flat_masks(net)
-        flat = counted | {level: _watched(counted[level]) for level in GATED}
+        counted = all_on(net) if moment.warming else self._flat_masks(net)
+        flat = counted | {level: watched(counted[level]) for level in GATED}
         masks: dict[str, Tensor] = {}
         for level in (*GATED, *(["weight"] if "weight" in self.part.granularities else [])):
             masks |= net.flat[level].split(flat[level])
@@ -170,7 +182,7 @@ class MGAS(Strategy):
                 size=sizes[0],
                 wanted=wanted[0],
                 share=torch.stack([size / aim for size, aim in zip(sizes, wanted, strict=True)]).max(),
-                off=frozenset() if moment.warming else self._off(net, flat["operation"]),
+                off=frozenset() if moment.warming else switched_off(net, flat["operation"]),
                 flat=flat,
             )
         ]
@@ -226,12 +238,12 @@ class MGAS(Strategy):
         scores, thresholds, margins = self._margins(net)
         averted: list[tuple[str, int]] = []
         if point == "end" and moment.stage.fits:
-            kept = self._fitted(net, margins, moment.stage)
+            kept = fit(net, margins, moment.stage)
         else:
             kept = self._pruned(net, margins, weights=point == "end", patient=point == "cadence")
             averted = self._averted(net, kept, margins, self.part.protect_epochs * moment.steps)
             if point == "end" and not within(net, kept, moment.stage):
-                kept = self._fitted(net, margins, moment.stage)
+                kept = fit(net, margins, moment.stage)
         return [self._told(kept, scores, thresholds, margins, averted)]
 
     def _told(
@@ -301,12 +313,6 @@ class MGAS(Strategy):
             costs = torch.stack([costs[level] for costs in by_metric]).mean(dim=0)
             seen = (masks.detach() > 0) & (costs > 0) if level == "filter" else torch.ones_like(masks, dtype=torch.bool)
             self.importance.observe(level, net.flat[level].index, masks.grad, costs, seen)
-
-    @staticmethod
-    def _all_on(net: Supernet) -> dict[str, Tensor]:
-        """Flat masks with all that is alive on."""
-        ones = {level: torch.ones(len(net.flat[level].index), device=net.alive_weights.device) for level in GATED}
-        return ones | {"weight": net.alive_weights}
 
     def gains(self, net: Supernet) -> dict[str, Tensor]:
         """Operation or filter choice -> factors of its living units."""
@@ -386,13 +392,6 @@ class MGAS(Strategy):
             torch.bool,
         )
 
-    @staticmethod
-    def _off(net: Supernet, mask: Tensor) -> frozenset[tuple[str, int]]:
-        """Candidates whose mask is zero."""
-        on = net.flat["operation"].split(mask.detach())
-        names = [(name, unit) for name in on for unit in net.units[name]]
-        return frozenset(name for name, value in zip(names, mask.tolist(), strict=True) if not value)
-
     # -- control -------------------------------------------------------------------------------------------------
 
     def _wanted(self, moment: Moment) -> list[float]:
@@ -428,7 +427,7 @@ class MGAS(Strategy):
 
     def _begin(self, net: Supernet) -> None:
         """Puts the controller and the averages at their start."""
-        on = self._all_on(net)
+        on = all_on(net)
         self.ramp_start.copy_(torch.stack([net.count(metric)(on) for metric in self.metrics]))
         need = activations(net.plan, net.program, net.units)
         self.budget.fill_(need if net.memory is None else min(need, net.memory))
@@ -477,10 +476,6 @@ class MGAS(Strategy):
 
     def _choice_thresholds(self, level: str) -> Sequence[float | Tensor]:
         return self._bounded(level).expand(len(self.choices[level])).tolist()
-
-    def _fitted(self, net: Supernet, margins: Mapping[str, Tensor], stage: Stage) -> Kept:
-        kept = fitted(net.plan, margins, bounds=stage.bounds, granularities=self.part.granularities, exit_=stage.exit)
-        return {name: units.to(net.kept[name].device) for name, units in kept.items()}
 
     def _pruned(self, net: Supernet, margins: Mapping[str, Tensor], *, weights: bool, patient: bool) -> Kept:
         """What is off now; with patience only what was off for long. What is sheltered stays."""
@@ -599,15 +594,6 @@ def within(net: Supernet, kept: Kept, stage: Stage) -> bool:
     """Whether a decision keeps to all bounds of a stage."""
     found = architecture(net.plan, kept, net.exit)
     return all(found.size(metric) <= bound for metric, bound in stage.bounds.items())
-
-
-def _watched(mask: Tensor) -> Tensor:
-    """A copy that will hold the gradient of what is computed from it, and from it alone."""
-    if not torch.is_grad_enabled():
-        return mask
-    copy = mask.clone() if mask.requires_grad else mask.detach().clone().requires_grad_()
-    copy.retain_grad()
-    return copy
 
 
 def _places(scores: Tensor, alive: Tensor, counted: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from nasengine.config import MGASConfig
 from nasengine.flat import LEVELS
 from nasengine.objectives import operation_spread, task_loss, threshold_push
 from nasengine.pressure import Lambda, after_commit
-from nasengine.strategies.base import Batch, Decision, Draw, Moment, Point, Stage
+from nasengine.strategies.base import Batch, Decision, Draw, Moment, Point, Stage, fit
 from nasengine.strategies.mgas import MGAS, within
 from nasengine.supernet import Kept, Supernet
 
@@ -117,7 +117,7 @@ class PublishedMGAS(MGAS):
         stage = moment.stage
         reached = within(net, kept, stage)
         if (stage.fits and reached) or (point == "end" and (stage.fits or not reached)):
-            kept = self._fitted(net, margins, stage)
+            kept = fit(net, margins, stage)
         if reached and point == "cadence" and self._regrows(stage):
             self.probing.fill_(1)
             reached = False  # one more epoch, with frozen masks
