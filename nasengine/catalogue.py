@@ -62,6 +62,12 @@ STRATEGIES = {
         },
         spaces=("cells", "chain"),
     ),
+    "dms": Strategy(
+        label="DMS",
+        sentence="Learns how many operations and filters stay at each place; which ones, the loss says.",
+        paths={"scale": "nasengine.strategies.dms:strategy"},
+        spaces=("cells", "chain"),
+    ),
 }
 
 SPACES = {

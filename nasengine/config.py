@@ -11,7 +11,7 @@ import difflib
 import json
 import math
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -52,6 +52,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "cells": {"cells": 4, "channels": 8, "nodes": 2, "reductions": (1, 3)},
         "chain": {"layers": 6, "channels": 8, "reductions": (2, 4)},
         "mgas": {},
+        "dms": {},
         "search": {"epochs": 12},
         "retrain": {"epochs": 20},
         "runtime": {"memory_share": 1.0},
@@ -61,6 +62,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "cells": {"cells": 8, "channels": 16, "nodes": 3},
         "chain": {"layers": 12, "channels": 16},
         "mgas": {},
+        "dms": {},
         "search": {"epochs": 50},
         "retrain": {"epochs": 150},
     },
@@ -69,6 +71,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "cells": {"cells": 14, "channels": 24, "nodes": 4},
         "chain": {"layers": 18, "channels": 24},
         "mgas": {},
+        "dms": {},
         "search": {"epochs": 120},
         "retrain": {"epochs": 600},
     },
@@ -348,6 +351,85 @@ class MGASConfig(Part):
             raise ConfigError.at("strategy.cuts", "give each stage end once, in rising order")
         return self
 
+    def stage_ends(self, space: CellsSpace | ChainSpace, epochs: int) -> tuple[int, ...]:
+        """Numbers of blocks after which early stages end: in the middle for short searches, else at reductions.
+
+        Args:
+            space: which is searched.
+            epochs: of the search down to its first target.
+        """
+        if self.cuts is not None:
+            return self.cuts
+        if epochs < SHORT_SEARCH:
+            return (space.depth // 2,)
+        return tuple(place for place in space.reduction_places if place > 0)
+
+    @property
+    def held_out(self) -> float:
+        """Share of the training images that weights do not learn from while it searches."""
+        return self.decision_fraction if self.recipe == "coppice" else 0.0
+
+
+class DMSConfig(Part):
+    """Differentiable model scaling (arXiv 2405.07194): how many stay of each kind is learned, importance says which."""
+
+    kind: Literal["dms"] = option("dms", "The search method.", title="Method", advanced=False)
+    granularities: tuple[Literal["operation", "filter"], ...] = option(
+        ("operation", "filter"),
+        "Levels at which units may be pruned. Single weights are not: what is found is small without zeros.",
+        title="Levels",
+        min_length=1,
+        strict=False,
+    )
+    importance: Literal["fisher", "taylor"] = option(
+        "fisher",
+        "What ranks the units of a choice, as a moving average. fisher: the squared slope of the loss in a unit's "
+        "mask. taylor: the same times the mask, as published; what is masked out is then soon forgotten.",
+        title="Importance",
+    )
+    warmup_fraction: float = option(
+        0.1, "Share of the search that trains weights only; at least one epoch.", title="Warm-up share", ge=0, le=0.8
+    )
+    decay_fraction: float = option(
+        0.8,
+        "Share of the time after the warm-up in which the size falls to its target. In the rest operations are settled "
+        "and widths alone move.",
+        title="Share of the descent",
+        gt=0,
+        le=1,
+    )
+    pressure: float = option(
+        1.0,
+        "Least weight of the size in the loss, as long as the network is too large. It grows where the size does not "
+        "follow.",
+        title="Pressure",
+        ge=0.01,
+        le=100,
+    )
+    commit_every: int = option(
+        2, "Prune for good what is far from staying, every so many epochs.", title="Commit every", unit="epochs",
+        ge=1, le=MOST_EPOCHS,
+    )  # fmt: skip
+
+    recipe: ClassVar[str] = "scale"
+    stage_shares: ClassVar[None] = None
+    held_out: ClassVar[float] = 0.0
+
+    @model_validator(mode="after")
+    def levels_are_sound(self) -> Self:
+        _check_once("strategy.granularities", self.granularities, "level")
+        return self
+
+    def stage_ends(self, space: CellsSpace | ChainSpace, epochs: int) -> tuple[int, ...]:
+        """None: the whole network is searched at once."""
+        return ()
+
+
+METHODS: dict[str, type[MGASConfig | DMSConfig]] = {"mgas": MGASConfig, "dms": DMSConfig}
+KINDS: dict[str, dict[str, Any]] = {"space": SPACES, "strategy": METHODS}
+"""Parts that have a choice of kinds."""
+KIND_WORDS = {"space": "space", "strategy": "method"}
+
 
 class LimitsConfig(Part):
     """Limits beside the target."""
@@ -509,7 +591,7 @@ class SearchConfig(Part):
     preset: Preset = option("quick", "How much effort: minutes, hours or days.", title="Effort", advanced=False)
     data: DataConfig = Field(default_factory=DataConfig)
     space: Annotated[CellsSpace | ChainSpace, Field(discriminator="kind")] = Field(default_factory=CellsSpace)
-    strategy: MGASConfig = Field(default_factory=MGASConfig)
+    strategy: Annotated[MGASConfig | DMSConfig, Field(discriminator="kind")] = Field(default_factory=MGASConfig)
     target: TargetConfig = Field(default_factory=TargetConfig)
     search: SearchPlan = Field(default_factory=SearchPlan)
     retrain: RetrainConfig = Field(default_factory=RetrainConfig)
@@ -560,12 +642,8 @@ class SearchConfig(Part):
 
     @property
     def cuts(self) -> tuple[int, ...]:
-        """Numbers of blocks after which the early stages end: at the middle for short searches, else at reductions."""
-        if self.strategy.cuts is not None:
-            return self.strategy.cuts
-        if self.search.epochs - FEWEST_EPOCHS * len(self.target.also) < SHORT_SEARCH:
-            return (self.space.depth // 2,)
-        return tuple(place for place in self.space.reduction_places if place > 0)
+        """Numbers of blocks after which the early stages end."""
+        return self.strategy.stage_ends(self.space, self.search.epochs - FEWEST_EPOCHS * len(self.target.also))
 
 
 def document(text: bytes) -> Any:
@@ -616,7 +694,7 @@ def _completed(raw: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(given, Mapping):
             continue  # the validator says what is wrong with it
         kind = given.get("kind", default_kind) if default_kind else part
-        known = {"space": list(catalogue.SPACES), "strategy": list(catalogue.STRATEGIES)}.get(part, [part])
+        known = list(KINDS.get(part, [part]))
         table = preset.get(kind, {}) if kind in known else {}
         filled[part] = {**({"kind": default_kind} if default_kind else {}), **table, **given}
     space = _part(raw, "space")
@@ -645,43 +723,39 @@ def _problems(error: ValidationError) -> list[tuple[str, str]]:
         if isinstance(cause, ConfigError):
             found += cause.problems
             continue
-        location = [part for part in item["loc"] if not isinstance(part, int)]
-        if location[:1] != ["space"]:
-            location = _to_field(location)
+        owner, names = _place([part for part in item["loc"] if not isinstance(part, int)])
         if item["type"].startswith("union_tag"):
-            found.append(("space.kind", f"{item['ctx'].get('tag', 'nothing')!r} is not a known space{_spaces(item)}"))
-            continue
-        sentence = _sentence(item, location)
-        if location[0] == "space":
-            location = location[:1] + location[2:]  # without the kind of space
-        found.append((".".join(str(part) for part in location), sentence))
+            names.append("kind")
+        found.append((".".join(names), _sentence(item, owner, names)))
     first: dict[str, str] = {}
     for field, sentence in found:
         first.setdefault(brief(field), brief(sentence))
     return list(first.items())
 
 
-def _to_field(location: list[Any]) -> list[Any]:
-    """A location without what follows its field: the kind of value that was tried."""
+def _place(location: list[Any]) -> tuple[Any, list[str]]:
+    """The part that a location is about, and the names up to its field; not the kinds of a part nor of values."""
     owner: Any = SearchConfig
-    for depth, part in enumerate(location, start=1):
-        field = owner.model_fields.get(part)
-        owner = getattr(field, "annotation", None)
-        if not hasattr(owner, "model_fields"):
-            return location[:depth]
-    return location
+    names: list[str] = []
+    for name in location:
+        if isinstance(owner, dict):
+            owner = owner[name]
+            continue
+        names.append(name)
+        field = owner.model_fields.get(name)
+        inner = KINDS.get(name, getattr(field, "annotation", None))
+        if not isinstance(inner, dict) and not hasattr(inner, "model_fields"):
+            break
+        owner = inner
+    return owner, names
 
 
-def _spaces(item: Any) -> str:
-    return _meant(str(item["ctx"].get("tag", "")), list(catalogue.SPACES))
-
-
-def _sentence(item: Any, location: list[Any]) -> str:
+def _sentence(item: Any, owner: Any, names: list[str]) -> str:
     if item["type"] == "extra_forbidden":
-        owner: Any = SearchConfig
-        for part in location[:-1]:
-            owner = SPACES[part] if part in SPACES else owner.model_fields[part].annotation
-        return f"there is no such setting{_meant(str(location[-1]), list(owner.model_fields))}"
+        return f"there is no such setting{_meant(names[-1], list(owner.model_fields))}"
+    if item["type"].startswith("union_tag"):
+        tag = item["ctx"].get("tag", "nothing")
+        return f"{tag!r} is not a known {KIND_WORDS[names[0]]}{_meant(str(tag), list(owner))}"
     return refusal(item)
 
 

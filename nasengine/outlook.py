@@ -153,8 +153,7 @@ def resolved(path: str) -> Callable[..., Any]:
 
 def learning_images(config: SearchConfig, train: int) -> int:
     """Training images that the weights learn from during the search."""
-    fraction = config.strategy.decision_fraction if config.strategy.recipe == "coppice" else 0.0
-    return train - splits.held_for_decisions(train, fraction)
+    return train - splits.held_for_decisions(train, config.strategy.held_out)
 
 
 def batch_size(config: SearchConfig, train: int) -> int:

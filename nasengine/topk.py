@@ -58,9 +58,9 @@ def sharpness(level: str, sizes: Tensor) -> Tensor:
     return (SHARPEST[level] * sizes).clamp(min=SOFTEST)
 
 
-def bounds(sizes: Tensor, floors: Tensor) -> tuple[Tensor, Tensor]:
-    """[G] least and largest ratio: from nothing pruned to `floors` elements left."""
-    return LEAST / sizes, 1 - floors / sizes
+def bounds(sizes: Tensor, floors: Tensor, living: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """[G] least and largest ratio: from all elements that live, wholly on, to `floors` elements left."""
+    return (sizes - (sizes if living is None else living) + LEAST) / sizes, 1 - floors / sizes
 
 
 def importance(slopes: Tensor, masks: Tensor, kind: str) -> Tensor:

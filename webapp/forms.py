@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from nasengine import catalogue
-from nasengine.config import PRESETS, SPACES, SearchConfig, parse
+from nasengine.config import KINDS, PRESETS, SearchConfig, parse
 from nasengine.errors import ConfigError
 from webapp.again import leaves
 from webapp.models import DatasetState, Search
@@ -158,9 +158,10 @@ class NewSearchForm(forms.Form):
         super().__init__(data)
         self.owner = owner
         self.is_filled_further = False
+        kinds = {"": {}, **{kind: {part: {"kind": kind}} for part, found in KINDS.items() for kind in found}}
         self.presets = {
-            (kind, preset): parse({"preset": preset, "data": {"dataset": "cifar10"}, "space": {"kind": kind}})
-            for kind in SPACES
+            (kind, preset): parse({"preset": preset, "data": {"dataset": "cifar10"}, **part})
+            for kind, part in kinds.items()
             for preset in PRESETS
         }
         self.settings = list(settings_of())
@@ -315,7 +316,7 @@ class NewSearchForm(forms.Form):
         return {preset: _text(self._preset_value(setting, preset), setting) for preset in PRESETS}
 
     def _preset_value(self, setting: Setting, preset: str) -> Any:
-        return _value(self.presets[setting.only or next(iter(SPACES)), preset], setting.dotted)
+        return _value(self.presets[setting.only, preset], setting.dotted)
 
 
 class DescribeForm(forms.Form):

@@ -10,7 +10,7 @@ import pytest
 from small import raw
 
 from nasengine import catalogue, config
-from nasengine.config import MOST_PROBLEMS, PRESETS, SPACES, SearchConfig, TargetConfig, document, parse
+from nasengine.config import KINDS, METHODS, MOST_PROBLEMS, PRESETS, SPACES, SearchConfig, TargetConfig, document, parse
 from nasengine.errors import ConfigError
 from nasengine.outlook import resolved
 
@@ -21,6 +21,7 @@ def problems(given: Any) -> list[tuple[str, str]]:
     return list(caught.value.problems)
 
 
+DMS = "kind, granularities, importance, warmup_fraction, decay_fraction, pressure, commit_every"
 PARTS = "name, seed, preset, data, space, strategy, target, search, retrain, baseline, runtime"
 DATASETS = "digits, cifar10, cifar100, fashion_mnist, svhn, folder, zip"
 FEW_PIXELS = "8 pixels are too few for 3 halvings; use at least 16, or fewer reductions"
@@ -59,7 +60,16 @@ WRONG = [
     ({"space.kind": None}, "space.kind", "'None' is not a known space; use one of cells, chain"),
     ({"space.kind": ["cells"]}, "space.kind", "is not a known space; did you mean 'cells'?"),
     ({"space.layers": 4}, "space.layers", f"there is no such setting; use one of {CELLS}"),
-    ({"strategy.kind": ["mgas"]}, "strategy.kind", "this is not among the choices; use 'mgas'"),
+    ({"strategy.kind": ["mgas"]}, "strategy.kind", "is not a known method; did you mean 'mgas'?"),
+    ({"strategy.kind": "mgs"}, "strategy.kind", "'mgs' is not a known method; did you mean 'mgas'?"),
+    ({"strategy.kind": "chain"}, "strategy.kind", "'chain' is not a known method; use one of mgas, dms"),
+    ({"strategy": {"kind": "dms", "cuts": [1]}}, "strategy.cuts", f"there is no such setting; use one of {DMS}"),
+    ({"strategy": {"kind": "dms", "pressure": 0}}, "strategy.pressure", "0 is too small; give 0.01 or more"),
+    (
+        {"strategy": {"kind": "dms", "granularities": ["weight"]}},
+        "strategy.granularities",
+        "use 'operation' or 'filter'",
+    ),
     ({"space.channels": 5}, "space.channels", "5 is no multiple of 2; give one"),
     ({"space.reductions": [2]}, "space.reductions", "cell 2 does not exist; use numbers from 0 to 1"),
     ({"space.reductions": [-1]}, "space.reductions", "cell -1 does not exist; use numbers from 0 to 1"),
@@ -283,7 +293,8 @@ def test_a_preset_fills_what_is_left_out_and_nothing_else(preset: str) -> None:
 def test_presets_differ_in_length_and_size_alone() -> None:
     """The recipe is the same, whatever the effort."""
     effort = {
-        "data": {"image_size"}, "search": {"epochs"}, "retrain": {"epochs"}, "mgas": set(), "runtime": {"memory_share"},
+        "data": {"image_size"}, "search": {"epochs"}, "retrain": {"epochs"}, "mgas": set(), "dms": set(),
+        "runtime": {"memory_share"},
         "cells": {"cells", "channels", "nodes", "reductions"}, "chain": {"layers", "channels", "reductions"},
     }  # fmt: skip
     for table in PRESETS.values():
@@ -332,11 +343,15 @@ def test_all_targets_come_from_large_to_small_and_once() -> None:
     assert TargetConfig(value=250).family(1000) == (250,)
 
 
-@pytest.mark.parametrize("recipe", ["coppice", "published"])
-def test_every_recipe_has_a_strategy(recipe: str) -> None:
-    wanted = parse({"strategy": {"recipe": recipe}})
-    assert wanted.strategy.recipe == recipe
-    assert callable(resolved(catalogue.STRATEGIES[wanted.strategy.kind].paths[recipe]))
+@pytest.mark.parametrize(
+    "strategy",
+    [{"recipe": "coppice"}, {"recipe": "published"}, {"kind": "dms"}],
+    ids=lambda part: "".join(part.values()),
+)
+def test_every_recipe_has_a_strategy(strategy: dict[str, str]) -> None:
+    wanted = parse({"strategy": strategy}).strategy
+    assert wanted.recipe == strategy.get("recipe", wanted.recipe)
+    assert callable(resolved(catalogue.STRATEGIES[wanted.kind].paths[wanted.recipe]))
 
 
 def test_what_a_configuration_prints_is_a_configuration() -> None:
@@ -373,13 +388,14 @@ def test_targets_are_numbers_or_percentages_rounded_down(value: Any, full: int, 
 
 
 def test_every_field_has_a_title_and_a_sentence() -> None:
-    kinds = [*(field.annotation for name, field in SearchConfig.model_fields.items() if name != "space")]
-    kinds += [field.annotation for field in TargetConfig.model_fields.values()]
-    parts = [SearchConfig, *SPACES.values(), *(kind for kind in kinds if hasattr(kind, "model_fields"))]
-    assert len(parts) == 11 and list(SPACES) == list(catalogue.SPACES)
+    fields = [*SearchConfig.model_fields.values(), *TargetConfig.model_fields.values()]
+    kinds = [field.annotation for field in fields if hasattr(field.annotation, "model_fields")]
+    parts = [SearchConfig, *(kind for found in KINDS.values() for kind in found.values()), *kinds]
+    assert len(parts) == 12
+    assert (list(SPACES), list(METHODS)) == (list(catalogue.SPACES), list(catalogue.STRATEGIES))
     for part in parts:
         for name, field in part.model_fields.items():
-            if name != "space" and not hasattr(field.annotation, "model_fields"):
+            if name not in KINDS and not hasattr(field.annotation, "model_fields"):
                 assert field.title and field.description and field.description.endswith("."), name
                 assert set(field.json_schema_extra) == {"unit", "advanced", "empty"}, name
 

@@ -92,12 +92,14 @@ def test_the_grey_text_is_what_each_preset_would_fill_in(alice: User) -> None:
         ("space__chain__reductions", ["2, 4", "automatic", "automatic"]),
         ("space__chain__layers", ["6", "12", "18"]),
         ("space__chain__squeeze_excite", ["No"] * 3),
-        ("strategy__regrow_every", ["only after early stages"] * 3),
+        ("strategy__mgas__regrow_every", ["only after early stages"] * 3),
+        ("strategy__mgas__warmup_fraction", ["0.2"] * 3),
+        ("strategy__dms__warmup_fraction", ["0.1"] * 3),
         ("target__limits__macs", ["none"] * 3),
         ("data__limit", ["all"] * 3),
     ],
 )
-def test_each_kind_of_space_has_its_own_grey_texts(alice: User, field: str, texts: list[str]) -> None:
+def test_each_kind_has_its_own_grey_texts(alice: User, field: str, texts: list[str]) -> None:
     widget = NewSearchForm(owner=alice).fields[field].widget
     assert list(json.loads(widget.attrs["data-presets"]).values()) == texts
     if isinstance(widget, Select):
@@ -126,9 +128,10 @@ def form_greys(alice: User, **typed: str) -> dict[str, str]:
     return filled.greys
 
 
-def test_each_kind_of_space_has_a_group_of_its_own(alice: User) -> None:
+def test_each_kind_has_a_group_of_its_own(alice: User) -> None:
     groups = {group.title: group for group in NewSearchForm(owner=alice).advanced_groups}
-    assert [group.title for group in groups.values() if group.only] == ["Space: Cells", "Space: Chain"]
+    of_one_kind = ["Space: Cells", "Space: Chain", "Method: MGAS", "Method: DMS"]
+    assert [group.title for group in groups.values() if group.only] == of_one_kind
     chain = groups["Space: Chain"]
     assert (chain.kind_field, chain.only) == ("space__kind", "chain")
     assert {field.html_name.removeprefix("space__chain__") for field in chain.fields} == {
@@ -196,8 +199,9 @@ def test_each_kind_of_value_arrives_as_json_would_have_it(alice: User) -> None:
         alice, seed="7", data__crop="false", data__flip="true", space__cells__cells="6",
         space__cells__reductions="1, 3",
         space__cells__candidates=["skip_connect", "avg_pool_3x3"], search__lr="0.02", target__value="9000",
-        target__also="30%, 8000", search__epochs="20", strategy__regrow_levels=["filter"], runtime__compile="true",
-        strategy__stage_shares="0.5", strategy__recipe="published", target__limits__macs="90%",
+        target__also="30%, 8000", search__epochs="20", strategy__mgas__regrow_levels=["filter"],
+        runtime__compile="true", strategy__mgas__stage_shares="0.5", strategy__mgas__recipe="published",
+        target__limits__macs="90%",
     )  # fmt: skip
     assert filled.is_valid(), filled.errors
     config = filled.asked.config

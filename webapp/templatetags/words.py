@@ -18,8 +18,8 @@ register = template.Library()
 NOTHING = "—"
 PICTURES = {
     "space__cells__candidates": "candidates",
-    "strategy__cuts": "stages",
-    "strategy__regrow_fraction": "regrowth",
+    "strategy__mgas__cuts": "stages",
+    "strategy__mgas__regrow_fraction": "regrowth",
 }
 """Advanced field -> its picture."""
 DRAWN = (*catalogue.PRESETS, *catalogue.SPACES, *catalogue.STRATEGIES, "params", "macs", *PICTURES.values())
