@@ -1,7 +1,7 @@
 # What to type. Whatever needs .venv makes it first.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run link demo test test-postgres pictures chaos load bench-page check clean
+.PHONY: help run link demo test test-long test-postgres pictures chaos load bench-page check clean
 
 VENV := .venv
 IN_VENV := $(VENV)/bin/python
@@ -12,7 +12,8 @@ help:
 	@echo "make run     Start Coppice and print a link to sign in with (PORT=8000 DATA_DIR=data REDIS_URL=)"
 	@echo "make link    A fresh link to sign in with, while Coppice runs (DATA_DIR=data)"
 	@echo "make demo    One quick search on the command line; its result lands in runs/demo/result"
-	@echo "make test    The whole test suite"
+	@echo "make test    The test suite"
+	@echo "make test-long  What takes longest, and is in the suite in a shorter form"
 	@echo "make test-postgres  The web application's tests on a PostgreSQL of their own (needs Debian's postgresql)"
 	@echo "make pictures  Every page in a browser, 1280 and 390 pixels wide, light and dark, into screenshots/"
 	@echo "make chaos   20 kills of real processes at random moments, as a table (ROUNDS=20)"
@@ -38,14 +39,18 @@ test: $(VENV)/installed-dev
 	@$(IN_VENV) manage.py fetch_assets
 	@$(IN_VENV) -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
+test-long: $(VENV)/installed-dev
+	@$(IN_VENV) manage.py fetch_assets
+	@$(IN_VENV) -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m long
+
 # What starts browsers and launchers is the same on every database.
 test-postgres: $(VENV)/installed-dev
 	@$(IN_VENV) manage.py fetch_assets
-	@$(IN_VENV) -m tests.postgres -- $(IN_VENV) -m pytest tests/webapp tests/chaos -m "not browser" --ignore tests/webapp/test_launch.py
+	@$(IN_VENV) -m tests.postgres -- $(IN_VENV) -m pytest tests/webapp tests/chaos -m "not browser and not long" --ignore tests/webapp/test_launch.py
 
 pictures: $(VENV)/installed-dev
 	@$(IN_VENV) manage.py fetch_assets
-	@PICTURES=all $(IN_VENV) -m pytest tests/webapp/test_looks.py
+	@PICTURES=all $(IN_VENV) -m pytest -m "" tests/webapp/test_looks.py
 
 chaos: $(VENV)/installed-dev
 	@$(IN_VENV) -m tests.chaos --rounds $(or $(ROUNDS),20)

@@ -191,8 +191,8 @@ class DMS(Strategy):
         return {}
 
     def limits(self) -> Mapping[str, float]:
-        """Mean ratio of each level."""
-        return {level: float(self._bounded(level).detach().mean()) for level in self.part.granularities}
+        """Mean ratio of each level; what is below zero prunes nothing."""
+        return {level: float(self._bounded(level).detach().clamp(min=0).mean()) for level in self.part.granularities}
 
     # -- masks ---------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.chaos.rounds import chaos
 
-pytestmark = [pytest.mark.slow, pytest.mark.redis]
+pytestmark = [pytest.mark.long, pytest.mark.redis]
 
 
 def test_what_is_killed_comes_back_true_and_ends_with_the_very_same_files(tmp_path: Path) -> None:

@@ -102,9 +102,9 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory, cache: None) -> Finishe
     return finished(QUICK_DIGITS, tmp_path_factory.mktemp("digits"))
 
 
-@pytest.fixture(params=["tiny_run", pytest.param("digits_run", marks=pytest.mark.slow)])
+@pytest.fixture(params=["tiny_run", pytest.param("digits_run", marks=pytest.mark.long)])
 def run(request: pytest.FixtureRequest) -> Finished:
-    """A finished search: the tiny one, and where slow tests run the quick one on digits."""
+    """A finished search: the tiny one, and among long tests the quick one on digits."""
     return request.getfixturevalue(request.param)
 
 

@@ -213,6 +213,7 @@ def test_rows_are_made_once_and_again_if_anything_has_changed(bench: Bench, monk
     assert bench.row(asked[0]) is None
 
 
+@pytest.mark.long
 def test_found_networks_have_rows_and_an_agreement(
     bench: Bench, archive: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -400,6 +400,7 @@ def test_a_process_killed_in_every_phase_ends_with_the_very_same_files(tiny_run:
     assert kinds[-1] == "search_finished" and kinds.count("epoch_finished") == 8 and kinds.count("search_started") == 1
 
 
+@pytest.mark.long
 def test_a_process_killed_while_it_makes_a_family_ends_with_the_very_same_networks(
     whole_of: Callable[[str], Whole], tmp_path: Path
 ) -> None:
@@ -581,7 +582,7 @@ def test_a_reader_that_walks_away_ends_the_run_quietly(tmp_path: Path) -> None:
 # -- the whole thing --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_quick_preset_on_digits_keeps_its_promise(digits_run: Finished) -> None:
     """At most 20,000 parameters, at least 97 % of that, 95 % of the test digits, all levels pruned and regrown."""

@@ -304,7 +304,7 @@ LEARNED: dict[str, Callable[[], Plan]] = {
 }
 
 
-@pytest.mark.parametrize("which", LEARNED)
+@pytest.mark.parametrize("which", ["cells", pytest.param("chain", marks=pytest.mark.long)])
 def test_03c_what_the_loss_would_miss_is_told_without_removing_it(which: str) -> None:
     """In trained networks candidates stand by their benefit much as by the rise of the loss when each is removed.
 
@@ -1351,7 +1351,7 @@ COMPARED = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_24a_the_found_network_beats_random_ones_of_its_size(tmp_path: Path) -> None:
     """By test accuracy, from scratch and by the same recipe; mean of two searches against three random nets each."""
     gains = []

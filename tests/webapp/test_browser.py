@@ -124,7 +124,7 @@ def shown(page: Page) -> dict[str, object]:
 
 def test_a_page_whose_sockets_are_blocked_asks_instead_and_misses_nothing(context: BrowserContext) -> None:
     page = context.new_page()
-    address = start(page, "seen twice in 25 seconds")
+    address = start(page, "seen twice in 12 seconds")
     blocked = context.new_page()
     blocked.route_web_socket(re.compile("/ws/"), lambda socket: socket.close())
     blocked.goto(address)

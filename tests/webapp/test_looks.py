@@ -66,7 +66,7 @@ def scenes(browser: Browser, cookies: list[dict[str, object]], stack: Stack, tmp
     return found
 
 
-@pytest.fixture(params=THEMES)
+@pytest.fixture(params=["light", pytest.param("dark", marks=pytest.mark.long)])
 def themed(request: pytest.FixtureRequest, context: BrowserContext) -> Iterator[Page]:
     page = context.new_page()
     page.emulate_media(color_scheme=request.param, reduced_motion="reduce")
