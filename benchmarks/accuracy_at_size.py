@@ -53,14 +53,17 @@ SEARCHES: dict[str, dict[str, dict[str, Any]]] = {
     "fixed ratios": {"strategy": {"ratios": "equal"}},
     "no regrowth": {"strategy": {"regrow_fraction": 0.0}},
     "one stage": {"strategy": {"cuts": []}},
+    "DMS": {"strategy": {"kind": "dms"}},
     "inherited weights": {"retrain": {"start": "inherit"}},
 }
 """Ways to search, as changes to the configuration. The last is trained longer than all others: by the search."""
+BESIDE = ("DMS", "inherited weights")
+"""Of these nothing is promised."""
 ENOUGH = 2
 """Sizes at which ours must win."""
 RIVALS = tuple(contenders.CONTENDERS)
 Rows = Sequence[Mapping[str, Any]]
-ABLATIONS = tuple(name for name in SEARCHES if name not in ("ours", "inherited weights"))
+ABLATIONS = tuple(name for name in SEARCHES if name not in ("ours", *BESIDE))
 
 
 @dataclass(frozen=True)
@@ -383,7 +386,7 @@ def agreements(found: Rows, bench: Bench) -> dict[str, Any]:
 
 
 def _grouped(found: Rows) -> dict[tuple[str, str, str], list[Mapping[str, Any]]]:
-    order = ["ours", *RIVALS, *ABLATIONS, "inherited weights"]
+    order = ["ours", *RIVALS, *ABLATIONS, *BESIDE]
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for row in sorted(
         found,
