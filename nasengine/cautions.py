@@ -169,12 +169,13 @@ def _head(config: SearchConfig, field: str, size: int, plan: Plan) -> Iterator[C
 def _length(config: SearchConfig, steps: int) -> Iterator[Caution]:
     stages, epochs, further = len(config.cuts) + 1, config.search.epochs, len(config.target.also)
     own = epochs - FEWEST_EPOCHS * further
+    or_fewer = ", or fewer stage ends" if config.cuts else ""
     if own < MEASURED_EPOCHS * stages:
         yield (
             "search.epochs",
-            f"{own} epochs for {stages} stages are {own / stages:.2g} each, fewer than in any search we measured "
-            f"({MEASURED_EPOCHS}): what has not gone by a stage's end is cut at once; give "
-            f"{MEASURED_EPOCHS * stages + FEWEST_EPOCHS * further} or more, or fewer stage ends",
+            f"{own} epochs for {stages} stage{'s' * (stages > 1)} are {own / stages:.2g} each, fewer than in any "
+            f"search we measured ({MEASURED_EPOCHS}): what has not gone by a stage's end is cut at once; give "
+            f"{MEASURED_EPOCHS * stages + FEWEST_EPOCHS * further} or more{or_fewer}",
         )
     if 2 * epochs * steps < QUICK_STEPS:
         enough = min(MOST_EPOCHS, math.ceil(QUICK_STEPS / steps))

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from nasengine import catalogue
 from nasengine.errors import ConfigError
 from nasengine.names import CONTROL, brief, shown
-from nasengine.refusals import refusal
+from nasengine.refusals import named, refusal
 
 Preset = Literal["quick", "standard", "thorough"]
 Granularity = Literal["operation", "filter", "weight"]
@@ -36,6 +36,7 @@ HIGHEST_SEED = 2**31 - 1
 MOST_EPOCHS = 2000
 WIDEST = 1024
 """Channels after all halvings; looking ahead takes seconds there."""
+NO_AMOUNT = "is neither a number nor a percentage; write for example 20000 or 40%"
 MOST_PROBLEMS = 50
 """Said at once."""
 FEWEST_EPOCHS = 4
@@ -620,8 +621,8 @@ class SearchConfig(Part):
         if self.search.epochs < FEWEST_EPOCHS * stages:
             raise ConfigError.at(
                 "search.epochs",
-                f"{self.search.epochs} is too few for {stages} stages; use at least {FEWEST_EPOCHS * stages}, "
-                "or fewer stage ends and targets",
+                f"{self.search.epochs} is too few for {stages} stage{'s' * (stages > 1)}; use at least "
+                f"{FEWEST_EPOCHS * stages}{self.or_fewer}",
             )
         if CONTROL.search(self.name):
             raise ConfigError.at("name", f"'{shown(self.name)}' has control characters; write it without them")
@@ -639,6 +640,12 @@ class SearchConfig(Part):
                 f"{WIDEST >> halvings}, or fewer reductions",
             )
         return self
+
+    @property
+    def or_fewer(self) -> str:
+        """What else shortens a search that has too few epochs for its stages; empty if nothing does."""
+        there = [word for word, ones in (("stage ends", self.cuts), ("further targets", self.target.also)) if ones]
+        return f", or fewer {' and '.join(there)}" if there else ""
 
     @property
     def cuts(self) -> tuple[int, ...]:
@@ -756,6 +763,8 @@ def _sentence(item: Any, owner: Any, names: list[str]) -> str:
     if item["type"].startswith("union_tag"):
         tag = item["ctx"].get("tag", "nothing")
         return f"{tag!r} is not a known {KIND_WORDS[names[0]]}{_meant(str(tag), list(owner))}"
+    if item["type"] in ("float_type", "finite_number") and item["loc"][-1] == "float":  # or a percentage
+        return f"{named(item['input'])} {NO_AMOUNT}"
     return refusal(item)
 
 
@@ -805,6 +814,4 @@ def _amount(field: str, value: float | str) -> tuple[float | None, float | None]
     try:
         return (float(text[:-1]) / 100, None) if text.endswith("%") else (None, float(text))
     except ValueError:
-        raise ConfigError.at(
-            field, f"'{value}' is neither a number nor a percentage; write for example 20000 or 40%"
-        ) from None
+        raise ConfigError.at(field, f"'{value}' {NO_AMOUNT}") from None

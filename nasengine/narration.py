@@ -80,7 +80,7 @@ def epoch_finished(
     for choice in net.plan.choices_until(stage.blocks):
         on, total = kept.setdefault(choice.granularity, [0, 0])
         mask = draw.masks.get(choice.name, net.kept[choice.name])
-        alive = int(mask.sum()) if choice.name in net.running else 0
+        alive = int((mask > 0.5).sum()) if choice.name in net.running else 0
         kept[choice.granularity] = [on + alive, total + choice.units]
     return events.EpochFinished(
         stage=stage.index,

@@ -246,7 +246,9 @@ def _estimate(config: SearchConfig, plan: Plan, whole: Architecture, target: int
     epochs = SEARCH_SHARE * config.search.epochs + RETRAIN_SHARE * config.retrain.epochs * networks
     seconds = step * steps * epochs
     smallest_stored = smallest(plan, config.strategy.granularities, "params")
-    least, most = _file_bytes(whole, config.target.metric, target, smallest_stored)
+    least, most = _file_bytes(
+        whole, config.target.metric, target, smallest_stored, zeros="weight" in config.strategy.granularities
+    )
     return {
         "memory_mib": fixed + each * batch,
         "seconds_cpu": seconds,
@@ -257,7 +259,7 @@ def _estimate(config: SearchConfig, plan: Plan, whole: Architecture, target: int
     }
 
 
-def _file_bytes(whole: Architecture, metric: str, target: int, least: int) -> tuple[int, int]:
+def _file_bytes(whole: Architecture, metric: str, target: int, least: int, *, zeros: bool) -> tuple[int, int]:
     """Least and most of `model.safetensors`: pruned weights stand in it, too, as zeros, and statistics of batch norms.
 
     Args:
@@ -265,9 +267,11 @@ def _file_bytes(whole: Architecture, metric: str, target: int, least: int) -> tu
         metric: of the target.
         target: what is not exceeded.
         least: parameters that the smallest network has.
+        zeros: whether single weights are pruned.
     """
     norms = [layer for layer in whole.layers if layer["op"] == "batch_norm"]
     statistics = 2 * sum(layer["channels"] for layer in norms)
     tensors = len(whole.layers) + 3 * len(norms)
     stored = target if metric == "params" else least
-    return NUMBER_BYTES * stored, NUMBER_BYTES * (whole.params_dense + statistics) + TENSOR_BYTES * tensors
+    dense = whole.params_dense if zeros or metric != "params" else target
+    return NUMBER_BYTES * stored, NUMBER_BYTES * (dense + statistics) + TENSOR_BYTES * tensors

@@ -27,9 +27,9 @@ SENTENCES = {
     "too_long": "{actual_length} are too many; give at most {max_length}",
     "tuple_type": "{it} is no list; write one in brackets, with commas between",
     "list_type": "{it} is no list; write one in brackets, with commas between",
-    "dict_type": '{it} is no JSON object; write one such as {{"name": "first"}}',
-    "model_attributes_type": '{it} is no JSON object; write one such as {{"name": "first"}}',
-    "model_type": '{it} is no JSON object; write one such as {{"name": "first"}}',
+    "dict_type": "{it} is no JSON object; write one in braces",
+    "model_attributes_type": "{it} is no JSON object; write one in braces",
+    "model_type": "{it} is no JSON object; write one in braces",
     "extra_forbidden": "there is no such field; leave it out",
 }
 """Type of the error -> sentence, with what pydantic tells of it."""
@@ -46,10 +46,15 @@ def refusal(error: Mapping[str, Any]) -> str:
         return str(error["msg"][0].lower() + error["msg"][1:])
     length = len(given) if isinstance(given, str) else 0
     told = {name: _short(value) for name, value in {**error.get("ctx", {}), "length": length}.items()}
-    return SENTENCES[error["type"]].format(it=_named(given), **told)
+    return SENTENCES[error["type"]].format(it=named(given), **told)
 
 
-def _named(given: object) -> str:
+def named(given: object) -> str:
+    """A value as a sentence begins with it.
+
+    >>> named(None), named("x"), named([1])
+    ('null', "'x'", 'this')
+    """
     if given is ...:
         return "it"
     if given is None or isinstance(given, bool):

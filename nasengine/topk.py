@@ -38,19 +38,19 @@ def places(importance: Tensor, groups: Tensor, starts: Tensor, sizes: Tensor) ->
     return 1 - (ranks(importance, groups, starts).double() + 0.5) / sizes[groups]
 
 
-def soft(places: Tensor, ratios: Tensor, sharpness: Tensor) -> Tensor:
+def soft(place: Tensor, ratio: Tensor, steepness: Tensor) -> Tensor:
     """Masks in (0, 1) of the ratios' kind, with gradient to them (eq. 3); all arguments [K]."""
-    return torch.sigmoid((sharpness * (places - ratios)).to(ratios.dtype))
+    return torch.sigmoid((steepness * (place - ratio)).to(ratio.dtype))
 
 
-def hard(places: Tensor, ratios: Tensor) -> Tensor:
+def hard(place: Tensor, ratio: Tensor) -> Tensor:
     """Masks of zeros and ones, as many as the ratio leaves: round((1 - a) N), a half rounded down; [K]."""
-    return (places > ratios).to(ratios.dtype)
+    return (place > ratio).to(ratio.dtype)
 
 
-def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
-    """The hard mask, with the soft one's gradient."""
-    return hard + (soft - soft.detach())
+def straight_through(forward: Tensor, backward: Tensor) -> Tensor:
+    """The values of the first mask, with the gradient of the second."""
+    return forward + (backward - backward.detach())
 
 
 def sharpness(level: str, sizes: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from nasengine.costs import savings
 from nasengine.discretise import fitted
 from nasengine.flat import GATED
 from nasengine.supernet import Kept, Off, Supernet
@@ -229,3 +230,19 @@ def fit(net: Supernet, margins: Mapping[str, Tensor], stage: Stage) -> Kept:
     """The exact fit to all bounds of a stage, at the levels that it opens."""
     kept = fitted(net.plan, margins, bounds=stage.bounds, granularities=stage.opens, exit_=stage.exit)
     return {name: units.to(net.kept[name].device) for name, units in kept.items()}
+
+
+def warmup_epochs(epochs: int, fraction: float) -> int:
+    """Of a stage's epochs those that train weights only: at least one, and not all."""
+    return min(epochs - 1, max(1, round(fraction * epochs)))
+
+
+def tightest(sizes: Sequence[Tensor], wanted: Sequence[float]) -> Tensor:
+    """Size against what is wanted, of the metric that is most above it."""
+    return torch.stack([size / aim for size, aim in zip(sizes, wanted, strict=True)]).max()
+
+
+def cost_shares(net: Supernet, metrics: Sequence[str], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """operation, filter -> [K] share of the size that goes with each unit, the mean over the metrics."""
+    found = [savings(net.count(metric), masks) for metric in metrics]
+    return {level: torch.stack([shares[level] for shares in found]).mean(dim=0) for level in GATED}

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from nasengine import topk
 from nasengine.architecture import Plan, lowered
 from nasengine.config import DMSConfig
-from nasengine.costs import savings
 from nasengine.discretise import floors
 from nasengine.flat import GATED, LEVELS
 from nasengine.objectives import size_penalty, task_loss
@@ -33,8 +32,11 @@ from nasengine.strategies.base import (
     Stage,
     Strategy,
     all_on,
+    cost_shares,
     fit,
     switched_off,
+    tightest,
+    warmup_epochs,
     watched,
 )  # fmt: skip
 from nasengine.supernet import Kept, Supernet
@@ -98,7 +100,7 @@ class DMS(Strategy):
                 exit=plan.exits[-1],
                 blocks=plan.exit_blocks[-1],
                 epochs=duration,
-                warmup_epochs=min(duration - 1, max(1, round(self.part.warmup_fraction * duration))),
+                warmup_epochs=warmup_epochs(duration, self.part.warmup_fraction),
                 start_size=full.size(self.metric),
                 target=target,
                 bounds={self.metric: target, **self.further},
@@ -125,7 +127,7 @@ class DMS(Strategy):
                 gains=self.gains(net),
                 size=sizes[0],
                 wanted=wanted[0],
-                share=torch.stack([size / aim for size, aim in zip(sizes, wanted, strict=True)]).max(),
+                share=tightest(sizes, wanted),
                 off=switched_off(net, soft["operation"]) if self._is_settled("operation", moment) else frozenset(),
                 flat=flat,
             )
@@ -140,7 +142,7 @@ class DMS(Strategy):
         logits = net(images, draw.masks, draw.gains, draw.off)
         losses = {"task": task_loss(logits, labels)}
         if not moment.warming:
-            losses["size"] = size_penalty(draw.share.clamp(min=1), self.pressure.clone())
+            losses["size"] = torch.relu(size_penalty(draw.share, self.pressure.clone()))
         return losses, logits
 
     @torch.no_grad()
@@ -149,7 +151,7 @@ class DMS(Strategy):
         (draw,) = draws
         for level in self.part.granularities:
             mask, units = draw.flat[level], net.flat[level]
-            if mask.grad is not None:
+            if mask.grad is not None and not self._is_settled(level, moment):
                 seen = topk.importance(mask.grad, mask.detach(), self.part.importance)
                 average = getattr(self, f"importance_{level}")
                 average[units.index] = MEMORY * average[units.index] + (1 - MEMORY) * seen
@@ -177,10 +179,11 @@ class DMS(Strategy):
         net.store()
         scores, thresholds, margins = self._margins(net)
         kept = fit(net, margins, moment.stage) if point == "end" else self._without_the_gone(net, margins)
+        decision = Decision(kept=kept, scores=scores, thresholds=thresholds, margins=margins, costs=self._costs(net))
         for level in self.part.granularities:
             living = [int(kept[choice.name].sum()) for choice in self.choices[level]]
             getattr(self, f"living_{level}").copy_(torch.tensor(living))
-        return [Decision(kept=kept, scores=scores, thresholds=thresholds, margins=margins, costs=self._costs(net))]
+        return [decision]
 
     def learning_rates(self, moment: Moment) -> list[dict[str, Any]]:
         """Constant while the size falls and after; enough for a ratio to travel wherever it must."""
@@ -224,7 +227,7 @@ class DMS(Strategy):
         return topk.bounds(*(getattr(self, f"{part}_{level}") for part in ("units", "floors", "living")))
 
     def _is_settled(self, level: str, moment: Moment) -> bool:
-        """Whether its ratios no longer move: operations make the size jump, so filters alone end the search."""
+        """Whether nothing of it moves any more: operations make the size jump, so filters alone end the search."""
         return level == "operation" and "filter" in self.ratios and moment.progress >= self.part.decay_fraction
 
     def _descent(self, moment: Moment) -> float:
@@ -250,7 +253,7 @@ class DMS(Strategy):
             found = self._whole(net, level, self._places(net, level))
             for choice, ratio in zip(self.choices[level], self._bounded(level).tolist(), strict=True):
                 name = choice.name
-                places[name], ratios[name] = found[name], ratio
+                places[name], ratios[name] = found[name], max(0.0, ratio)
                 margins[name] = torch.where(net.kept[name], found[name] - ratio, found[name] - 2)
         return places, ratios, margins
 
@@ -278,11 +281,8 @@ class DMS(Strategy):
         masks = all_on(net)
         for level in self.part.granularities:
             masks[level], _ = self._masks(net, level, settled=True)
-        by_metric = [savings(net.count(metric), masks) for metric in self.metrics]
-        found: dict[str, Tensor] = {}
-        for level in GATED:
-            found |= self._whole(net, level, torch.stack([costs[level] for costs in by_metric]).mean(dim=0))
-        return found
+        shares = cost_shares(net, self.metrics, masks)
+        return {name: part for level in GATED for name, part in self._whole(net, level, shares[level]).items()}
 
 
 def strategy(plan: Plan, config: Any, targets: Sequence[int], limits: Mapping[str, int]) -> DMS:

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from nasengine.architecture import Architecture, Plan, activations, lowered, smallest
 from nasengine.config import MGASConfig
-from nasengine.costs import savings
 from nasengine.discretise import floors
 from nasengine.flat import GATED, LEVELS, Units
 from nasengine.importance import Importance
@@ -37,8 +36,11 @@ from nasengine.strategies.base import (
     Stage,
     Strategy,
     all_on,
+    cost_shares,
     fit,
     switched_off,
+    tightest,
+    warmup_epochs,
     watched,
 )  # fmt: skip
 from nasengine.supernet import Kept, Supernet, architecture
@@ -137,7 +139,7 @@ class MGAS(Strategy):
                     exit=exits[number],
                     blocks=plan.exit_blocks[number],
                     epochs=duration,
-                    warmup_epochs=min(duration - 1, max(1, round(self.part.warmup_fraction * duration))),
+                    warmup_epochs=warmup_epochs(duration, self.part.warmup_fraction),
                     start_size=full[number].size(self.metric),
                     target=target,
                     bounds=bounds,
@@ -181,7 +183,7 @@ class MGAS(Strategy):
                 gains=self.gains(net),
                 size=sizes[0],
                 wanted=wanted[0],
-                share=torch.stack([size / aim for size, aim in zip(sizes, wanted, strict=True)]).max(),
+                share=tightest(sizes, wanted),
                 off=frozenset() if moment.warming else switched_off(net, flat["operation"]),
                 flat=flat,
             )
@@ -305,14 +307,15 @@ class MGAS(Strategy):
         A filter that is off lies at the edge of a rectifier, where no slope passes, and one of a candidate that is off
         has neither slope nor cost: they keep what was seen of them.
         """
-        by_metric = [savings(net.count(metric), draw.flat) for metric in self.metrics]
+        shares = cost_shares(net, self.metrics, draw.flat)
         for level in GATED:
             masks = draw.flat[level]
             if masks.grad is None:
                 continue
-            costs = torch.stack([costs[level] for costs in by_metric]).mean(dim=0)
-            seen = (masks.detach() > 0) & (costs > 0) if level == "filter" else torch.ones_like(masks, dtype=torch.bool)
-            self.importance.observe(level, net.flat[level].index, masks.grad, costs, seen)
+            seen = torch.ones_like(masks, dtype=torch.bool)
+            if level == "filter":
+                seen = (masks.detach() > 0) & (shares[level] > 0)
+            self.importance.observe(level, net.flat[level].index, masks.grad, shares[level], seen)
 
     def gains(self, net: Supernet) -> dict[str, Tensor]:
         """Operation or filter choice -> factors of its living units."""

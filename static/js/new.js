@@ -59,7 +59,7 @@ function show(answer) {
   at("outlook-time").textContent = span(answer.time.least, answer.time.most);
   at("outlook-memory").textContent = `about ${memory(answer.estimate.memory_mib)}`;
   at("outlook-file").textContent = `${bytes(answer.estimate.bytes_least)} to ${bytes(answer.estimate.bytes_most)}`;
-  at("outlook-basis").textContent = basis(answer.time.searches);
+  at("outlook-basis").textContent = basis(answer.time.searches, "weight" in answer.choices);
   slide();
 }
 
@@ -93,11 +93,11 @@ function limit(most, unit, [smallest, all]) {
   return `${whole(most)} ${unit} (${count(smallest)} to ${count(all)} can be reached)`;
 }
 
-function basis(searches) {
+function basis(searches, zeros) {
   const time = searches
     ? `Time: from your last ${searches === 1 ? "search" : `${searches} searches`} of about this length.`
     : "Time: from our benchmark, on one core of a quiet processor; a GPU is faster.";
-  return `${time} File: the more of the cut weights are zeros in it, the larger.`;
+  return zeros ? `${time} File: the more of the cut weights are zeros in it, the larger.` : time;
 }
 
 /** Each sentence under its field, and all of them, with links, beside the button. */

@@ -51,7 +51,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "published": {"strategy.recipe": "published", "retrain.epochs": 1},
     "limits": {"target.value": "60%", "target.limits.macs": "35%", "baseline.random": 1, "retrain.epochs": 1},
-    "dms": {"strategy": {"kind": "dms"}, "space.channels": 8, "target.value": "60%", "retrain.epochs": 1},
+    "dms": {
+        "strategy": {"kind": "dms"},
+        "space.channels": 8,
+        "target.value": "60%",
+        "target.also": ["40%"],
+        "search.epochs": 12,
+        "retrain.epochs": 1,
+    },
     "equal ratios": {"strategy.ratios": "equal", "retrain.epochs": 1},
     "no regrowth": {"strategy.regrow_fraction": 0, "retrain.epochs": 1},
     "regrowth": {

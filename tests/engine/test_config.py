@@ -10,7 +10,18 @@ import pytest
 from small import raw
 
 from nasengine import catalogue, config
-from nasengine.config import KINDS, METHODS, MOST_PROBLEMS, PRESETS, SPACES, SearchConfig, TargetConfig, document, parse
+from nasengine.config import (
+    KINDS,
+    METHODS,
+    MOST_PROBLEMS,
+    NO_AMOUNT,
+    PRESETS,
+    SPACES,
+    SearchConfig,
+    TargetConfig,
+    document,
+    parse,
+)
 from nasengine.errors import ConfigError
 from nasengine.outlook import resolved
 
@@ -42,7 +53,7 @@ WRONG = [
     ({"preset": "slow"}, "preset", "'slow' is not among the choices; use 'quick', 'standard' or 'thorough'"),
     ({"name": "x" * 81}, "name", "it has 81 characters; leave at most 80"),
     ({"name": "x\0"}, "name", r"'x\x00' has control characters; write it without them"),
-    ({"data": 3}, "data", "3 is no JSON object; write one such as {"),
+    ({"data": 3}, "data", "3 is no JSON object; write one in braces"),
     ({"data": None}, "data", "null is no JSON object"),
     ({"space": []}, "space", "this is no JSON object"),
     ({"data.dataset": "digit"}, "data.dataset", "'digit' is not a known data set; did you mean 'digits'?"),
@@ -134,7 +145,7 @@ WRONG = [
         "target.limits.macs",
         "'lots' is neither a number nor a percentage; write for example 20000 or 40%",
     ),
-    ({"target.limits.macs": True}, "target.limits.macs", "true is no number; write one such as 0.5"),
+    ({"target.limits.macs": True}, "target.limits.macs", f"true {NO_AMOUNT}"),
     ({"target.limits.latency": 5}, "target.limits.latency", "there is no such setting"),
     (
         {"target.limits.macs": 0},
@@ -153,13 +164,13 @@ WRONG = [
     ({"target.value": "nan"}, "target.value", f"nan is out of range; {AMOUNT}"),
     ({"target.value": "inf"}, "target.value", f"inf is out of range; {AMOUNT}"),
     ({"target.value": "1e999"}, "target.value", f"1e999 is out of range; {AMOUNT}"),
-    ({"target.value": float("inf")}, "target.value", "inf is no number; write one such as 0.5"),
-    ({"target.value": True}, "target.value", "true is no number; write one such as 0.5"),
-    ({"target.value": None}, "target.value", "null is no number; write one such as 0.5"),
+    ({"target.value": float("inf")}, "target.value", f"inf {NO_AMOUNT}"),
+    ({"target.value": True}, "target.value", f"true {NO_AMOUNT}"),
+    ({"target.value": None}, "target.value", f"null {NO_AMOUNT}"),
     ({"target.also": ["much"]}, "target.also", f"'much' {NEITHER}"),
     ({"target.also": ["50%", "0%"]}, "target.also", "0% is out of range; give a percentage above 0% and up to 100%"),
     ({"target.also": [-5]}, "target.also", f"-5 is out of range; {AMOUNT}"),
-    ({"target.also": [None]}, "target.also", "null is no number; write one such as 0.5"),
+    ({"target.also": [None]}, "target.also", f"null {NO_AMOUNT}"),
     ({"target.also": "50%"}, "target.also", "'50%' is no list; write one in brackets"),
     ({"target.also": ["9%"] * 9}, "target.also", "9 are too many; give at most 8"),
     ({"target.also": ["50%"]}, "search.epochs", "8 is too few for 3 stages; use at least 12, or fewer stage ends and"),
@@ -356,7 +367,8 @@ def test_every_recipe_has_a_strategy(strategy: dict[str, str]) -> None:
 
 def test_what_a_configuration_prints_is_a_configuration() -> None:
     family = {"target.also": ["30%", 900], "search.epochs": 20, "strategy.stage_shares": [0.5]}
-    for given in (raw({"target.value": "12.5%"}), raw(family), chain({}), chain({"strategy.recipe": "published"})):
+    dms = raw({"strategy": {"kind": "dms", "importance": "taylor"}})
+    for given in (raw({"target.value": "12.5%"}), raw(family), chain({}), chain({"strategy.recipe": "published"}), dms):
         first = parse(given)
         assert parse(json.loads(json.dumps(first.model_dump(mode="json")))) == first
         assert parse(first.model_dump(mode="json")) == first

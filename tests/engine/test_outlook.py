@@ -253,14 +253,16 @@ def test_the_time_is_a_range_around_the_estimate() -> None:
     assert estimate["seconds_least"] < estimate["seconds_cpu"] < estimate["seconds_most"]
 
 
+@pytest.mark.parametrize("zeros", [True, False])
 @pytest.mark.parametrize("metric", ["params", "macs"])
-def test_the_file_of_any_network_is_within_the_bytes_that_were_told(metric: str) -> None:
-    """The full network and the one at the target, as safetensors writes them."""
-    config = configuration({"target.metric": metric, "strategy.granularities": ["operation", "filter"]})
+def test_the_file_of_any_network_is_within_the_bytes_that_were_told(metric: str, zeros: bool) -> None:
+    """The one at the target, and where single weights are pruned the full one, as safetensors writes them."""
+    levels = ["operation", "filter", "weight"] if zeros else ["operation", "filter"]
+    config = configuration({"target.metric": metric, "strategy.granularities": levels})
     look, plan = outlook(config, DIGITS), plan_of(config, DIGITS)
     stream = torch.Generator().manual_seed(0)
     margins = {name: torch.randn(alive.shape, generator=stream) for name, alive in everything(plan).items()}
     kept = fitted(plan, margins, bounds={metric: look.target}, granularities=("operation", "filter"))
-    for found in (lowered(plan, {}), architecture(plan, kept)):
+    for found in (architecture(plan, kept), *([lowered(plan, {})] if zeros else [])):
         written = len(save(Network(found.to_json()).state_dict()))
         assert look.estimate["bytes_least"] <= written <= look.estimate["bytes_most"]
