@@ -122,7 +122,7 @@ def search_outlook(request: OwnedRequest) -> JsonResponse:
     answer: dict[str, Any] = {"feasible": not problems, "problems": problems, "warnings": form.warnings}
     answer["greys"] = form.greys
     outlook = form.asked.outlook if hasattr(form, "asked") else None
-    for name in ("metric", "full_size", "smallest_size", "target", "limits", "reach", "estimate"):
+    for name in ("metric", "full_size", "smallest_size", "target", "limits", "reach", "choices", "estimate"):
         answer[name] = getattr(outlook, name, None)
     answer["also"] = form.asked.further_targets if outlook else []
     answer["time"] = selectors.time_of(request.user, outlook) if outlook else None

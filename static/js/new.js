@@ -19,16 +19,21 @@ function ask() {
 async function outlook() {
   const number = ++asked;
   at("outlook").setAttribute("aria-busy", "true");
+  const answer = await told();
+  if (number !== asked) return; // a newer question is on its way
+  at("outlook").removeAttribute("aria-busy");
+  if (answer) show(answer);
+  else at("outlook-sentence").textContent = "The server cannot be asked right now; you can start the search all the same, it checks again.";
+}
+
+/** What the server says of the fields; null if it cannot be asked. */
+async function told() {
   try {
     const answer = await fetch(form.dataset.outlook, { method: "POST", body: new FormData(form), credentials: "same-origin" });
-    if (number !== asked) return; // a newer question is on its way
-    if (answer.redirected) return location.assign(location.href); // signed out
-    if (!answer.ok) throw new Error(`status ${answer.status}`);
-    show(await answer.json());
+    if (answer.redirected) location.assign(location.href); // signed out
+    return answer.ok && !answer.redirected ? await answer.json() : null;
   } catch {
-    if (number === asked) at("outlook-sentence").textContent = "The server cannot be asked right now; you can start the search all the same, it checks again.";
-  } finally {
-    if (number === asked) at("outlook").removeAttribute("aria-busy");
+    return null;
   }
 }
 

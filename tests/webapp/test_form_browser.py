@@ -92,7 +92,12 @@ def test_time_memory_and_file_are_told_with_what_they_rest_on(page: Page) -> Non
     expect(page.locator("#outlook-time")).to_have_text(re.compile(r" to \d+ (seconds|minutes)$|^about"))
     expect(page.locator("#outlook-memory")).to_have_text(re.compile(r"^about \d+ MiB$"))
     expect(page.locator("#outlook-file")).to_have_text(re.compile(r"^\d+ kB to \d+ kB$"))
-    expect(page.locator("#outlook-basis")).to_have_text(re.compile(r"^Time: from (our benchmark|your last )"))
+    expect(page.locator("#outlook-basis")).to_have_text(
+        re.compile(r"^Time: from (our benchmark|your last ).* zeros in it")
+    )
+    page.locator("[name=strategy__kind][value=dms]").check()  # which leaves no zeros
+    expect(page.locator("#outlook-basis")).to_have_text(re.compile(r"^Time: (?!.*zeros)"))
+    expect(page.locator("#outlook-sentence")).to_have_text("This can be reached.")
 
 
 def spot(place: Locator) -> list[int]:
