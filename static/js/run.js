@@ -6,7 +6,7 @@
 import { furtherTarget, lineName } from "./names.js";
 import { resumed, sentence, stageName } from "./sentences.js";
 
-const MOST_PROGRESS = 6000;
+const MOST_PROGRESS = 2000;
 const MOST_LOG = 200;
 const ESTIMATES = 40; // of the last progress: how far they differ is how sure the time left is
 
