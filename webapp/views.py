@@ -125,7 +125,7 @@ def search_outlook(request: OwnedRequest) -> JsonResponse:
     for name in ("metric", "full_size", "smallest_size", "target", "limits", "reach", "estimate"):
         answer[name] = getattr(outlook, name, None)
     answer["also"] = form.asked.further_targets if outlook else []
-    answer["time"] = selectors.time_of(request.user, outlook) if outlook else None
+    answer["time"] = selectors.time_of(request.user, form.asked) if outlook else None
     return JsonResponse(answer)
 
 
