@@ -488,6 +488,7 @@ def test_one_signs_in_by_password_and_out(client: Client, alice: User) -> None:
 
 def test_a_sign_in_link_works_once(client: Client, alice: User) -> None:
     url = reverse("sign_in", args=[services.sign_in_link_create(user=alice)])
+    assert client.head(url).status_code == 405, "whoever looks whether it is there does not use it up"
     assert client.get(url, follow=True).context["user"] == alice
     assert Client().get(url).status_code == 410
 
