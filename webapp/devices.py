@@ -18,7 +18,7 @@ PREFIX = "coppice.devices."
 TOLD_FOR, TELL_EVERY = 60, 20
 """Seconds that what a worker said counts, and between its saying so."""
 ASK_SECONDS = 120
-"""For the engine's answer; torch alone takes seconds to start."""
+"""For the engine's answer; torch alone takes seconds to start. So long it counts that a worker asks."""
 FIELD = "runtime.device"
 
 logger = logging.getLogger(__name__)
@@ -26,19 +26,19 @@ logger = logging.getLogger(__name__)
 
 def tell(worker: str) -> None:
     """Says which GPUs this worker's engine finds, again and again; for a thread that ends with its process."""
+    _say(worker, None, seconds=ASK_SECONDS)
     try:
         gpus = _gpus()
     except (OSError, ValueError, KeyError, IndexError, subprocess.SubprocessError) as error:
         logger.warning("the engine did not say which devices there are: %s", error)
         return
     while True:
-        with contextlib.suppress(redis.RedisError), _redis() as client:  # an outage leaves workers unknown, no more
-            client.set(f"{PREFIX}{worker}", json.dumps(gpus), ex=TOLD_FOR)
+        _say(worker, gpus, seconds=TOLD_FOR)
         time.sleep(TELL_EVERY)
 
 
-def known() -> list[list[str]]:
-    """Names of the GPUs of each worker that is known; empty if there is none, or nobody can be asked."""
+def known() -> list[list[str] | None]:
+    """Names of each worker's GPUs, None of one that still asks; empty if none is known, or nobody can be asked."""
     try:
         with _redis() as client:
             told = client.mget(keys) if (keys := list(client.scan_iter(f"{PREFIX}*"))) else []
@@ -50,13 +50,19 @@ def known() -> list[list[str]]:
 def judged(look: Outlook) -> Outlook:
     """The outlook of a search that insists on a GPU, with what the workers say of theirs."""
     workers = known()
-    if not workers:
-        doubt = "no worker has said whether it has a GPU; if none has, this search ends at once, and auto would not"
-        return look if look.problems else replace(look, warnings=(*look.warnings, (FIELD, doubt)))
     if any(workers):
         return look
+    if not workers or None in workers:
+        unsaid = "a worker has not said yet" if workers else "no worker has said"
+        doubt = f"{unsaid} whether it has a GPU; if none has, this search ends at once, and auto would not"
+        return look if look.problems else replace(look, warnings=(*look.warnings, (FIELD, doubt)))
     problem = "no worker here has a GPU, so this search would end at once; choose auto or cpu"
     return replace(look, problems=(*look.problems, (FIELD, problem)), warnings=())
+
+
+def _say(worker: str, gpus: list[str] | None, *, seconds: int) -> None:
+    with contextlib.suppress(redis.RedisError), _redis() as client:  # an outage leaves workers unknown, no more
+        client.set(f"{PREFIX}{worker}", json.dumps(gpus), ex=seconds)
 
 
 def _gpus() -> list[str]:

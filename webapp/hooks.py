@@ -14,6 +14,7 @@ import ipaddress
 import socket
 import ssl
 import threading
+from concurrent.futures import Future
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,9 +22,8 @@ from django.utils.crypto import salted_hmac
 
 from nasengine.names import CONTROL, shown
 
-SECONDS = 10.0
-"""For connecting, and again for all that is said then, however slowly. Looking up a name has no limit of its own: that
-of the task ends it."""
+LOOK_UP_SECONDS, SECONDS = 5.0, 10.0
+"""For looking up a name; for connecting, and again for all that is said then, however slowly."""
 LONGEST = 500
 USUAL_PORTS = {"http": 80, "https": 443}
 TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
@@ -43,15 +43,20 @@ class Unknown(Undelivered):
     """Its name leads nowhere, for now."""
 
 
+class LeadsInside(Undelivered):
+    """Its name leads inside, for now."""
+
+
 class Forbidden(Undelivered):
-    """It is an address that nobody is told at; another try would not change that."""
+    """It is an address that nobody is told at, whatever its name leads to; another try would not change that."""
 
 
 def check(address: str, *, private: bool) -> None:
-    """Looks where an address leads now. A name that nobody knows may be known by the time that it is told.
+    """Looks where an address leads now. A name that nobody knows in time may be known by the time that it is told.
 
     Raises:
-        Forbidden: if it is no address, or leads inside.
+        Forbidden: if it is no address, or one inside.
+        LeadsInside: if its name leads there.
     """
     host, port = _place(address, private=private)
     with contextlib.suppress(Unknown):
@@ -130,7 +135,7 @@ def post(address: str, body: bytes, *, secret: str, private: bool) -> None:
 
     Raises:
         Undelivered: if it was not taken.
-        Forbidden: if it must not be told.
+        Forbidden: if no other try will be, either.
     """
     host, port = _place(address, private=private)
     parts = urlsplit(address)
@@ -174,13 +179,29 @@ def _place(address: str, *, private: bool) -> tuple[str, int]:
 def _looked_up(host: str, port: int, *, private: bool) -> list[Any]:
     """What the machine's resolver says of a host; each of its addresses is one that may be told."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = _resolved(host, port)
+    except TimeoutError:
+        raise Unknown(f"{host} was not found within {LOOK_UP_SECONDS:g} seconds; does its name server work?") from None
     except (OSError, UnicodeError):
         raise Unknown(f"{host} is not known; is it spelt right?") from None
     ips = [ipaddress.ip_address(str(place[0]).partition("%")[0]) for *_, place in found]
     if not (private or all(map(is_public, ips))):
-        raise Forbidden(f"{inside(host)}.")
+        raise LeadsInside(f"{inside(host)}.")
     return found
+
+
+def _resolved(host: str, port: int) -> list[Any]:
+    """What the resolver says, if it does so in time. It cannot be stopped: whoever waits for it is a thread."""
+    said: Future[list[Any]] = Future()
+
+    def ask() -> None:
+        try:
+            said.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except Exception as error:
+            said.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    return said.result(timeout=LOOK_UP_SECONDS)
 
 
 def _connected(host: str, port: int, *, private: bool) -> socket.socket:

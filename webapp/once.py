@@ -27,10 +27,10 @@ def handed_over(request: HttpRequest, *, user: User, name: str) -> str:
     return request.get_signed_cookie(_cookie(name), default="", salt=str(user.pk), max_age=SECONDS) or ""
 
 
-def shown(answer: HttpResponse, *, page: str, names: tuple[str, ...]) -> HttpResponse:
-    """The answer, after which the browser brings these no more."""
-    for name in names:
-        answer.delete_cookie(_cookie(name), path=page, samesite="Strict")
+def shown(answer: HttpResponse, *, request: HttpRequest, names: tuple[str, ...]) -> HttpResponse:
+    """The answer to a request, after which the browser brings these no more; HEAD, which shows nothing, keeps them."""
+    for name in names if request.method == "GET" else ():
+        answer.delete_cookie(_cookie(name), path=request.path, samesite="Strict")
     return answer
 
 

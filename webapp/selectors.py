@@ -109,21 +109,24 @@ def engine_config(search: Search) -> dict[str, Any]:
     return config
 
 
-def time_of(owner: User, look: Outlook) -> dict[str, float]:
+def time_of(owner: User, asked: Asked) -> dict[str, float]:
     """Seconds (least, most) that a search may take on this machine.
 
     The benchmark's range, moved to where the last `searches` of this user were in it; 0 if there is none to tell. Those
-    of quite another length say nothing: what a search of a minute takes is mostly what every search takes to begin.
+    of another method say nothing, since its steps take another time, nor do those of quite another length: what a
+    search of a minute takes is mostly what every search takes to begin.
     """
-    ended = Search.objects.filter(owner=owner, state=SearchState.FINISHED).order_by("-finished_at")
-    asked = look.estimate["seconds_cpu"]
-    known = filter(None, map(_times, ended.values_list("pk", flat=True)[:LOOKED_THROUGH]))
-    alike = (taken / seconds for taken, seconds in known if asked / ALIKE <= seconds <= asked * ALIKE)
+    kind = asked.config.strategy.kind
+    ended = Search.objects.filter(owner=owner, state=SearchState.FINISHED, config__strategy__kind=kind)
+    last = ended.order_by("-finished_at").values_list("pk", flat=True)[:LOOKED_THROUGH]
+    estimate = asked.outlook.estimate
+    shortest, longest = estimate["seconds_cpu"] / ALIKE, estimate["seconds_cpu"] * ALIKE
+    alike = (taken / seconds for taken, seconds in filter(None, map(_times, last)) if shortest <= seconds <= longest)
     paces = list(itertools.islice(alike, PACES))
     usual = statistics.median(paces) / MIDDLE if paces else 1.0
     return {
-        "least": usual * look.estimate["seconds_least"],
-        "most": usual * look.estimate["seconds_most"],
+        "least": usual * estimate["seconds_least"],
+        "most": usual * estimate["seconds_most"],
         "searches": len(paces),
     }
 

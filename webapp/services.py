@@ -724,11 +724,13 @@ def webhook_set(*, user: User, address: str, site: str) -> str:
     """
     try:
         hooks.check(address, private=settings.WEBHOOK_PRIVATE)
-    except hooks.Forbidden as reason:
+    except (hooks.Forbidden, hooks.LeadsInside) as reason:
         raise Refused(f"Nothing was changed: {reason}") from None
     nonce = secrets.token_hex(32)
     new = {"address": address, "nonce": nonce, "site": site, "told_at": None, "problem": ""}
-    Webhook.objects.update_or_create(user=user, defaults=new)
+    with transaction.atomic():
+        Delivery.objects.filter(search__owner=user).update(tries=0)  # those were tried elsewhere
+        Webhook.objects.update_or_create(user=user, defaults=new)
     return hooks.secret_of(nonce)
 
 
@@ -767,14 +769,17 @@ def delivery_done(*, search_id: UUID, webhook: Webhook) -> None:
 
 
 def delivery_failed(*, search_id: UUID, webhook: Webhook, reason: str, is_final: bool = False) -> None:
-    """It was not taken: said on the page at once, and given up after the last try.
+    """It was not taken: said on the page at once, and given up after the last try, unless the address is another now.
 
     Args:
         is_final: whether another try would not change that.
     """
-    tried = Delivery.objects.filter(search=search_id)
-    (tried if is_final else tried.filter(tries__gte=len(PAUSES))).delete()
-    Webhook.objects.filter(pk=webhook.pk, nonce=webhook.nonce).update(told_at=timezone.now(), problem=reason)
+    with transaction.atomic():
+        tried = Delivery.objects.select_for_update().filter(search=search_id).first()
+        tried_there = Webhook.objects.filter(pk=webhook.pk, nonce=webhook.nonce)
+        is_there = tried_there.update(told_at=timezone.now(), problem=reason)
+        if tried and is_there and (is_final or tried.tries >= len(PAUSES)):
+            tried.delete()
 
 
 def api_token_revoke(*, token: ApiToken) -> None:

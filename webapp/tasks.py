@@ -37,7 +37,7 @@ DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 3
 """Exit codes of the engine."""
 REASON_LENGTH = 2000
 TELL_SECONDS = 30
-"""For one try to tell a webhook, the look-up of its name included; less than the pause before the next."""
+"""For one try to tell a webhook, more than its parts may take together; less than the pause before the next."""
 SHARE_OF_ROOM = 0.9
 """Of the memory that an engine held when it was ended for it: what the next one is advised to need at most."""
 BUSY = "The engine of an earlier attempt does not let go of its folder."
@@ -119,7 +119,7 @@ def tell_webhook(search_id: str) -> None:
     except hooks.Undelivered as reason:
         never = isinstance(reason, hooks.Forbidden)
         services.delivery_failed(search_id=search.pk, webhook=webhook, reason=str(reason), is_final=never)
-    except SoftTimeLimitExceeded:  # a slow name server, most likely
+    except SoftTimeLimitExceeded:
         late = f"It was not reached within {TELL_SECONDS} seconds."
         services.delivery_failed(search_id=search.pk, webhook=webhook, reason=late)
     else:

@@ -19,7 +19,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, Js
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.decorators.http import require_GET, require_http_methods, require_POST, require_safe
 from ninja.errors import AuthenticationError
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -125,7 +125,7 @@ def search_outlook(request: OwnedRequest) -> JsonResponse:
     for name in ("metric", "full_size", "smallest_size", "target", "limits", "reach", "choices", "estimate"):
         answer[name] = getattr(outlook, name, None)
     answer["also"] = form.asked.further_targets if outlook else []
-    answer["time"] = selectors.time_of(request.user, outlook) if outlook else None
+    answer["time"] = selectors.time_of(request.user, form.asked) if outlook else None
     return JsonResponse(answer)
 
 
@@ -223,7 +223,7 @@ def _new_link(request: OwnedRequest, search: Search) -> HttpResponse:
         return redirect(search)
     address = request.build_absolute_uri(reverse("shared", args=[token]))
     answer = render(request, "searches/link.html", {"search": search, "link": link, "address": address})
-    return once.shown(answer, page=request.path, names=("link",))
+    return once.shown(answer, request=request, names=("link",))
 
 
 @require_POST
@@ -402,7 +402,7 @@ def tokens(request: OwnedRequest) -> HttpResponse:
         names = ("token", "secret")
         new = {name: once.handed_over(request, user=request.user, name=name) for name in names}
         answer = render(request, "tokens.html", _tokens_context(request) | new)
-        return once.shown(answer, page=request.path, names=tuple(name for name in names if new[name]))
+        return once.shown(answer, request=request, names=tuple(name for name in names if new[name]))
     form = TokenForm(request.POST)
     if form.is_valid():
         try:
@@ -464,7 +464,7 @@ def token_revoke(request: OwnedRequest, pk: int) -> HttpResponse:
 
 
 @login_not_required
-@require_safe
+@require_GET  # HEAD would use it up
 @never_cache
 def sign_in(request: HttpRequest, token: str) -> HttpResponse:
     """A one-time link: signs its user in."""

@@ -202,6 +202,8 @@ def shown_once(page: Client, url: str, given: dict[str, str], pattern: str) -> s
     """The secret that the page after a POST shows, and no page after that; nor do an address or the session have it."""
     made = page.post(url, given)
     assert made.status_code == 302, "so that a reload makes no other"
+    head = page.head(made["Location"])
+    assert head.status_code == 200 and not head.content, "it shows nothing, so it uses nothing up"
     shown = page.get(made["Location"])
     found = set(re.findall(pattern, shown.content.decode()))
     kept = (made["Location"], page.get(made["Location"], follow=True).content.decode(), str(dict(page.session)))

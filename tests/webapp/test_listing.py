@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from django.apps import apps
+from django.db.models import JSONField, Value
 from django.test import Client
 
 from nasengine import events
@@ -217,6 +218,7 @@ def test_whoever_has_a_link_is_told_so_too(client: Client, early: Search) -> Non
 
 def test_searches_that_were_stopped_before_get_their_mark(early: Search, three: dict[str, Search]) -> None:
     Search.objects.update(ended_early=[])
+    Search.objects.filter(pk=three["Birch"].pk).update(report=Value(None, JSONField()))  # null as JSON has it
     import_module("webapp.migrations.0007_ended_early").read_reports(apps, None)
     marked = Search.objects.exclude(ended_early=[]).values_list("name", "ended_early")
     assert list(marked) == [("digits", ["search", "comparison"])]

@@ -174,37 +174,52 @@ def took(search: Search, times: float, **report: Any) -> None:
     put_into(search, SearchState.FINISHED, finished_at=timezone.now(), report={"seconds": halves} | report)
 
 
+DIGITS = {"data": {"dataset": "digits"}}
+
+
 def test_time_is_told_by_ones_own_last_searches(
     alice: User, bob: User, new_search: Callable[..., Search], running: Search
 ) -> None:
     """The benchmark's range about its middle, moved to where the median of one's own is."""
-    look = selectors.search_asked(owner=alice, raw={"data": {"dataset": "digits"}}).outlook
-    seconds, middle = look.estimate["seconds_cpu"], (QUICKEST * SLOWEST) ** 0.5
-    unknown = selectors.time_of(alice, look)
+    asked = selectors.search_asked(owner=alice, raw=DIGITS)
+    seconds, middle = asked.outlook.estimate["seconds_cpu"], (QUICKEST * SLOWEST) ** 0.5
+    unknown = selectors.time_of(alice, asked)
     for times in (1.0, 2.0, 40.0):
         took(new_search(), times)
     took(new_search(), 100.0, ended_early=["search"])
     put_into(new_search(), SearchState.FINISHED, finished_at=timezone.now(), report=None)
-    told = selectors.time_of(alice, look)
+    told = selectors.time_of(alice, asked)
     assert told["searches"] == 3
     assert told["least"] == pytest.approx(2 * seconds * QUICKEST / middle)
     assert told["most"] == pytest.approx(2 * seconds * SLOWEST / middle)
-    assert selectors.time_of(bob, look) == unknown, "another's searches tell nothing"
+    assert selectors.time_of(bob, asked) == unknown, "another's searches tell nothing"
     for _ in range(selectors.PACES):
         took(new_search(), 0.5)
-    assert selectors.time_of(alice, look)["least"] == pytest.approx(0.5 * seconds * QUICKEST / middle)
+    assert selectors.time_of(alice, asked)["least"] == pytest.approx(0.5 * seconds * QUICKEST / middle)
 
 
 def test_tiny_searches_tell_no_time_of_long_ones(alice: User, new_search: Callable[..., Search]) -> None:
     """They took many times their estimate, mostly to begin: a search of days would be said to take years."""
     for _ in range(selectors.PACES):
         took(new_search(data={"dataset": "digits", "limit": 20}, search={"epochs": 8}, retrain={"epochs": 1}), 40.0)
-    long = selectors.search_asked(owner=alice, raw={"preset": "standard", "data": {"dataset": "cifar10"}}).outlook
-    told = selectors.time_of(alice, long)
-    assert told == {"least": long.estimate["seconds_least"], "most": long.estimate["seconds_most"], "searches": 0}
+    long = selectors.search_asked(owner=alice, raw={"preset": "standard", "data": {"dataset": "cifar10"}})
+    told, unmoved = selectors.time_of(alice, long), long.outlook.estimate
+    assert told == {"least": unmoved["seconds_least"], "most": unmoved["seconds_most"], "searches": 0}
     took(new_search(preset="standard", data={"dataset": "cifar10"}, target={"value": "30%"}), 2.0)
     told = selectors.time_of(alice, long)
-    assert told["searches"] == 1 and told["least"] > long.estimate["seconds_least"]
+    assert told["searches"] == 1 and told["least"] > unmoved["seconds_least"]
+
+
+def test_searches_by_another_method_tell_no_time(alice: User, new_search: Callable[..., Search]) -> None:
+    """Its steps take another time; and how many there are leaves those of this method in sight."""
+    took(new_search(), 2.0)
+    for _ in range(selectors.LOOKED_THROUGH):
+        took(new_search(strategy={"kind": "dms"}), 0.5)
+    asked = [selectors.search_asked(owner=alice, raw=DIGITS | {"strategy": {"kind": kind}}) for kind in ("mgas", "dms")]
+    told = {each.config.strategy.kind: selectors.time_of(alice, each) for each in asked}
+    assert {kind: each["searches"] for kind, each in told.items()} == {"mgas": 1, "dms": selectors.PACES}
+    paces = [selectors.time_of(alice, each)["least"] / each.outlook.estimate["seconds_least"] for each in asked]
+    assert paces[0] == pytest.approx(4 * paces[1])
 
 
 def test_a_search_whose_data_set_is_gone_tells_no_time(
@@ -214,8 +229,7 @@ def test_a_search_whose_data_set_is_gone_tells_no_time(
     services.dataset_delete(dataset=ready_dataset)
     search.refresh_from_db()
     assert search.dataset is None
-    look = selectors.search_asked(owner=alice, raw={"data": {"dataset": "digits"}}).outlook
-    assert selectors.time_of(alice, look)["searches"] == 0
+    assert selectors.time_of(alice, selectors.search_asked(owner=alice, raw=DIGITS))["searches"] == 0
 
 
 # A first visit
@@ -474,6 +488,7 @@ def test_one_signs_in_by_password_and_out(client: Client, alice: User) -> None:
 
 def test_a_sign_in_link_works_once(client: Client, alice: User) -> None:
     url = reverse("sign_in", args=[services.sign_in_link_create(user=alice)])
+    assert client.head(url).status_code == 405, "whoever looks whether it is there does not use it up"
     assert client.get(url, follow=True).context["user"] == alice
     assert Client().get(url).status_code == 410
 

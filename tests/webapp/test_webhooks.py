@@ -31,6 +31,22 @@ from webapp.reaper import Reaper
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
+@pytest.fixture(autouse=True)
+def names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Where every name leads that is looked up, one after the other and the last again; this machine's own are its."""
+    leads_to = ["93.184.216.34"]
+    look_up = socket.getaddrinfo
+
+    def answer(host: str, port: int, *rest: Any, **more: Any) -> list[Any]:
+        if not str(host).endswith((".example", "example.org")):
+            return look_up(host, port, *rest, **more)
+        ip = leads_to.pop(0) if len(leads_to) > 1 else leads_to[0]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port))]
+
+    monkeypatch.setattr(hooks.socket, "getaddrinfo", answer)
+    return leads_to
+
+
 class Listener:
     """A little web server that answers as it is told and remembers what it got."""
 
@@ -271,13 +287,28 @@ def test_who_runs_the_server_may_lift_that(page: Client, settings: Any) -> None:
 def test_what_leads_inside_by_the_time_it_is_told_is_not_tried_again(
     hook: str, listener: Listener, running: Search, page: Client, settings: Any
 ) -> None:
-    """Its name was moved, or the server was set up otherwise: another try would not change that."""
+    """The server was set up otherwise meanwhile: another try would not change that."""
     settings.WEBHOOK_PRIVATE = False
     finish(running)
     tell(running)
     assert not listener.got and not Delivery.objects.exists()
     assert Webhook.objects.get().problem == f"127.0.0.1 {ELSEWHERE}"
     assert "tried again" not in page.get("/tokens/").content.decode()
+
+
+def test_a_name_that_leads_inside_for_a_moment_is_told_later(
+    running: Search, alice: User, listener: Listener, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names[:] = "93.184.216.34", "10.0.0.1", "127.0.0.1"
+    address = listener.address.replace("127.0.0.1", "hook.example")
+    services.webhook_set(user=alice, address=address, site="")
+    monkeypatch.setattr(hooks, "is_public", lambda ip: str(ip) != "10.0.0.1")  # the listener is in here, too
+    finish(running)
+    tell(running)
+    assert Webhook.objects.get().problem == f"hook.example {ELSEWHERE}"
+    assert not listener.got and Delivery.objects.get().tries == 1
+    tell(running)
+    assert len(listener.got) == 1 and Webhook.objects.get().problem == "" and not Delivery.objects.exists()
 
 
 def test_a_name_that_changes_its_mind_leads_nowhere_else(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,20 +334,35 @@ def test_a_name_that_changes_its_mind_leads_nowhere_else(listener: Listener, mon
     assert len(connected) == 1
 
 
-def test_a_name_server_that_keeps_a_try_waiting_too_long_is_said(
-    hook: str, running: Search, alice: User, monkeypatch: pytest.MonkeyPatch
+def test_a_name_server_that_does_not_answer_keeps_nobody_waiting(
+    page: Client, running: Search, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Whoever sets it up is not refused: by the time that it is told the name may be known."""
+    answers = threading.Event()
+    monkeypatch.setattr(hooks, "LOOK_UP_SECONDS", 0.2)
+    monkeypatch.setattr(hooks.socket, "getaddrinfo", lambda *_, **__: answers.wait(20) and [])
+    began = time.monotonic()
+    assert page.post(reverse("webhook_set"), {"address": "https://slow.example/"}).status_code == 302
+    finish(running)
+    tell(running)
+    assert time.monotonic() - began < 10
+    answers.set()
+    assert Webhook.objects.get().problem == "slow.example was not found within 0.2 seconds; does its name server work?"
+    assert Delivery.objects.get().tries == 1, "and it is due again"
+
+
+def test_a_try_that_takes_too_long_is_said(hook: str, running: Search, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker's limit strikes wherever the task is by then."""
 
-    def slow(*_: Any, **__: Any) -> list[Any]:
+    def slow(*_: Any, **__: Any) -> None:
         raise SoftTimeLimitExceeded(tasks.TELL_SECONDS)
 
-    services.webhook_set(user=alice, address="https://slow.example/", site="")
-    monkeypatch.setattr(hooks.socket, "getaddrinfo", slow)
+    monkeypatch.setattr(hooks, "post", slow)
     finish(running)
     tell(running)
     assert Webhook.objects.get().problem == "It was not reached within 30 seconds."
     assert Delivery.objects.get().tries == 1, "and it is due again"
+    assert hooks.LOOK_UP_SECONDS + 2 * hooks.SECONDS < tasks.TELL_SECONDS, "what is slow is said in its own words"
     assert tasks.tell_webhook.time_limit < min(services.PAUSES), "no two try at once"
 
 
@@ -391,11 +437,21 @@ def test_what_nobody_is_to_be_told_of_any_more_is_not_due_for_ever(hook: str, ru
     assert not Delivery.objects.exists()
 
 
-def test_a_delivery_of_an_older_address_changes_nothing_of_the_new(hook: str, running: Search, alice: User) -> None:
-    before = Webhook.objects.get()
+@pytest.mark.parametrize("is_final", [True, False])
+def test_what_an_older_address_did_not_take_the_new_one_is_told(
+    running: Search, alice: User, listener: Listener, settings: Any, is_final: bool
+) -> None:
+    settings.WEBHOOK_PRIVATE = True
     services.webhook_set(user=alice, address="https://example.org/", site="")
-    services.delivery_failed(search_id=running.pk, webhook=before, reason="It was away.")
+    finish(running)
+    Delivery.objects.update(tries=len(services.PAUSES) - 1)
+    before = services.delivery_claim(search_id=running.pk)
+    assert before is not None and Delivery.objects.get().tries == len(services.PAUSES)
+    services.webhook_set(user=alice, address=listener.address, site="")
+    services.delivery_failed(search_id=running.pk, webhook=before, reason="It was away.", is_final=is_final)
     assert Webhook.objects.get().problem == ""
+    tell(running)
+    assert len(listener.got) == 1 and Webhook.objects.get().problem == "" and not Delivery.objects.exists()
 
 
 def test_what_is_due_again_is_sent_again(

@@ -6,8 +6,8 @@ from django.db import migrations, models
 def read_reports(apps: Any, schema_editor: Any) -> None:
     """Of searches that were there before: what their reports say."""
     Search = apps.get_model("webapp", "Search")
-    for search in Search.objects.exclude(report=None).only("report").iterator():
-        if early := search.report.get("ended_early"):
+    for search in Search.objects.filter(report__isnull=False).only("report").iterator():
+        if early := (search.report or {}).get("ended_early"):
             Search.objects.filter(pk=search.pk).update(ended_early=early)
 
 
