@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ CLIP = 5.0
 """Largest norm of the weights' gradient."""
 MOMENTUM = 0.9
 EVALUATION_BATCH = 500
+CALIBRATION = 44
+"""Passes after which a hundredth of old running statistics is left."""
 FEWEST_DECIDING = 16
 """Images of a decision batch at least: batch norms in it take their statistics from it alone."""
 
@@ -170,6 +173,13 @@ def search_step(
         scores.step()
     accuracy = values.pop("accuracy")
     return values, draws[0], accuracy
+
+
+@torch.no_grad()
+def recalibrate(net: Supernet, gains: Mapping[str, Tensor], batches: Sequence[Tensor]) -> None:
+    """Lets running statistics forget the network that was; the images are passed round and round."""
+    for images in islice(cycle(batches), CALIBRATION):
+        net(images, None, gains)
 
 
 def _pass(

@@ -148,9 +148,11 @@ class Strategy(nn.Module, ABC):
     Attributes:
         decision_fraction: share of the training images that only its own parameters learn from; with 0 they learn from
             the very batches that the weights learn from.
+        recalibrates: whether statistics of batch norms are estimated anew after the cut that ends a search.
     """
 
     decision_fraction: float = 0.0
+    recalibrates: bool = False
 
     @abstractmethod
     def stages(self, net: Supernet) -> list[Stage]:

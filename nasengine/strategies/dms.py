@@ -45,6 +45,7 @@ MEMORY = 0.99
 """Share of an average importance that stays at each step."""
 TRAVEL = 2.0
 """How often a ratio could go through its whole range while the size falls: what learning rates follow from."""
+BETAS = (0.0, 0.99)
 GROWTH, STRONGEST = 200.0, 1000.0
 """The weight of the size grows by log(size / wanted), times this over the steps of the descent; its limit."""
 GONE = 1e-3
@@ -54,6 +55,8 @@ GONE = 1e-3
 class DMS(Strategy):
     """One ratio of pruned units for each choice of operations or filters.
 
+    The cut at the end takes away what soft masks let through, so statistics of batch norms are estimated anew.
+
     Args:
         plan: the full space.
         part: its settings.
@@ -61,6 +64,8 @@ class DMS(Strategy):
         targets: sizes in `metric` at which a network is handed out, from large to small.
         limits: further metric -> size that none of them exceeds.
     """
+
+    recalibrates = True
 
     def __init__(
         self, plan: Plan, part: DMSConfig, *, epochs: int, targets: Sequence[int], metric: str,
@@ -120,7 +125,7 @@ class DMS(Strategy):
         flat = {level: watched(mask) for level, mask in soft.items()}
         masks = {name: mask for level, mask in flat.items() for name, mask in net.flat[level].split(mask).items()}
         sizes = [net.count(metric)(counted) for metric in self.metrics]
-        wanted = self._wanted(moment)
+        wanted = [float(size) for size in sizes] if moment.warming else self._wanted(moment)
         return [
             Draw(
                 masks=masks,
@@ -179,6 +184,8 @@ class DMS(Strategy):
         net.store()
         scores, thresholds, margins = self._margins(net)
         kept = fit(net, margins, moment.stage) if point == "end" else self._without_the_gone(net, margins)
+        if point == "end":  # all ratios were shifted by as much as it took
+            thresholds = {name: 1 - float(kept[name].double().mean()) for name in thresholds}
         decision = Decision(kept=kept, scores=scores, thresholds=thresholds, margins=margins, costs=self._costs(net))
         for level in self.part.granularities:
             living = [int(kept[choice.name].sum()) for choice in self.choices[level]]
@@ -188,6 +195,10 @@ class DMS(Strategy):
     def learning_rates(self, moment: Moment) -> list[dict[str, Any]]:
         """Constant while the size falls and after; enough for a ratio to travel wherever it must."""
         return [{"params": list(self.ratios.values()), "lr": TRAVEL / self._descent(moment)}]
+
+    def optimizer(self, moment: Moment) -> torch.optim.Optimizer:
+        """Without momentum: ratios that run on would overshoot what is wanted."""
+        return torch.optim.Adam(self.learning_rates(moment), betas=BETAS, fused=True)
 
     def gains(self, net: Supernet) -> Mapping[str, Tensor]:
         """None: what a unit weighs is in its weights."""
@@ -236,10 +247,7 @@ class DMS(Strategy):
 
     def _wanted(self, moment: Moment) -> list[float]:
         """By metric: geometrically down to the bound, which is then held (eq. 10, by steps instead of epochs)."""
-        stage = moment.stage
-        if moment.warming:
-            return [float(stage.start_size)] * len(self.metrics)
-        aims = zip(self.start.tolist(), stage.bounds.values(), strict=True)
+        aims = zip(self.start.tolist(), moment.stage.bounds.values(), strict=True)
         return [wanted_size(start, bound, moment.progress / self.part.decay_fraction) for start, bound in aims]
 
     # -- decisions -----------------------------------------------------------------------------------------------

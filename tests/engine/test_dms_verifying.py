@@ -19,12 +19,12 @@ from small import chain_plan, configuration, images_for, lived_in, small_plan
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from nasengine import export, topk
+from nasengine import export, topk, train
 from nasengine.architecture import Plan, lowered, smallest
 from nasengine.device import generator
 from nasengine.errors import ConfigError
 from nasengine.objectives import task_loss
-from nasengine.search import search
+from nasengine.search import _Run, search
 from nasengine.strategies import dms
 from nasengine.strategies.base import Batch, Draw, Moment, Stage
 from nasengine.supernet import Supernet, architecture
@@ -232,6 +232,35 @@ def test_14_a_search_is_as_long_as_it_was_asked_to_be_and_says_what_hard_masks_c
     assert 0.85 * started.target <= end.size <= started.target
     soft = [event.validation for event in said if event.kind == "epoch_finished"][-1]
     assert None not in (*soft.values(), *end.validation.values()) and soft != end.validation
+
+
+def test_statistics_are_those_of_the_network_that_was_cut_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of the one with soft masks: estimated again from the same images they hardly move."""
+    nets, keep = [], _Run._keep_member
+    monkeypatch.setattr(_Run, "_keep_member", lambda run, stage: (nets.append((run.net, run)), keep(run, stage)))
+    list(search(configuration({**SMALL, "search.epochs": 6, "retrain.epochs": 1}), tmp_path))
+    ((net, run),) = nets
+    before = {name: [part.clone() for part in parts] for name, parts in net.statistics.items()}
+    images, _ = run.feeds.judging.plain(10_000, "all")
+    net.train()
+    train.recalibrate(net, {}, images.split(32))
+    moved = [
+        float((now - was).abs().mean() / now.abs().mean())
+        for name, parts in net.statistics.items()
+        for now, was in zip(parts, before[name], strict=True)
+    ]
+    assert sum(moved) / len(moved) < 0.25, moved
+
+
+def test_what_was_held_against_the_ratios_at_the_end_is_what_stays() -> None:
+    net, strategy, moment = in_the_middle(PLANS["cells"](), share=0.3)
+    (decision,) = strategy.decide(net, moment, "end", ())
+    on = off = 0
+    for name, limit in decision.thresholds.items():
+        above = decision.scores[name] > limit
+        on += int((above & decision.kept[name]).sum())
+        off += int((above != decision.kept[name]).sum())
+    assert off <= 0.05 * on, "but for what fills the last gap"
 
 
 def test_further_targets_are_smaller_fits_of_what_is_left(tmp_path: Path) -> None:
