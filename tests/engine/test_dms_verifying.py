@@ -249,7 +249,7 @@ def test_statistics_are_those_of_the_network_that_was_cut_out(tmp_path: Path, mo
         for name, parts in net.statistics.items()
         for now, was in zip(parts, before[name], strict=True)
     ]
-    assert sum(moved) / len(moved) < 0.25, moved
+    assert sum(moved) / len(moved) < 0.1, moved  # 0.01; without it 0.33
 
 
 def test_what_was_held_against_the_ratios_at_the_end_is_what_stays() -> None:
