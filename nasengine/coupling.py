@@ -196,7 +196,8 @@ def _found(model: nn.Module, shape: tuple[int, ...], until: float, say: Callable
     stream = torch.Generator().manual_seed(0)
     say("tracing the model")
     proof.randomised(model, shape, stream)
-    candidates, frozen = tracing.groups(model, torch.randn(shape, generator=stream))
+    # A copy is traced: some models keep what they computed, and with it a graph that could not be copied later.
+    candidates, frozen = tracing.groups(copy.deepcopy(model), torch.randn(shape, generator=stream))
     say(f"proving {len(candidates)} groups")
     images = torch.randn((2, *shape[1:]), generator=stream, dtype=torch.float64)
     groups, failed, difference = proof.proved(model.double(), candidates, images, stream, until)

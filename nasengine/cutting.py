@@ -105,7 +105,10 @@ def _narrow(model: nn.Module, name: str, cuts: Mapping[str, Cut]) -> None:
     keeps = {side: one["keep"] for side, one in cuts.items()}
     if isinstance(layer, nn.Parameter):
         owner, _, last = name.rpartition(".")
-        setattr(model.get_submodule(owner), last, _chosen(layer, keeps["through"], parameter_dim(layer)))
+        holder, keep = model.get_submodule(owner), keeps["through"]
+        setattr(holder, last, _chosen(layer, keep, parameter_dim(layer)))
+        if getattr(holder, "normalized_shape", None) == (layer.numel(),):
+            holder.normalized_shape = (len(keep),)
     else:
         narrow(layer, keeps)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -37,7 +38,7 @@ def proved(
         stream: for which elements go.
         until: on the monotonic clock; what is not proved by then is frozen.
     """
-    seen = _seen(model, candidates, images)
+    seen = _seen(copy.deepcopy(model), candidates, images)
     frozen = [Frozen(group.name, group.width, UNSEEN) for group in candidates if group.name not in seen]
     largest = 0.0
 
@@ -102,7 +103,10 @@ def silenced(model: nn.Module, cuts: Sequence[Cut]) -> Iterator[None]:
             mask[one["keep"]] = 1
             hooks.append(_gated(layer, mask))
         elif isinstance(layer, nn.LayerNorm | nn.GroupNorm):
-            hooks.append(_over_the_rest(layer, one["keep"]))
+            hooks.append(_over_the_rest(layer, narrow(copy.deepcopy(layer), {"through": one["keep"]}), one["keep"]))
+    for name, its in _other_norms(model, cuts).items():
+        norm = model.get_submodule(name)
+        hooks.append(_over_the_rest(norm, cut(copy.deepcopy(norm), its), its[0]["keep"]))
     try:
         yield
     finally:
@@ -121,10 +125,22 @@ def _gated(module: nn.Module, mask: Tensor) -> Any:
     return module.register_forward_pre_hook(hook)
 
 
-def _over_the_rest(norm: nn.Module, keep: list[int]) -> Any:
+def _other_norms(model: nn.Module, cuts: Sequence[Cut]) -> dict[str, list[Cut]]:
+    """Norms of which torch knows the parameters alone (root mean squares, global responses): name -> their cuts."""
+    found: dict[str, list[Cut]] = defaultdict(list)
+    for one in cuts:
+        owner, _, last = one["layer"].rpartition(".")
+        module = model.get_submodule(owner)
+        norm = "norm" in type(module).__name__.lower() and not any(module.children())
+        if norm and isinstance(named(model, one["layer"]), Tensor):
+            found[owner].append({**one, "layer": last})
+    return found
+
+
+def _over_the_rest(norm: nn.Module, narrower: nn.Module, keep: list[int]) -> Any:
     """Normalises over the channels that stay; the others are zero behind it."""
-    dim = 1 if isinstance(norm, nn.GroupNorm) or "2d" in type(norm).__name__ else -1
-    narrower, index = narrow(copy.deepcopy(norm), {"through": keep}), torch.tensor(keep)
+    dim = 1 if isinstance(norm, nn.GroupNorm) or "2d" in type(norm).__name__ else getattr(norm, "channel_dim", -1)
+    index = torch.tensor(keep)
 
     def hook(_: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> Tensor:
         return torch.zeros_like(made).index_copy(dim, index, narrower(given[0].index_select(dim, index)))

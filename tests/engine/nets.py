@@ -103,6 +103,31 @@ class Normed(Net):
         return x + (self.down(torch.nn.functional.gelu(self.up(y))) * self.factor).permute(0, 3, 1, 2)
 
 
+class RootNorm(nn.Module):
+    """Root mean squares, as those write it who do not use torch's."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.normalized_shape = (width,)
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * self.weight
+
+
+class RootNormed(Net):
+    """Two kinds of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.back = nn.Linear(8, 6), nn.Linear(6, 8)
+        self.own, self.torchs = RootNorm(6), nn.RMSNorm(8)
+
+    def body(self, x: Tensor) -> Tensor:
+        y = self.own(self.into(self.torchs(x.permute(0, 2, 3, 1))))
+        return x + self.back(y).permute(0, 3, 1, 2)
+
+
 class Flat(nn.Module):
     """The last feature maps are flattened: each channel is many inputs of the next layer."""
 
@@ -127,6 +152,40 @@ class Rigid(Net):
         y = self.rigid(x)
         x = x + self.free(y.reshape(y.shape[0], 6, *y.shape[2:]))
         return x + self.outer(self.inner(x))
+
+
+class Pieced(Net):
+    """Four neighbours become one pixel of four times the channels, as where Swin joins its patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = conv(8, 6), conv(6, 8)
+        self.piece, self.join = nn.Conv2d(8, 4, 1), nn.Linear(16, 8)
+
+    def body(self, x: Tensor) -> Tensor:
+        x = x + self.outer(self.inner(x))
+        y = self.piece(x).permute(0, 2, 3, 1)
+        y = torch.cat([y[:, 0::2, 0::2], y[:, 1::2, 0::2], y[:, 0::2, 1::2], y[:, 1::2, 1::2]], dim=-1)
+        return self.join(y).permute(0, 3, 1, 2)
+
+
+class Striped(Net):
+    """Its first convolution treats the colours apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, groups=3), nn.ReLU(), conv(6, 8))
+
+
+class Paired(Net):
+    """Each filter of a grouped convolution reads two channels, which Torch-Pruning takes for depthwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made, self.paired, self.after = conv(8, 12), nn.Conv2d(12, 6, 1, groups=6), conv(6, 8)
+
+    def body(self, x: Tensor) -> Tensor:
+        return x + self.after(self.paired(self.made(x)))
 
 
 class Mixing(Net):
@@ -198,4 +257,4 @@ class Around(nn.Module):
         return last(x, x, x)[0] if isinstance(last, nn.MultiheadAttention) else last(x)
 
 
-SOUND = (Residual, Dense, Squeezed, Grouped, Gated, Normed, Flat)
+SOUND = (Residual, Dense, Squeezed, Grouped, Gated, Normed, RootNormed, Flat)

@@ -28,7 +28,7 @@ from nasengine.cutting import cut, recipe, sliced
 from nasengine.errors import ConfigError
 from nasengine.multiply_adds import counted
 from nasengine.proof import proved, randomised, relative_difference
-from nasengine.tracing import ATTENTION, groups
+from nasengine.tracing import ATTENTION, LOST, groups
 
 SIDE = 16
 REAL = {
@@ -47,7 +47,7 @@ def found(model: nn.Module, side: int) -> tuple[nn.Module, tuple[Group, ...], tu
     """The model with random weights in fp64, and its groups, in this process."""
     shape = (1, 3, side, side)
     randomised(model, shape, stream())
-    candidates, frozen = groups(model, torch.randn(shape))
+    candidates, frozen = groups(copy.deepcopy(model), torch.randn(shape))
     held, failed, difference = proved(model.double(), candidates, images(side), stream())
     assert difference < 1e-9
     return model, held, (*frozen, *failed)
@@ -92,6 +92,7 @@ WIDTHS = {
     nets.Grouped: {"stem.0": 2, "wide.0": 6, "last.0": 8},
     nets.Gated: {"stem.0": 8, "both.0": 6, "after.0": 8},
     nets.Normed: {"stem.0": 8, "into": 4, "up": 10},
+    nets.RootNormed: {"stem.0": 8, "into": 6},
     nets.Flat: {"features.0.0": 6, "features.2.0": 4, "hidden": 7},
 }
 
@@ -115,6 +116,20 @@ def test_cut_computes_what_was_silenced_and_counts_are_exact(kind: type[nn.Modul
     assert count.macs == sum(count.by_layer.values())
 
 
+def test_norms_of_a_narrower_model_are_over_the_channels_that_stay() -> None:
+    model, held, _ = hand_made(nets.Normed)
+    small = sliced(model, held, {"into": [0, 2, 3]})
+    kept, x = [c + 4 * block for block in range(3) for c in (0, 2, 3)], torch.randn(2, 9, 4, 4, dtype=torch.float64)
+    rest = (x - x.mean(1, keepdim=True)) * (x.var(1, unbiased=False, keepdim=True) + 1e-5).rsqrt()
+    column = (1, 9, 1, 1)
+    assert torch.allclose(
+        small.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
+        rest * model.norm.weight[kept].view(column) + model.norm.bias[kept].view(column),
+    )
+    assert (small.grouped.num_groups, small.grouped.num_channels) == (3, 9)
+    assert torch.equal(small.grouped.weight, model.grouped.weight[kept])
+
+
 @pytest.mark.parametrize(("library", "name"), REAL)
 def test_real_models_are_cut_exactly(library: str, name: str) -> None:
     model, held, frozen = real(library, name)
@@ -132,6 +147,9 @@ def test_real_models_are_cut_exactly(library: str, name: str) -> None:
     ("kind", "name", "reason"),
     [
         (nets.Rigid, "rigid.0", "cut, the model no longer runs (shape '[2, 6, 16, 16]' is invalid for input of size"),
+        (nets.Pieced, "piece", "cut, the model no longer runs (addmm: mat1 and mat2 shapes cannot be multiplied"),
+        (nets.Striped, "stem.0", LOST),
+        (nets.Paired, "made.0", LOST),
         (nets.Mixing, "mixed.0", "cut, the model computes something else (by 0."),
         (nets.Idle, "idle.0", "nothing that it does is seen in the output"),
         (nets.Lone, "lone.0", "it has a single element"),
