@@ -25,7 +25,8 @@ from nasengine.narrowing import kind
 
 SECONDS = 60
 """For all of a model, the start of its process and its building included."""
-RESERVE = 5
+RESERVE = 15
+"""For the start of the process and the building, before its own time begins."""
 
 NAMED = """
 torchvision:resnet18:32 timm:resnet18:32 torchvision:resnet50:32 timm:resnet50:32 torchvision:resnext50_32x4d:32

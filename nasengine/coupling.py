@@ -3,7 +3,7 @@
 A convolution can lose a filter only if all that add to its output, normalise or read it lose the same one. What is
 coupled so is one element; elements that run through the same layers are a group, and one number, how many of them stay,
 narrows them all. Torch-Pruning traces the model (`tracing`), but is not believed: a group counts only if the
-narrowed model computes, to 1e-9, what the whole one computes with those channels silenced (`proof`).
+narrowed model computes, to 1e-12, what the whole one computes with those channels silenced (`proof`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nasengine.errors import ConfigError
+from nasengine.errors import ConfigError, told
 
 SECONDS = 60.0
 PATIENCE = 0.2
@@ -143,7 +143,7 @@ def _started(context: SpawnContext, model: nn.Module, work: tuple[Any, ...]) -> 
         process.start()
     except Exception as error:  # whatever its parts say when they are asked to travel
         raise ConfigError.at(
-            "space.model", f"the model cannot be handed to another process ({error}); give it classes of a module"
+            "space.model", f"the model cannot be handed to another process ({told(error)}); give it classes of a module"
         ) from None
     return process
 
@@ -182,10 +182,7 @@ def _work(shell: nn.Module, threads: int, sender: Connection, shape: tuple[int, 
     try:
         sender.send(("done", _found(model, shape, until, lambda doing: sender.send(("doing", doing)))))
     except Exception as error:  # whatever strange models do is a reason to refuse them
-        from nasengine.names import brief
-
-        told = brief(f"{type(error).__name__}: {error}".splitlines()[0])
-        sender.send(("refused", f"its channel groups cannot be found ({told}); take another model"))
+        sender.send(("refused", f"its channel groups cannot be found ({told(error)}); take another model"))
 
 
 def _found(model: nn.Module, shape: tuple[int, ...], until: float, say: Callable[[str], None]) -> Coupling:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nasengine.errors import ConfigError
+from nasengine.errors import ConfigError, told
 from nasengine.names import brief
 
 Library = Literal["timm", "torchvision"]
@@ -55,7 +55,7 @@ def built(
     if name not in known:
         raise ConfigError.at(FIELD, _unknown(library, name, known))
     make = _timm if library == "timm" else _torchvision
-    told = f"{name} ({library}) does not take images of {image_size} pixels and {_plural(channels, 'channel')}"
+    images = f"images of {image_size} pixels and {_plural(channels, 'channel')}"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -63,7 +63,9 @@ def built(
             with torch.no_grad():
                 logits = model(torch.zeros(1, channels, image_size, image_size))
     except Exception as error:  # a thousand authors refuse in as many ways
-        raise ConfigError.at(FIELD, f"{told} ({brief(_first_line(error))}); try another image size or model") from None
+        raise ConfigError.at(
+            FIELD, f"{name} ({library}) does not take {images} ({told(error)}); try another image size or model"
+        ) from None
     if not isinstance(logits, Tensor) or logits.shape != (1, classes):
         raise ConfigError.at(
             FIELD, f"{name} ({library}) does not sort images into {classes} classes; take another model"
@@ -130,7 +132,7 @@ def _read_channels(model: nn.Module, channels: int) -> None:
     )
 
 
-def _load(model: nn.Module, file: Path, told: str) -> None:
+def _load(model: nn.Module, file: Path, whose: str) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -138,25 +140,21 @@ def _load(model: nn.Module, file: Path, told: str) -> None:
         given = load_file(file)
     except (OSError, SafetensorError) as error:
         raise ConfigError.at(
-            FIELD, f"the weights in {file} cannot be read ({brief(_first_line(error))}); give a safetensors file"
+            FIELD, f"the weights in {file} cannot be read ({told(error)}); give a safetensors file"
         ) from None
     expected = model.state_dict()
     for name, value in expected.items():
         if name not in given:
-            raise ConfigError.at(FIELD, f"the weights in {file} have no {name}; give those of {told}")
+            raise ConfigError.at(FIELD, f"the weights in {file} have no {name}; give those of {whose}")
         if given[name].shape != value.shape:
             raise ConfigError.at(
                 FIELD,
-                f"the weights in {file} do not fit {told}: {name} is {list(given[name].shape)}, expected "
+                f"the weights in {file} do not fit {whose}: {name} is {list(given[name].shape)}, expected "
                 f"{list(value.shape)}",
             )
     if unknown := sorted(given.keys() - expected.keys()):
-        raise ConfigError.at(FIELD, f"the weights in {file} have {brief(unknown[0])}, which {told} has not")
+        raise ConfigError.at(FIELD, f"the weights in {file} have {brief(unknown[0])}, which {whose} has not")
     model.load_state_dict(given)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _plural(n: int, word: str) -> str:
