@@ -111,8 +111,8 @@ def summary(found: Sequence[dict[str, Any]]) -> str:
     whole = sum(row.get("groups") == 0 for row in found)
     slow = [row["model"] for row in found if row["seconds"] > SECONDS + 1]
     return (
-        f"{len(found) - refused - whole} of {len(found)} models can be narrowed, {whole} have no group that holds, "
-        f"{refused} are refused; {'over their time: ' + ', '.join(slow) if slow else 'none took longer than its time'}"
+        f"{len(found) - refused - whole} of {len(found)} models can be narrowed, {whole} without a group that holds, "
+        f"{refused} refused; {'over their time: ' + ', '.join(slow) if slow else 'none took longer than its time'}"
     )
 
 
