@@ -34,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
             if isinstance(line, Event):
                 last = line.seq
                 print(events.to_line(line), flush=True)
+            elif isinstance(line, str):
+                print(line, flush=True)
             else:
                 print(json.dumps(line), flush=True)
                 if line.get("ok") is False:
@@ -98,6 +100,14 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     export.add_argument("--to", metavar="FILE", type=Path, help="default: DIR/model.onnx, .pt2 or .sparse.safetensors")
     export.set_defaults(run=_export)
+    model = commands.add_parser("model", help="how far a known model can be narrowed, and what of it cannot")
+    model.add_argument("model", metavar="LIBRARY:NAME", help="such as timm:mobilenetv3_small_100, torchvision:resnet18")
+    model.add_argument("--classes", metavar="N", type=_at_least_one, default=10)
+    model.add_argument("--channels", metavar="N", type=_at_least_one, default=3, help="of the images")
+    model.add_argument("--image-size", metavar="S", type=_at_least_one, default=64, help="side of the images in pixels")
+    model.add_argument("--seconds", metavar="N", type=_at_least_one, default=60, help="give up after that time")
+    model.add_argument("--json", action="store_true", help="all groups, as one JSON object")
+    model.set_defaults(run=_model)
     devices = commands.add_parser("devices", help="the GPUs that a search can use here, by name")
     devices.set_defaults(run=_devices)
     pack = commands.add_parser("pack", help="check and pack images")
@@ -112,6 +122,12 @@ def _parser() -> argparse.ArgumentParser:
 def _some(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MOST_SEEDS:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of seeds; give 1 to {MOST_SEEDS}")
+    return int(text)
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
     return int(text)
 
 
@@ -205,6 +221,29 @@ def _export(parsed: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from nasengine.export import EXPORTS, exported
 
     yield exported(parsed.folder, parsed.format, parsed.to or parsed.folder / EXPORTS[parsed.format])
+
+
+def _model(parsed: argparse.Namespace) -> Iterator[str | dict[str, Any]]:
+    library, colon, name = parsed.model.partition(":")
+    if not colon:
+        raise ConfigError.at(
+            "space.model",
+            f"'{parsed.model}' names no library; write it as in timm:{parsed.model} or torchvision:resnet18",
+        )
+    import torch
+
+    from nasengine import multiply_adds, narrowing, zoo
+    from nasengine.coupling import coupling
+
+    shape = {"classes": parsed.classes, "channels": parsed.channels, "image_size": parsed.image_size}
+    net = zoo.built(library, name, **shape)
+    example = torch.zeros(1, parsed.channels, parsed.image_size, parsed.image_size)
+    count = multiply_adds.counted(net, example)
+    found = coupling(net, example, seconds=parsed.seconds)
+    if parsed.json:
+        yield {"library": library, "name": name, **shape, **narrowing.facts(found, count)}
+    else:
+        yield narrowing.paragraph(f"{name} ({library})", parsed.image_size, found, count)
 
 
 def _devices(parsed: argparse.Namespace) -> Iterator[dict[str, Any]]:

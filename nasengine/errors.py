@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from nasengine.names import brief
+
 
 class EngineError(Exception):
     """Anything the engine refuses or cannot finish; its text is meant for people."""
@@ -48,3 +50,12 @@ class CheckpointError(EngineError):
 
 class Interrupted(EngineError):
     """Somebody asked the run to end; its checkpoint is saved (exit code 3)."""
+
+
+def told(error: Exception) -> str:
+    r"""The first line of what somebody else's error says; its kind where it says nothing.
+
+    >>> told(ValueError("two\nlines")), told(AssertionError())
+    ('two', 'AssertionError')
+    """
+    return brief((str(error).strip() or type(error).__name__).splitlines()[0])

@@ -38,7 +38,7 @@ def loaded_by(names: list[str], data: Path) -> set[str]:
     return set(result.stdout.split())
 
 
-HEAVY = {"torch", "torchvision", "sklearn", "numpy", "onnx", "onnxruntime"}
+HEAVY = {"torch", "torchvision", "sklearn", "numpy", "onnx", "onnxruntime", "timm", "torch_pruning"}
 
 
 @pytest.mark.parametrize("name", modules("nasengine") + modules("webapp"))
@@ -52,6 +52,11 @@ def test_settings_and_config_import_nothing_heavy(tmp_path: Path) -> None:
 
 def test_no_module_of_the_web_application_imports_anything_heavy(tmp_path: Path) -> None:
     assert not loaded_by(modules("webapp"), tmp_path) & HEAVY
+
+
+def test_models_of_others_are_not_loaded_before_one_is_asked_for(tmp_path: Path) -> None:
+    names = [name for name in modules("nasengine") if not name.endswith("__main__")]
+    assert not loaded_by(names, tmp_path) & {"timm", "torchvision", "torch_pruning"}
 
 
 SOURCES = sorted(path.relative_to(ROOT) for root in ("nasengine", "webapp") for path in (ROOT / root).rglob("*.py"))
