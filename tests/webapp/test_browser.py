@@ -178,7 +178,7 @@ def test_what_a_dead_attempt_said_after_its_checkpoint_is_forgotten(context: Bro
     address = start(page, "dies once")
     expect_state(page, "Finished", 120)
     assert any('"rewind"' in frame for frame in frames)
-    expect(page.locator("#log")).to_contain_text("Attempt 2 begins here")
+    expect(page.locator("#log")).to_contain_text("Attempt 2 goes on here")
     fresh = context.new_page()
     fresh.goto(address)
     assert shown(fresh) == shown(page)
