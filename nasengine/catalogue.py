@@ -64,7 +64,7 @@ STRATEGIES = {
     ),
     "dms": Strategy(
         label="DMS",
-        sentence="Learns how many operations and filters stay. No zeros are left: the network is as fast as it is small.",
+        sentence="Learns how many operations and filters stay. It leaves no zeros, so what is small is fast, too.",
         paths={"scale": "nasengine.strategies.dms:strategy"},
         spaces=("cells", "chain"),
     ),
