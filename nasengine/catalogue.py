@@ -55,7 +55,7 @@ class BuiltinDataset:
 STRATEGIES = {
     "mgas": Strategy(
         label="MGAS",
-        sentence="Prunes and regrows operations, filters and weights together, with learned thresholds.",
+        sentence="The default: prunes and regrows operations, filters and weights together, with learned thresholds.",
         paths={
             "coppice": "nasengine.strategies.mgas:strategy",
             "published": "nasengine.strategies.mgas_published:strategy",
@@ -64,7 +64,7 @@ STRATEGIES = {
     ),
     "dms": Strategy(
         label="DMS",
-        sentence="Learns how many operations and filters stay at each place; which ones, the loss says.",
+        sentence="Learns how many operations and filters stay. It leaves no zeros, so what is small is fast, too.",
         paths={"scale": "nasengine.strategies.dms:strategy"},
         spaces=("cells", "chain"),
     ),

@@ -382,6 +382,14 @@ def _comparison(report: Mapping[str, Any]) -> str:
 def _model_card(report: Mapping[str, Any]) -> str:
     achieved, accuracy = report["achieved"], report["accuracy"]
     bounds = _bounds(report)
+    dense = sparse = zeros = ""
+    if achieved["params_dense"] > achieved["params"]:
+        dense = f"| parameters (dense) | {achieved['params_dense']:,} |\n"
+        sparse = f"| with zeros left out (`export --format sparse`) | {achieved['bytes_sparse']:,} bytes |\n"
+        zeros = (
+            "Zeros among the weights save space once the file is compressed, not time: ordinary hardware\n"
+            "multiplies them too.\n\n"
+        )
     return f"""# {report["name"] or "A network found by Coppice"}
 
 Found by {report["method"]} in the {report["space"]} space on `{report["data"]["name"]}`, seed {report["seed"]}.
@@ -391,17 +399,12 @@ Found by {report["method"]} in the {report["space"]} space on `{report["data"]["
 | test accuracy | {accuracy["test"]:.4f} |
 | validation accuracy | {accuracy["validation"]:.4f} |
 | parameters (non-zero) | {achieved["params"]:,} |
-| parameters (dense) | {achieved["params_dense"]:,} |
-| multiply-adds | {achieved["macs"]:,} |
+{dense}| multiply-adds | {achieved["macs"]:,} |
 | size of the weights file | {achieved["bytes"]:,} bytes |
-| with zeros left out (`export --format sparse`) | {achieved["bytes_sparse"]:,} bytes |
-| latency, one image on {achieved["latency_device"]} | {achieved["latency_ms"]:.2f} ms |
+{sparse}| latency, one image on {achieved["latency_device"]} | {achieved["latency_ms"]:.2f} ms |
 | limit | {" and ".join(f"{bound:,} {metric}" for metric, bound in bounds.items())} |
 
-{_comparison(report)}Zeros among the weights save space once the file is compressed, not time: ordinary hardware
-multiplies them too.
-
-```python
+{_comparison(report)}{zeros}```python
 from model import load
 
 network = load(".")                             # plain PyTorch, in eval mode

@@ -127,7 +127,8 @@ CHARTS: list[Chart] = [
     {
         "id": "pull",
         "title": "Pull towards the target",
-        "sentence": "What training minimises beside its mistakes. Above zero it prunes, below zero units return.",
+        "sentence": "What training minimises beside its mistakes. Above zero it prunes; below zero units "
+        "return, where the method lets them.",
         "kind": "lines",
         "x_label": "epoch",
         "y_label": "loss",
@@ -137,7 +138,7 @@ CHARTS: list[Chart] = [
     {
         "id": "kept",
         "title": "Units kept",
-        "sentence": "Of all units in the open blocks, how many are still on, at each of the three levels.",
+        "sentence": "Of all units in the open blocks, how many are still on, at each level that is searched.",
         "kind": "lines",
         "x_label": "epoch",
         "y_label": "kept",
@@ -169,7 +170,8 @@ CHARTS: list[Chart] = [
     {
         "id": "changes",
         "title": "Pruned and regrown",
-        "sentence": "At each commit: cut back below the line, regrown above it, as a share of all units of that level.",
+        "sentence": "At each commit, as a share of all units of that level. Below the line: what was cut back. Above: "
+        "what came back, where the method lets units return.",
         "kind": "bars",
         "x_label": "commit",
         "y_label": "share of units",

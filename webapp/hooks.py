@@ -26,6 +26,7 @@ LOOK_UP_SECONDS, SECONDS = 5.0, 10.0
 """For looking up a name; for connecting, and again for all that is said then, however slowly."""
 LONGEST = 500
 USUAL_PORTS = {"http": 80, "https": 443}
+SCHEMES = tuple(f"{scheme}://" for scheme in USUAL_PORTS)
 TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 """IPv6 addresses that a gateway turns into the IPv4 address at their end."""
 
@@ -73,6 +74,8 @@ def problem_of(address: str, *, private: bool) -> str:
     """
     if len(address) > LONGEST:
         return f"it has {len(address):,} characters; use at most {LONGEST}"
+    if not address.lower().startswith(SCHEMES):
+        return f"'{shown(address)}' is no web address; begin it with https:// or http://"
     if CONTROL.search(address) or " " in address or not address.isascii():
         return f"'{shown(address)}' has blanks or unusual characters; write them with percent signs"
     try:
@@ -80,8 +83,8 @@ def problem_of(address: str, *, private: bool) -> str:
         host, _ = parts.hostname, parts.port
     except ValueError:
         return f"'{address}' cannot be read as a web address; write it like https://example.org/coppice"
-    if parts.scheme not in ("http", "https") or not host:
-        return f"'{address}' is no web address; begin it with https:// or http://"
+    if not host:
+        return f"'{address}' is no web address; write it like https://example.org/coppice"
     if parts.username is not None or parts.password is not None:
         return "it holds a name or password, which addresses do not keep secret; check the signature instead"
     try:

@@ -6,6 +6,7 @@ them.
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Collection
 from typing import Any
@@ -285,6 +286,15 @@ class Search(models.Model):
         return self.sentence.removesuffix(self.message).rstrip() if self.message else self.sentence
 
     @property
+    def method_label(self) -> str:
+        """The method that it searches with."""
+        return catalogue.STRATEGIES[self.config["strategy"]["kind"]].label
+
+    @property
+    def stage_label(self) -> str:
+        return stage_text(self.stage)
+
+    @property
     def target_text(self) -> str:
         return target_text(self.config["target"])
 
@@ -450,6 +460,16 @@ def target_text(target: dict[str, Any]) -> str:
     """
     limits = [(metric, value) for metric, value in target.get("limits", {}).items() if value is not None]
     return " and ".join(_limit_text(metric, value) for metric, value in [(target["metric"], target["value"]), *limits])
+
+
+def stage_text(name: str) -> str:
+    """A stage as people say it; the page has the same in static/js/names.js.
+
+    >>> stage_text("on to 12,000 params"), stage_text("cells 1 to 3")
+    ('down to 12,000 parameters', 'cells 1 to 3')
+    """
+    found = re.fullmatch(r"on to (.+) (params|macs)", name)
+    return f"down to {found[1]} {catalogue.METRICS[found[2]]}" if found else name
 
 
 def usual_name(dataset_label: str, target: dict[str, Any]) -> str:

@@ -42,6 +42,7 @@ from webapp.models import (
 LOG = "engine.log"
 TAIL_BYTES = 8000
 FEED_ROWS = 200
+LEVELS = {"operation": "Operations", "filter": "Filters", "weight": "Weights"}
 """Events in one frame or answer."""
 PACES, MIDDLE = 5, math.sqrt(QUICKEST * SLOWEST)
 """Finished searches that an estimate looks back on, and where in the benchmark's range one is that fits it best."""
@@ -381,6 +382,26 @@ def search_feed(
         more=len(events) > limit,
         state=state_frame(search, to_owner=to_owner),
     )
+
+
+def changes_of(strategy: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
+    """What was pruned and came back, of the levels that were searched, and whether zeros are left of it.
+
+    >>> achieved = {"params": 8, "params_dense": 8}
+    >>> changes_of({"granularities": ["filter"]}, {"achieved": achieved, "pruned": {"filter": 3, "weight": 0}})
+    {'has_zeros': False, 'returns': False, 'levels': [{'label': 'Filters', 'pruned': 3}]}
+    """
+    achieved = report.get("achieved") or {}
+    counts = {key: report[key] for key in ("pruned", "regrown", "survived") if report.get(key)}
+    return {
+        "has_zeros": achieved.get("params_dense") not in (None, achieved.get("params")),
+        "returns": bool(strategy.get("regrow_fraction")) or any(counts.get("regrown", {}).values()),
+        "levels": [
+            {"label": label, **{key: count.get(level) for key, count in counts.items()}}
+            for level, label in LEVELS.items()
+            if level in strategy["granularities"]
+        ],
+    }
 
 
 def for_others(report: dict[str, Any] | None) -> dict[str, Any] | None:

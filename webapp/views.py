@@ -193,7 +193,8 @@ def _shown(search: Search, socket: str, events: str, *, to_owner: bool = True) -
         "state": selectors.state_frame(search, to_owner=to_owner),
     }
     report = search.report if to_owner else selectors.for_others(search.report)
-    return {"search": search, "config": {**search.config, "name": search.name}, "feed": feed, "report": report}
+    told = selectors.changes_of(search.config["strategy"], report) if report else {}
+    return {"search": search, "config": {**search.config, "name": search.name}, "feed": feed, "report": report, **told}
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

@@ -66,7 +66,7 @@ function draw() {
   if (shown.fed) settle();
   if (waiting) return;
   figures(model);
-  timeline.show(model);
+  timeline.show(model, !shown.state.finished);
   network.show(model, timeline.index);
   if (shown.block !== null) inside.show(model, timeline.index, shown.block);
   charts.draw(model);

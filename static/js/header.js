@@ -1,6 +1,6 @@
 // The head of a search's page: how far it is, in which stage, how long it still takes, and its figures.
 
-import { furtherTarget, networkName } from "./names.js";
+import { furtherTarget, networkName, stageWords } from "./names.js";
 import { etaRange } from "./run.js";
 import { ago, amount, count, duration, listed, metricUnit, percent, span } from "./words.js";
 
@@ -31,7 +31,8 @@ export function figures(model) {
   const isEarly = !report && !trained && model.stage && model.stage.blocks < started.blocks.length;
   const target = (report ? started.target : trained) || (model.stage?.target ?? started.target);
   at("figure-size").textContent = amount(size);
-  const also = started.also?.length ? `, also ${listed(started.also)}` : "";
+  const others = (started.also ?? []).filter((one) => one !== target);
+  const also = others.length ? `, also ${listed(others)}` : "";
   at("figure-size-note").textContent = isEarly
     ? `${unit} of the open blocks; this stage aims at ${amount(target)}, the search at ${amount(started.target)}${also}`
     : `${unit}, target ${amount(target)}${also}`;
@@ -73,7 +74,7 @@ function index(started, stage) {
 function steps(model, { state, finished }) {
   const { started, phase } = model;
   const stages = started?.stages ?? [];
-  const names = ["images", ...(stages.length ? stages.map(({ name }) => name) : ["search"]), "training", "result"];
+  const names = ["images", ...(stages.length ? stages.map(({ name }) => stageWords(name)) : ["search"]), "training", "result"];
   const current = { waiting: 0, data: 0, search: 1 + (model.stage && started ? index(started, model.stage) : 0), retraining: names.length - 2 };
   const where = phase === "failed" ? model.endedIn : phase;
   const now = ["result", "finished"].includes(where) ? names.length : current[where];

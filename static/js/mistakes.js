@@ -37,7 +37,7 @@ class Mistakes extends HTMLElement {
     this.querySelector("[data-all]").hidden = !pair;
     this.querySelector("[data-title]").textContent = pair
       ? heading(chosen.length, Number(button.textContent), ...pair.map((number) => classes[number]))
-      : chosen.length === 1 ? "The network was sure of this one" : `The ${whole(chosen.length)} it was surest of`;
+      : chosen.length === 1 ? "The network was sure of this one" : `The ${whole(chosen.length)} mistakes it was surest of`;
     this.querySelector(".wrong").replaceChildren(...chosen.map((one) => this.picture(one)));
   }
 

@@ -1,6 +1,6 @@
 // What are the parts of a network called? The engine's names in words for people, who count from one.
 
-import { whole } from "./words.js";
+import { metricUnit, whole } from "./words.js";
 
 const CANDIDATES = {
   skip: "skip connection", skip_connect: "skip connection", sep_conv_3x3: "separable convolution 3×3",
@@ -44,6 +44,12 @@ const PARTS = {
 export function partName(rest) {
   const part = rest.replace(/_weights$/, "");
   return PARTS[part] ?? part;
+}
+
+/** What a stage is called: "on to 29891 params" -> "down to 29891 parameters". */
+export function stageWords(name) {
+  const found = /^on to (.+) (params|macs)$/.exec(name);
+  return found ? `down to ${found[1]} ${metricUnit(found[2])}` : name;
 }
 
 /** Who is trained: "found", "at 12000" for a further target, "random 1" to compare with. */

@@ -1,6 +1,6 @@
 // What does an event say, in plain words? One sentence and a tone for the log; null for events too frequent to list.
 
-import { blockName, candidate, furtherTarget, networkName } from "./names.js";
+import { blockName, candidate, furtherTarget, networkName, stageWords } from "./names.js";
 import { amount, count, duration, enumerated, listed, metricUnit, percent, plural, whole } from "./words.js";
 
 const LEVELS = [["operation", "operation"], ["filter", "filter"], ["weight", "weight"]];
@@ -12,7 +12,7 @@ export function sentence(event, model) {
 
 /** What the log says where another attempt took over. */
 export function resumed(attempt) {
-  return { tone: "plain", text: `Attempt ${attempt} begins here: the one before had stopped, or its engine was lost. What it had saved goes on.` };
+  return { tone: "plain", text: `Attempt ${attempt} goes on here from what was saved; the search had been paused, or its engine was lost.` };
 }
 
 /** "12 operations, 40 filters and 1,300 weights", leaving out what is zero. */
@@ -38,7 +38,7 @@ const say = {
       `${plural(event.stages.length, "stage")}, ${plural(event.epochs, "epoch")}, on ${event.device}.`,
   ),
   stage_started: (event, model) => plain(
-    `${capital(stageName(event, model))} begins: ${event.name}.` +
+    `${capital(stageName(event, model))} begins: ${stageWords(event.name)}.` +
       (event.warmup_epochs ? ` Nothing is pruned in ${event.warmup_epochs === 1 ? "its first epoch" : `its first ${event.warmup_epochs} epochs`}.` : ""),
   ),
   committed: committed,
@@ -47,7 +47,7 @@ const say = {
     text: `${capital(blockName(event.block))} would have kept only skips and pools; ${candidate(event.choice, event.label)} is kept.`,
   }),
   stage_finished: (event, model) => plain(
-    `${capital(stageName(event, model))} (${event.name}) is closed after ${duration(event.seconds)} with ${left(event, model)}` +
+    `${capital(stageName(event, model))} (${stageWords(event.name)}) is closed after ${duration(event.seconds)} with ${left(event, model)}` +
       (event.validation.accuracy === null || event.validation.accuracy === undefined ? "." : `, validation accuracy ${percent(event.validation.accuracy)}.`),
   ),
   retrain_epoch: (event) => {
@@ -76,7 +76,7 @@ function committed(event, model) {
   const when = `Epoch ${event.epoch}: `;
   if (regrown !== "nothing" && pruned === "nothing") return { tone: "grow", text: `${when}${regrown} regrown. ${size}` };
   if (regrown !== "nothing") return { tone: "grow", text: `${when}${regrown} regrown, ${pruned} pruned. ${size}` };
-  const why = { stage_end: " at the end of the stage", fit: " to land exactly on the target" }[event.reason] ?? "";
+  const why = { stage_end: " at the end of the stage", fit: " to fit the target" }[event.reason] ?? "";
   return pruned === "nothing" ? plain(`${when}nothing to prune${why}. ${size}`) : { tone: "prune", text: `${when}${pruned} pruned${why}. ${size}` };
 }
 

@@ -36,14 +36,15 @@ export class Timeline {
     return this.#at === null ? this.#newest : Math.min(this.#at, this.#newest);
   }
 
-  show(model) {
+  /** `isLive`: whether more commits may come, so that there is something to follow. */
+  show(model, isLive) {
     this.#model = model;
     const { slider, play, follow, text, ticks } = this.#parts;
     const count = model.commits.length;
     slider.max = count;
     slider.value = this.index + 1;
     slider.disabled = play.disabled = count === 0;
-    follow.hidden = this.#at === null;
+    follow.hidden = this.#at === null || !isLive;
     if (ticks.childElementCount !== count) this.#ticks();
     [...ticks.children].forEach((tick, index) => tick.classList.toggle("now", index === this.index));
     const words = this.#words();

@@ -93,6 +93,10 @@ def test_the_card_tells_the_figures_of_the_report(run: Finished) -> None:
         f"{report['achieved']['bytes']:,} bytes",
     ):
         assert figure in card
+    achieved = report["achieved"]
+    for dense, has_zeros in ((achieved["params"] + 1, True), (achieved["params"], False)):
+        told = export._model_card({**report, "achieved": {**achieved, "params_dense": dense}})
+        assert ("(dense)" in told, "zeros left out" in told, "multiplies them too" in told) == (has_zeros,) * 3
     assert "Zeros among the weights save space once the file is compressed, not time" in card
 
 

@@ -178,7 +178,7 @@ def test_what_a_dead_attempt_said_after_its_checkpoint_is_forgotten(context: Bro
     address = start(page, "dies once")
     expect_state(page, "Finished", 120)
     assert any('"rewind"' in frame for frame in frames)
-    expect(page.locator("#log")).to_contain_text("Attempt 2 begins here")
+    expect(page.locator("#log")).to_contain_text("Attempt 2 goes on here")
     fresh = context.new_page()
     fresh.goto(address)
     assert shown(fresh) == shown(page)
@@ -559,11 +559,12 @@ SIZES = """async ([told, charts]) => {
     const { stage, started } = run.model;
     if (!["fit", "stage_end"].includes(event.reason) || stage.blocks < started.blocks.length) continue;
     figures(run.model);
-    found.push([run.model.log.at(-1).text.split(". ").at(-1), document.getElementById("figure-size").textContent]);
+    const [size, note] = ["size", "size-note"].map((id) => document.getElementById(`figure-${id}`).textContent);
+    found.push([run.model.log.at(-1).text.split(". ").at(-1), size, note]);
   }
   return found;
 }"""
-"""[what the log says is left, what the card says is the size] whenever a stage or a network is done."""
+"""[what the log says is left, what the card says is the size, its note] whenever a stage or a network is done."""
 
 
 @TALES
@@ -581,7 +582,11 @@ def test_every_kind_of_event_the_log_tells_is_a_sentence(script: Page, told: lis
     assert not any(word in text for text in texts for word in ("undefined", "NaN", "null", "[object"))
     assert any("regrown" in text for text in texts) and any("pruned" in text for text in texts)
     sizes = script.evaluate(SIZES, [told, CHARTS])
-    assert sizes and all(said.startswith(f"{card} parameters are left") for said, card in sizes)
+    assert sizes and all(said.startswith(f"{card} parameters are left") for said, card, _ in sizes)
+    for *_, note in sizes:
+        targets = re.findall(r"[\d,]*\d", note)
+        assert len(targets) == len(set(targets)) == (3 if told is A_FAMILY else 1), "each is named once"
+    assert not any("exactly" in text for text in texts)
     assert len(FILES) == 8
 
 
@@ -598,6 +603,12 @@ def test_every_kind_of_event_the_log_tells_is_a_sentence(script: Page, told: lis
         (
             events.SearchFailed(error="", message="It ended with exit status 7.\nIts last words:\nno", problems=[]),
             "It ended with exit status 7.",
+        ),
+        (
+            events.StageStarted(
+                stage=1, name="on to 12,000 params", blocks=3, epochs=4, warmup_epochs=0, full_size=9, size=9, target=9
+            ),
+            "Stage 1 begins: down to 12,000 parameters.",
         ),
         (
             events.RetrainEpoch(

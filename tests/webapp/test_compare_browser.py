@@ -142,7 +142,7 @@ def test_the_list_is_filtered_without_a_script(browser: Browser, context: Browse
     assert page.get_by_role("img", name=re.compile("^Validation accuracy: .* after 20 of training")).count() == 1
     page.get_by_role("link", name="All").click()
     page.get_by_role("button", name="Compare ticked").click()
-    expect(page.get_by_text("0 searches were ticked, and 2 to 8 can stand side by side")).to_be_visible()
+    expect(page.get_by_text("Tick 2 to 8 searches in the list to compare them.")).to_be_visible()
     page.go_back()
     for name in ("Oak", "Elm"):
         page.get_by_role("checkbox", name=f"Compare {name} in 1 second").check()

@@ -161,7 +161,7 @@ def test_what_has_no_result_yet_is_shown_with_what_it_has(
 
 @pytest.mark.parametrize(
     ("count", "sentence"),
-    [(0, "0 searches were ticked, and 2 to 8 can"), (1, "1 search was ticked"), (9, "9 searches were ticked")],
+    [(0, "Nothing to compare yet"), (1, "Nothing to compare yet"), (9, "9 searches were ticked. Tick 2 to 8 searches")],
 )
 def test_too_few_and_too_many_are_told_so(
     page: Client, new_search: Callable[..., Search], count: int, sentence: str

@@ -499,7 +499,7 @@ def test_where_npm_brought_nothing_the_server_answers(browser: Browser, tmp_path
 def test_a_number_of_the_table_shows_its_pictures(page: Page) -> None:
     part = page.locator("its-mistakes")
     part.scroll_into_view_if_needed()
-    expect(part.locator("[data-title]")).to_have_text("The 5 it was surest of")
+    expect(part.locator("[data-title]")).to_have_text("The 5 mistakes it was surest of")
     expect(part.locator(".wrong li").first).to_contain_text("8 → 1")
     button = part.locator("button[data-true='8'][data-predicted='1']")
     button.focus()

@@ -433,7 +433,7 @@ def test_a_report_of_before_there_were_families_has_its_page(page: Client, finis
     content = page.get(finished.url).content.decode()
     assert "survived" not in content and "zeros left out" not in content
     report = {
-        "achieved": {"params": 5, "bytes": 9, "bytes_sparse": 7},
+        "achieved": {"params": 5, "params_dense": 6, "bytes": 9, "bytes_sparse": 7},
         "survived": {"operation": 3, "filter": 4, "weight": 51},
     }
     Search.objects.update(report=report)
@@ -441,6 +441,28 @@ def test_a_report_of_before_there_were_families_has_its_page(page: Client, finis
     assert "Networks for the further targets" not in content
     assert "survived" in content and '<td class="number">51</td>' in content
     assert "File, zeros left out" in content and "7 bytes" in content
+    assert "with pruned weights as zeros" in content and "Zeros among the weights" in content
+
+
+def test_pages_tell_of_a_method_only_what_it_has(
+    page: Client, finished: Search, new_search: Callable[..., Search]
+) -> None:
+    report = {
+        "achieved": {"params": 5, "params_dense": 5, "bytes": 9, "bytes_sparse": 7},
+        **{change: {"operation": 0, "filter": 0, "weight": 0} for change in ("pruned", "regrown", "survived")},
+    }
+    rows = '<th scope="row">Weights</th>', "regrown</th>", "survived</abbr>"
+    Search.objects.update(report=report)
+    content = page.get(finished.url).content.decode()
+    assert "· MGAS ·" in content and all(row in content for row in rows)
+    assert "as zeros" not in content and "zeros left out" not in content and "Zeros among" not in content
+    Search.objects.update(config=new_search(strategy={"kind": "dms"}).config, stage="on to 12,000 params")
+    content = page.get(finished.url).content.decode()
+    assert "· DMS ·" in content and '<th scope="row">Filters</th>' in content
+    assert not any(row in content for row in rows)
+    put_into(finished, SearchState.RUNNING)
+    content = page.get(reverse("searches")).content.decode()
+    assert "· DMS ·" in content and "down to 12,000 parameters" in content
 
 
 def test_further_targets_stand_beside_the_target(page: Client, new_search: Callable[..., Search]) -> None:

@@ -384,9 +384,10 @@ def test_a_name_that_nobody_knows_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     [
         ("", "It has no address; write it like https://example.org/coppice."),
         ("example.org", "'example.org' is no web address; begin it with https:// or http://"),
+        ("not an address", "'not an address' is no web address; begin it with https:// or http://"),
         ("file:///etc/passwd", "is no web address; begin it with https:// or http://"),
         ("gopher://example.org", "is no web address"),
-        ("http://", "is no web address"),
+        ("http://", "is no web address; write it like https://example.org/coppice"),
         ("http://me:word@example.org/", "it holds a name or password, which addresses do not keep secret"),
         ("http://example.org/a b", "has blanks or unusual characters; write them with percent signs"),
         ("http://example.org/\r\nHost: x", "has blanks or unusual characters"),
