@@ -21,6 +21,12 @@ export function units(counts) {
   return enumerated(parts) || "nothing";
 }
 
+/** What was ended on request before its time. */
+function early({ ended_early: phases }) {
+  const words = { search: "the search", comparison: "the comparison", retraining: "the training" };
+  return phases?.length ? ` ${capital(enumerated(phases.map((phase) => words[phase] ?? phase)))} ${phases.length > 1 ? "were" : "was"} ended early on request.` : "";
+}
+
 /** "stage 2": where the event's stage stands among those announced. */
 export function stageName(event, model) {
   return `stage ${1 + Math.max(0, (model.started?.stages ?? []).findIndex((stage) => stage.name === event.name))}`;
@@ -52,12 +58,12 @@ const say = {
   ),
   retrain_epoch: (event) => {
     if (event.epoch !== 1) return null;
-    return plain(`${capital(networkName(event.network))} is now built for real, without masks, and trained for ${plural(event.epochs, "epoch")}.`);
+    return plain(`${capital(networkName(event.network))} is now built for real, without masks, and is to train for ${plural(event.epochs, "epoch")}.`);
   },
   result_ready: (event, model) => {
     const target = furtherTarget(event.folder);
     const what = target === null ? "the result" : networkName(`at ${target}`);
-    return good(`${capital(what)} is ready: ${whole(event.report.achieved?.params)} parameters${model.started?.metric === "macs" ? `, ${count(event.report.achieved?.macs)} multiply-adds` : ""}, test accuracy ${percent(event.report.accuracy?.test)}.`);
+    return good(`${capital(what)} is ready: ${whole(event.report.achieved?.params)} parameters${model.started?.metric === "macs" ? `, ${count(event.report.achieved?.macs)} multiply-adds` : ""}, test accuracy ${percent(event.report.accuracy?.test)}.${early(event.report)}`);
   },
   search_finished: (event) => good(`Finished after ${duration(event.seconds)}.`),
   search_failed: (event) => ({ tone: "bad", text: event.message.split("\n")[0] }),

@@ -614,7 +614,7 @@ def test_every_kind_of_event_the_log_tells_is_a_sentence(script: Page, told: lis
             events.RetrainEpoch(
                 network="at 12000", epoch=1, epochs=20, train={}, validation={}, fraction=0.5, eta_seconds=None
             ),
-            "The network for the target 12,000 is now built for real, without masks, and trained for 20 epochs.",
+            "The network for the target 12,000 is now built for real, without masks, and is to train for 20 epochs.",
         ),
         (
             result_ready(1, "family/12000", achieved={"params": 11_987}, accuracy={"test": 0.951}),
@@ -623,6 +623,11 @@ def test_every_kind_of_event_the_log_tells_is_a_sentence(script: Page, told: lis
         (
             result_ready(1, achieved={"params": 19_987}, accuracy={"test": 0.962}),
             "The result is ready: 19,987 parameters, test accuracy 96.2 %.",
+        ),
+        (
+            result_ready(1, achieved={"params": 9}, accuracy={"test": 0.5}, ended_early=["search", "retraining"]),
+            "The result is ready: 9 parameters, test accuracy 50.0 %. The search and the training were ended early on "
+            "request.",
         ),
     ],
 )  # fmt: skip
