@@ -205,7 +205,7 @@ CHARTS: list[Chart] = [
     {
         "id": "memory",
         "title": "Memory",
-        "sentence": "The most that the engine has used so far, in MiB. What is pruned needs none.",
+        "sentence": "The most that the engine has used so far, in MiB.",
         "kind": "lines",
         "x_label": "epoch",
         "y_label": "MiB",
