@@ -140,7 +140,7 @@ def test_finish_ends_search_and_training_within_two_looks(whole_of: Callable[[st
 
 def test_a_training_that_ends_early_keeps_the_better_network(tmp_path: Path) -> None:
     """From scratch, ended at its first step: what inheriting starts with, byte by byte. Later: what was trained."""
-    changes: dict[str, Any] = {"data.limit": 400, "target.value": "80%", "retrain.epochs": 4, "retrain.lr": 0.1}
+    changes: dict[str, Any] = {"data.limit": 800, "target.value": "80%", "retrain.epochs": 4, "retrain.lr": 0.1}
     packing.loaded(configuration(changes).data)  # who reads images looks more often
     counted = Early()
     for event in search(configuration(changes), tmp_path / "counted", control=counted):

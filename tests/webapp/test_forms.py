@@ -9,7 +9,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.forms import Select
 
-from nasengine.config import PRESETS, CellsSpace, ChainSpace, SearchConfig, parse
+from nasengine.config import NO_AMOUNT, PRESETS, CellsSpace, ChainSpace, SearchConfig, parse
 from nasengine.errors import ConfigError
 from nasengine.outlook import outlook
 from nasengine.splits import builtin_facts
@@ -272,7 +272,7 @@ def test_the_engines_own_sentence_stands_at_the_field(
 @pytest.mark.parametrize(
     ("fields", "at", "sentence"),
     [
-        ({"target__value": "nan"}, "target__value", "nan is no number; write one such as 0.5"),
+        ({"target__value": "nan"}, "target__value", f"nan {NO_AMOUNT}"),
         (
             {"search__epochs": "9" * 400},
             "search__epochs",

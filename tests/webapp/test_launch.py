@@ -277,6 +277,7 @@ def test_make_alone_lists_what_there_is(tmp_path: Path) -> None:
         "link",
         "demo",
         "test",
+        "test-long",
         "test-postgres",
         "pictures",
         "chaos",
