@@ -237,5 +237,6 @@ def test_the_changes_of_a_search_reach_its_configuration(tmp_path: Path) -> None
         config = SETTING.config(tmp_path / "images.zip", Job("macs", "10%", name, 5))
         assert (config.seed, config.target.metric, config.target.value) == (5, "macs", "10%")
         assert config.retrain.start == ("inherit" if name == "inherited weights" else "scratch")
-        assert (config.strategy.ratios == "equal") == (name == "fixed ratios")
-        assert (config.cuts == ()) == (name == "one stage")
+        assert config.strategy.kind == ("dms" if name == "DMS" else "mgas")
+        assert (getattr(config.strategy, "ratios", "") == "equal") == (name == "fixed ratios")
+        assert (config.cuts == ()) == (name in ("one stage", "DMS"))
