@@ -154,7 +154,7 @@ def catalogue_sentence(name: object) -> str:
 def picture(name: str) -> str:
     """The template of the picture of a choice, or of an advanced field that has one; empty if there is none.
 
-    >>> picture("cells"), picture("strategy__cuts"), picture("seed")
+    >>> picture("cells"), picture("strategy__mgas__cuts"), picture("seed")
     ('searches/pictures/cells.html', 'searches/pictures/stages.html', '')
     """
     drawn = PICTURES.get(name, name)
