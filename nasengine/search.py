@@ -385,9 +385,9 @@ class _Run:
         self.weights = train.weights_optimizer(self.net, self.config.search.lr, self.config.search.weight_decay)
         closes = point == "end" or decision.closes
         if closes and moment.stage.fits and self.strategy.recalibrates:
-            images = [images for images, _ in self._judging_batches(moment, train.CALIBRATION)]
+            gains, key = self.strategy.gains(self.net), ("judge", moment.stage.index, moment.epoch)
             with device.autocast(self.device, self.config.runtime.precision):
-                train.recalibrate(self.net, self.strategy.gains(self.net), images)
+                train.recalibrate(self.net, gains, self.feeds.learning, *key)
             self.net.store()
         reason = (
             "regrow" if point == "regrow" else "cadence" if not closes else "fit" if moment.stage.fits else "stage_end"
@@ -476,9 +476,9 @@ class _Run:
         where = torch.linspace(0, len(split) - 1, min(n, len(split)), device=split.x.device).long()
         return data.normalised(split.x[where], self.images.mean, self.images.std)
 
-    def _judging_batches(self, moment: Moment, most: int = JUDGING_BATCHES) -> list[tuple[Tensor, Tensor]]:
+    def _judging_batches(self, moment: Moment) -> list[tuple[Tensor, Tensor]]:
         size = self.feeds.learning.batch_size
-        x, y = self.feeds.judging.plain(most * size, "judge", moment.stage.index, moment.epoch)
+        x, y = self.feeds.judging.plain(JUDGING_BATCHES * size, "judge", moment.stage.index, moment.epoch)
         return list(zip(x.split(size), y.split(size), strict=True))
 
     def _new_optimizers(self, stage: Stage) -> None:

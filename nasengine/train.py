@@ -80,8 +80,15 @@ class Feed:
 
     def plain(self, n: int, *key: object) -> Batch:
         """So many of its images, unchanged; which, depends on `key`."""
-        chosen = torch.randperm(len(self.part), generator=device.generator("cpu", self.seed, *key))[:n]
-        where = self.part[chosen].to(self.images.train.x.device)
+        return self.unchanged(self.chosen(n, *key))
+
+    def chosen(self, n: int, *key: object) -> Tensor:
+        """Numbers of so many of its images; which, depends on `key`."""
+        return self.part[torch.randperm(len(self.part), generator=device.generator("cpu", self.seed, *key))[:n]]
+
+    def unchanged(self, indices: Tensor) -> Batch:
+        """Normalised images and labels, not augmented."""
+        where = indices.to(self.images.train.x.device)
         x = data.normalised(self.images.train.x[where], self.images.mean, self.images.std)
         return x.contiguous(memory_format=torch.channels_last), self.images.train.y[where]
 
@@ -176,10 +183,11 @@ def search_step(
 
 
 @torch.no_grad()
-def recalibrate(net: Supernet, gains: Mapping[str, Tensor], batches: Sequence[Tensor]) -> None:
-    """Lets running statistics forget the network that was; the images are passed round and round."""
-    for images in islice(cycle(batches), CALIBRATION):
-        net(images, None, gains)
+def recalibrate(net: Supernet, gains: Mapping[str, Tensor], feed: Feed, *key: object) -> None:
+    """Lets running statistics forget the network that was, a batch of plain images at a time, round and round."""
+    parts = feed.chosen(CALIBRATION * feed.batch_size, *key).split(feed.batch_size)
+    for part in islice(cycle(parts), CALIBRATION):
+        net(feed.unchanged(part)[0], None, gains)
 
 
 def _pass(

@@ -234,6 +234,17 @@ def fit(net: Supernet, margins: Mapping[str, Tensor], stage: Stage) -> Kept:
     return {name: units.to(net.kept[name].device) for name, units in kept.items()}
 
 
+def divided(epochs: int, shares: Sequence[int]) -> list[int]:
+    """Epochs by shares, rounded down; the first of the largest gets the rest.
+
+    >>> divided(12, [1, 2, 1, 1])
+    [2, 6, 2, 2]
+    """
+    found = [epochs * share // sum(shares) for share in shares]
+    found[shares.index(max(shares))] += epochs - sum(found)
+    return found
+
+
 def warmup_epochs(epochs: int, fraction: float) -> int:
     """Of a stage's epochs those that train weights only: at least one, and not all."""
     return min(epochs - 1, max(1, round(fraction * epochs)))

@@ -33,6 +33,7 @@ from nasengine.strategies.base import (
     Strategy,
     all_on,
     cost_shares,
+    divided,
     fit,
     switched_off,
     tightest,
@@ -95,9 +96,7 @@ class DMS(Strategy):
         """One for each target, the first twice as long as the others."""
         plan = net.plan
         full = lowered(plan, {})
-        shares = [2] + [1] * (len(self.targets) - 1)
-        epochs = [self.epochs * share // sum(shares) for share in shares]
-        epochs[0] += self.epochs - sum(epochs)
+        epochs = divided(self.epochs, [2] + [1] * (len(self.targets) - 1))
         return [
             Stage(
                 index=index,

@@ -37,6 +37,7 @@ from nasengine.strategies.base import (
     Strategy,
     all_on,
     cost_shares,
+    divided,
     fit,
     switched_off,
     tightest,
@@ -123,8 +124,7 @@ class MGAS(Strategy):
         plan, exits = net.plan, net.plan.exits
         full = [lowered(plan, {}, exit_=exit_) for exit_ in exits]
         shares = [1] * (len(exits) - 1) + [2] + [1] * (len(self.targets) - 1)
-        epochs = [self.epochs * share // sum(shares) for share in shares]
-        epochs[len(exits) - 1] += self.epochs - sum(epochs)
+        epochs = divided(self.epochs, shares)
         early = self._early_bounds(plan, full)
         stages = []
         for index, duration in enumerate(epochs):
