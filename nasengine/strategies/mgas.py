@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nasengine import topk
 from nasengine.architecture import Architecture, Plan, activations, lowered, smallest
 from nasengine.config import MGASConfig
 from nasengine.discretise import floors
@@ -360,7 +361,7 @@ class MGAS(Strategy):
         """
         if not self.equal:
             return scores
-        places = 1 - (ranks(scores.detach(), units.group, units.starts) + 0.5) / units.spread(whole)
+        places = topk.places(scores.detach(), units.group, units.starts, whole).to(scores.dtype)
         return places + scores - scores.detach()
 
     def _unit_thresholds(self, net: Supernet, level: str) -> Tensor:
