@@ -1,6 +1,7 @@
 """The found network as a plain PyTorch module.
 
-This very file is stored as ``model.py`` beside the weights. It needs torch and safetensors, nothing else:
+This very file is stored as ``model.py`` beside the weights. It needs torch and safetensors, and for a library's model
+that library:
 
     from model import load
     network = load("result")                        # in eval mode
@@ -11,7 +12,8 @@ This very file is stored as ``model.py`` beside the weights. It needs torch and 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,12 @@ from torch import Tensor, nn
 SPARSE_FILE = "model.sparse.safetensors"
 BITS, VALUES = ".bits", ".values"
 """Ends of the names under which the sparse file keeps a weight: which of its numbers are there, and those numbers."""
+
+Cut = Mapping[str, Any]
+"""layer: dotted name of a module or parameter. side: out, in, or through (channels pass one by one, or are normalised).
+of: its channels now. keep: numbers of those that stay, ascending."""
+UNEVEN = "the groups inside a layer would differ in size"
+BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 
 
 class Relu(nn.ReLU):
@@ -173,11 +181,13 @@ def layer_module(layer: Mapping[str, Any]) -> nn.Module:
     raise ValueError(f"unknown operation {layer['op']!r} in the architecture; this model.py is older than the file")
 
 
-class Network(nn.Module):
-    """The layers of an architecture, run in their order.
+class Classifier(nn.Module):
+    """What every found network is: logits [N, classes] of preprocessed images [N, C, S, S].
 
     Attributes:
+        architecture: what it was built from.
         classes: name of each logit.
+        image_size: S.
     """
 
     def __init__(self, architecture: Mapping[str, Any]) -> None:
@@ -185,20 +195,8 @@ class Network(nn.Module):
         self.architecture = architecture
         self.classes: list[str] = list(architecture.get("classes", []))
         self.image_size: int = architecture["image_size"]
-        self.steps = [layer for layer in architecture["layers"] if layer["op"] != "image"]
-        self.spent = last_uses([layer["inputs"] for layer in self.steps])
-        self.layers = nn.ModuleDict({layer["name"]: layer_module(layer) for layer in self.steps})
         self.register_buffer("mean", torch.tensor(architecture.get("mean", [0.0])), persistent=False)
         self.register_buffer("std", torch.tensor(architecture.get("std", [1.0])), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits [N, classes] of preprocessed images [N, C, S, S]."""
-        values = {"image": x}
-        for layer, spent in zip(self.steps, self.spent, strict=True):
-            values[layer["name"]] = self.layers[layer["name"]](*(values[source] for source in layer["inputs"]))
-            for name in spent:
-                del values[name]
-        return values[self.architecture["output"]]
 
     @torch.no_grad()
     def preprocess(self, images: Any) -> Tensor:
@@ -235,6 +233,25 @@ class Network(nn.Module):
         return ((x - self.mean.view(1, -1, 1, 1)) / self.std.view(1, -1, 1, 1)).to(dtype)
 
 
+class Network(Classifier):
+    """The layers of an architecture, run in their order."""
+
+    def __init__(self, architecture: Mapping[str, Any]) -> None:
+        super().__init__(architecture)
+        self.steps = [layer for layer in architecture["layers"] if layer["op"] != "image"]
+        self.spent = last_uses([layer["inputs"] for layer in self.steps])
+        self.layers = nn.ModuleDict({layer["name"]: layer_module(layer) for layer in self.steps})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, classes] of preprocessed images [N, C, S, S]."""
+        values = {"image": x}
+        for layer, spent in zip(self.steps, self.spent, strict=True):
+            values[layer["name"]] = self.layers[layer["name"]](*(values[source] for source in layer["inputs"]))
+            for name in spent:
+                del values[name]
+        return values[self.architecture["output"]]
+
+
 def _array(images: Any) -> Any:
     """Numbers of anything that numpy can read, such as a Pillow image."""
     import numpy as np  # only here, so that tensors need no numpy
@@ -251,6 +268,234 @@ def _square(x: Tensor, size: int) -> Tensor:
         top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
         x = x[:, :, top : top + size, left : left + size]
     return x
+
+
+class Borrowed(Classifier):
+    """A model of timm or torchvision, made smaller: layers narrowed, blocks taken out.
+
+    Args:
+        architecture: names library and model, how many `outputs` and image `channels` it has, its `cuts` (see `Cut`)
+            and the blocks that were `removed`.
+        model: that very model, if it is there already; it is built if not.
+    """
+
+    def __init__(self, architecture: Mapping[str, Any], model: nn.Module | None = None) -> None:
+        super().__init__(architecture)
+        self.model = rebuilt(architecture) if model is None else model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, classes] of preprocessed images [N, C, S, S]."""
+        return self.model(x)
+
+
+def built(architecture: Mapping[str, Any]) -> Classifier:
+    """The network of an ``architecture.json``, without its weights."""
+    return Borrowed(architecture) if "library" in architecture else Network(architecture)
+
+
+def rebuilt(architecture: Mapping[str, Any]) -> nn.Module:
+    """The library's model with random weights, made smaller by the recipe."""
+    model = library_model(
+        architecture["library"], architecture["model"], architecture["outputs"], architecture["channels"],
+        architecture["image_size"],
+    )  # fmt: skip
+    return cut(without(model, architecture["removed"]), architecture["cuts"])
+
+
+def library_model(library: str, name: str, classes: int, channels: int, image_size: int) -> nn.Module:
+    """A model of timm or torchvision with random weights, for these classes and images."""
+    return (_timm if library == "timm" else _torchvision)(name, classes, channels, image_size)
+
+
+def _timm(name: str, classes: int, channels: int, image_size: int) -> nn.Module:
+    import timm
+
+    wanted: dict[str, Any] = {"pretrained": False, "num_classes": classes, "in_chans": channels}
+    try:
+        return timm.create_model(name, **wanted, img_size=image_size)
+    except TypeError as error:  # what works at any size is not told one
+        if "img_size" not in str(error):
+            raise
+        return timm.create_model(name, **wanted)
+
+
+def _torchvision(name: str, classes: int, channels: int, image_size: int) -> nn.Module:
+    from torchvision import models
+
+    builder = models.get_model_builder(name)
+    own: dict[str, Any] = {}
+    if name.startswith("vit_"):
+        own["image_size"] = image_size
+    if name == "maxvit_t":
+        own["input_size"] = (image_size, image_size)
+    if name in ("googlenet", "inception_v3"):
+        own |= {"aux_logits": False, "init_weights": True}
+    model = builder(weights=None, num_classes=classes, **own)
+    if channels != 3:
+        _read_channels(model, channels)
+    return model
+
+
+def _read_channels(model: nn.Module, channels: int) -> None:
+    """Another first convolution, which reads other images than coloured ones."""
+    name, first = next((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    model.set_submodule(
+        name,
+        nn.Conv2d(
+            channels,
+            first.out_channels,
+            first.kernel_size,
+            stride=first.stride,
+            padding=first.padding,
+            dilation=first.dilation,
+            bias=first.bias is not None,
+        ),
+    )
+
+
+def without(model: nn.Module, blocks: Iterable[str]) -> nn.Module:
+    """The model itself, with nothing in the place of these blocks."""
+    for block in blocks:
+        model.set_submodule(block, nn.Identity())
+    return model
+
+
+def cut(model: nn.Module, cuts: Iterable[Cut]) -> nn.Module:
+    """The model itself, its layers made narrower."""
+    sides: dict[str, dict[str, Cut]] = defaultdict(dict)
+    for one in cuts:
+        sides[one["layer"]][one["side"]] = one
+    for layer, by_side in sides.items():
+        _narrow(model, layer, by_side)
+    return model
+
+
+def named(model: nn.Module, name: str) -> Any:
+    """The module or parameter of a dotted name."""
+    owner, _, last = name.rpartition(".")
+    return getattr(model.get_submodule(owner), last)
+
+
+def _narrow(model: nn.Module, name: str, cuts: Mapping[str, Cut]) -> None:
+    layer = named(model, name)
+    for side, one in cuts.items():
+        if one["of"] != channels(layer, side):
+            raise ValueError(
+                f"the recipe cuts {one['of']} channels of {name}, which has {channels(layer, side)}; use it with the "
+                "model, the classes and the image size that it was made for"
+            )
+    keeps = {side: one["keep"] for side, one in cuts.items()}
+    if isinstance(layer, nn.Parameter):
+        owner, _, last = name.rpartition(".")
+        holder, keep = model.get_submodule(owner), keeps["through"]
+        setattr(holder, last, _chosen(layer, keep, parameter_dim(layer)))
+        if getattr(holder, "normalized_shape", None) == (layer.numel(),):
+            holder.normalized_shape = (len(keep),)
+    else:
+        narrow(layer, keeps)
+
+
+def narrow(layer: nn.Module, keeps: Mapping[str, list[int]]) -> nn.Module:
+    """The layer itself, with these channels of its sides."""
+    if isinstance(layer, nn.modules.conv._ConvNd):
+        _narrow_convolution(layer, keeps)
+    elif isinstance(layer, nn.Linear):
+        _narrow_linear(layer, keeps)
+    else:
+        _narrow_norm(layer, keeps["through"])
+    return layer
+
+
+def parameter_dim(parameter: Tensor) -> int | None:
+    """The dimension of a free parameter that counts channels: the last one that is not of size 1."""
+    return next((d for d in reversed(range(parameter.ndim)) if parameter.shape[d] > 1), None)
+
+
+def channels(layer: nn.Module | Tensor, side: str) -> int | None:
+    """How many channels a side of a layer has; nothing if it is of a kind that cannot be cut."""
+    if isinstance(layer, Tensor):
+        dim = parameter_dim(layer)
+        return None if dim is None else layer.shape[dim]
+    match layer:
+        case nn.Linear():
+            return {"out": layer.out_features, "in": layer.in_features}.get(side)
+        case nn.modules.conv._ConvTransposeNd() if layer.groups > 1:
+            return None
+        case nn.modules.conv._ConvNd():
+            return {"out": layer.out_channels, "in": layer.in_channels}.get(side)
+        case nn.GroupNorm():
+            return layer.num_channels
+        case nn.LayerNorm():
+            return layer.normalized_shape[0] if len(layer.normalized_shape) == 1 else None
+        case nn.PReLU():
+            return layer.num_parameters if layer.num_parameters > 1 else None
+    return layer.num_features if isinstance(layer, BATCH_NORMS) else None
+
+
+def _narrow_convolution(layer: nn.Module, keeps: Mapping[str, list[int]]) -> None:
+    """Of a grouped convolution each group that stays keeps as many channels as the others, in and out."""
+    ins = keeps.get("in", list(range(layer.in_channels)))
+    outs = keeps.get("out", list(range(layer.out_channels)))
+    size = layer.in_channels // layer.groups
+    into, out_of = _blocks(ins, size), _blocks(outs, layer.out_channels // layer.groups)
+    if into.keys() != out_of.keys() or not (_even(into) and _even(out_of)):
+        raise ValueError(UNEVEN)
+    weight = layer.weight.detach()
+    if layer.transposed:
+        weight = weight[ins][:, outs]
+    else:
+        weight = torch.cat([weight[out_of[b]][:, [c % size for c in into[b]]] for b in into])
+    layer.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
+    if layer.bias is not None:
+        layer.bias = _chosen(layer.bias, outs)
+    layer.in_channels, layer.out_channels, layer.groups = len(ins), len(outs), len(into)
+
+
+def _blocks(kept: Sequence[int], size: int) -> dict[int, list[int]]:
+    blocks: dict[int, list[int]] = defaultdict(list)
+    for channel in kept:
+        blocks[channel // size].append(channel)
+    return dict(blocks)
+
+
+def _even(blocks: Mapping[int, list[int]]) -> bool:
+    return len({len(block) for block in blocks.values()}) == 1
+
+
+def _narrow_linear(layer: nn.Linear, keeps: Mapping[str, list[int]]) -> None:
+    if "out" in keeps:
+        layer.weight = _chosen(layer.weight, keeps["out"])
+        layer.out_features = len(keeps["out"])
+        if layer.bias is not None:
+            layer.bias = _chosen(layer.bias, keeps["out"])
+    if "in" in keeps:
+        layer.weight = _chosen(layer.weight, keeps["in"], 1)
+        layer.in_features = len(keeps["in"])
+
+
+def _narrow_norm(layer: nn.Module, keep: list[int]) -> None:
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        value = getattr(layer, name, None)
+        if value is not None:
+            setattr(layer, name, _chosen(value, keep))
+    match layer:
+        case nn.GroupNorm():
+            blocks = _blocks(keep, layer.num_channels // layer.num_groups)
+            if not _even(blocks):
+                raise ValueError(UNEVEN)
+            layer.num_channels, layer.num_groups = len(keep), len(blocks)
+        case nn.LayerNorm():
+            layer.normalized_shape = (len(keep),)
+        case nn.PReLU():
+            layer.num_parameters = len(keep)
+        case _:
+            layer.num_features = len(keep)
+
+
+def _chosen(value: Tensor, keep: Sequence[int], dim: int | None = 0) -> Tensor:
+    """These slices of a parameter or buffer, as one again."""
+    part = value.detach().index_select(dim or 0, torch.tensor(keep, device=value.device))
+    return nn.Parameter(part, requires_grad=value.requires_grad) if isinstance(value, nn.Parameter) else part
 
 
 def dense(stored: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
@@ -270,12 +515,12 @@ def dense(stored: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]
     return state
 
 
-def load(folder: str | Path) -> Network:
+def load(folder: str | Path) -> Classifier:
     """The trained network of a result folder, in eval mode; of the sparse file where the dense one is not there."""
     from safetensors.torch import load_file
 
     folder = Path(folder)
-    network = Network(json.loads((folder / "architecture.json").read_text()))
+    network = built(json.loads((folder / "architecture.json").read_text()))
     file = folder / "model.safetensors"
     network.load_state_dict(dense(load_file(file if file.exists() else folder / SPARSE_FILE), network))
     return network.eval()

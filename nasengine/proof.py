@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nasengine.compact import BATCH_NORMS, Cut, cut, named, narrow
 from nasengine.coupling import Frozen, Group
-from nasengine.cutting import BATCH_NORMS, Cut, cut, named, narrow, recipe
+from nasengine.cutting import recipe
 from nasengine.errors import told
 
 TOLERANCE = 1e-12

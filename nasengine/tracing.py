@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nasengine.compact import channels
 from nasengine.coupling import Frozen, Group, Member
-from nasengine.cutting import channels
 
 Place = tuple[int, str, int]
 """Number of a node, side (out, in, through), number of a channel."""

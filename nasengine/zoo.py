@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from nasengine.compact import library_model
 from nasengine.errors import ConfigError, told
 from nasengine.names import brief
 
@@ -54,12 +55,11 @@ def built(
     known = names(library)
     if name not in known:
         raise ConfigError.at(FIELD, _unknown(library, name, known))
-    make = _timm if library == "timm" else _torchvision
     images = f"images of {image_size} pixels and {_plural(channels, 'channel')}"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = make(name, classes, channels, image_size).eval()
+            model = library_model(library, name, classes, channels, image_size).eval()
             with torch.no_grad():
                 logits = model(torch.zeros(1, channels, image_size, image_size))
     except Exception as error:  # a thousand authors refuse in as many ways
@@ -84,52 +84,6 @@ def _unknown(library: str, name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=3)
     mend = f"did you mean {' or '.join(near)}?" if near else f"{library} has {len(known):,} others, such as resnet18"
     return f"{library} has no model '{brief(name)}'; {mend}"
-
-
-def _timm(name: str, classes: int, channels: int, image_size: int) -> nn.Module:
-    import timm
-
-    wanted: dict[str, Any] = {"pretrained": False, "num_classes": classes, "in_chans": channels}
-    try:
-        return timm.create_model(name, **wanted, img_size=image_size)
-    except TypeError as error:  # what works at any size is not told one
-        if "img_size" not in str(error):
-            raise
-        return timm.create_model(name, **wanted)
-
-
-def _torchvision(name: str, classes: int, channels: int, image_size: int) -> nn.Module:
-    from torchvision import models
-
-    builder = models.get_model_builder(name)
-    own: dict[str, Any] = {}
-    if name.startswith("vit_"):
-        own["image_size"] = image_size
-    if name == "maxvit_t":
-        own["input_size"] = (image_size, image_size)
-    if name in ("googlenet", "inception_v3"):
-        own |= {"aux_logits": False, "init_weights": True}
-    model = builder(weights=None, num_classes=classes, **own)
-    if channels != 3:
-        _read_channels(model, channels)
-    return model
-
-
-def _read_channels(model: nn.Module, channels: int) -> None:
-    """Another first convolution, which reads other images than coloured ones."""
-    name, first = next((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
-    model.set_submodule(
-        name,
-        nn.Conv2d(
-            channels,
-            first.out_channels,
-            first.kernel_size,
-            stride=first.stride,
-            padding=first.padding,
-            dilation=first.dilation,
-            bias=first.bias is not None,
-        ),
-    )
 
 
 def _load(model: nn.Module, file: Path, whose: str) -> None:

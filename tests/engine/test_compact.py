@@ -83,10 +83,12 @@ def test_a_stranger_opens_the_result_and_gets_the_reported_accuracy(run: Finishe
     assert seen["foreign"] == [] and seen["training"] is False
 
 
-def test_the_source_needs_torch_and_safetensors_only() -> None:
+def test_the_source_needs_torch_and_safetensors_only_and_a_library_for_its_models() -> None:
     source = Path(compact.__file__).read_text()
     imported = set(re.findall(r"^\s*(?:import|from) (\w+)", source, flags=re.MULTILINE))
-    assert imported <= {
+    inside = set(re.findall(r"^ +(?:import|from) (\w+)", source, flags=re.MULTILINE))
+    assert inside == {"model", "numpy", "safetensors", "timm", "torchvision"}
+    assert imported - inside <= {
         "__future__",
         "json",
         "collections",
