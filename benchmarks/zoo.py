@@ -19,6 +19,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from nasengine.narrowing import kind
@@ -128,11 +129,22 @@ def told(row: dict[str, Any]) -> str:
     )
 
 
+def _write_names() -> int:
+    from nasengine import models, zoo
+
+    file = Path(models.__file__).with_name("model_names.json")
+    file.write_text(json.dumps({library: zoo.installed(library) for library in models.LIBRARIES}, indent=0) + "\n")
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo", description=__doc__.splitlines()[0])
     parser.add_argument("--only", metavar="PART", nargs="+", help="models whose name has one of these parts")
     parser.add_argument("--json", action="store_true", help="one JSON object a row")
+    parser.add_argument("--names", action="store_true", help="only write down what models there are")
     parsed = parser.parse_args()
+    if parsed.names:
+        return _write_names()
     specs = [spec for spec in (NAMED + MORE).split() if not parsed.only or any(part in spec for part in parsed.only)]
     if not parsed.json:
         print(HEAD)

@@ -42,18 +42,32 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Part of what a module takes: a number for each channel of some groups, or as it stands if there are none."""
+
+    metric: str
+    each: int
+    channels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Layer:
     """One step of the full network.
 
     Attributes:
         op: image, conv, factorized_reduce, batch_norm, gate, relu, max_pool, avg_pool, align, mix, concat, mean,
-            linear or excite.
+            linear, excite or module.
             `gate` multiplies by the mask of its group; `align` reads the channels of one group as those of another;
             `mix` adds candidates, each under its operation mask, and gates the sum; `excite` multiplies its first
-            input, channel by channel, by the sigmoid of its second.
+            input, channel by channel, by the sigmoid of its second; `module` is a layer of a library's model, of
+            which only the costs are known here: `inputs` merely say that it runs if its readers do.
         channels: groups of the output, concatenated.
         owner: the (operation choice, unit) it lives and dies with.
         prunable: whether a weight choice of the same name plus ``_weights`` exists.
+        reads: of a module, groups of what its weight [channels, reads, taps] reads.
+        taps: of a module, numbers in its weight for each pair of channels; 0 if it has no such weight.
+        positions: of a module, places in the image at which it computes.
+        costs: of a module, all besides that weight.
     """
 
     name: str
@@ -67,6 +81,10 @@ class Layer:
     depthwise: bool = False
     owner: tuple[str, int] | None = None
     prunable: bool = False
+    reads: tuple[str, ...] = ()
+    taps: int = 0
+    positions: int = 0
+    costs: tuple[Cost, ...] = ()
 
     @property
     def weights(self) -> str:
@@ -137,6 +155,12 @@ class Plan:
         return spatial_sizes(
             ({"name": x.name, "op": x.op, "inputs": x.inputs, "stride": x.stride} for x in self.layers), self.image_size
         )
+
+    def reads(self, layer: Layer) -> tuple[str, ...]:
+        """Groups of what a layer reads, of its first input."""
+        if layer.op == "module" or not layer.inputs:
+            return layer.reads
+        return self.layer[layer.inputs[0]].channels
 
     def width(self, name: str) -> int:
         """Channels of a layer's output in the full space."""
@@ -259,7 +283,7 @@ def lowered(plan: Plan, kept: Kept, nonzero: Nonzero | None = None, exit_: str |
 def smallest(plan: Plan, granularities: Collection[str], metric: str, exit_: str | None = None) -> int:
     """A size that every search can reach, whatever its scores say.
 
-    Each choice at its floor, every state in use, each node with its costliest candidate.
+    Each choice at its floor, every state in use, each node with its costliest candidate (none where it may have none).
     """
     widths = {
         group: plan.choice[group].floor if group in plan.choice and "filter" in granularities else width
@@ -267,6 +291,7 @@ def smallest(plan: Plan, granularities: Collection[str], metric: str, exit_: str
     }
     total = 0
     owned: dict[str, dict[int, int]] = {}
+    least = {choice.name: choice.floor for choice in plan.choices}
     for layer in plan.program(exit_ or plan.exits[-1]):
         size = _size_at(
             plan, layer, widths, plan.sides[layer.name] if metric == "macs" else None, bare="weight" in granularities
@@ -277,7 +302,7 @@ def smallest(plan: Plan, granularities: Collection[str], metric: str, exit_: str
             choice, unit = layer.owner
             units = owned.setdefault(choice, {})
             units[unit] = units.get(unit, 0) + size
-    return total + sum(max(units.values()) for units in owned.values())
+    return total + sum(max(units.values()) for choice, units in owned.items() if least[choice])
 
 
 def activations(plan: Plan, program: Iterable[Layer], kept: Kept) -> int:
@@ -300,7 +325,7 @@ def activations(plan: Plan, program: Iterable[Layer], kept: Kept) -> int:
 def values(plan: Plan, name: str, kept: Kept) -> int:
     """Numbers for one image in a layer's output."""
     width = sum(len(kept.get(group, range(plan.groups[group]))) for group in plan.layer[name].channels)
-    return width * plan.sides[name] ** 2
+    return width * (plan.layer[name].positions or plan.sides[name] ** 2)
 
 
 def _changes_nothing(plan: Plan, layer: Layer, kept: Kept) -> bool:
@@ -316,7 +341,7 @@ def _kept_for_backward(layer: Layer, *, is_end: bool) -> list[tuple[str, int]]:
             return [(layer.inputs[0], 1)]
         case "factorized_reduce":
             return [(layer.inputs[0], 2)]  # a shifted copy, too
-        case "relu":
+        case "relu" | "module":
             return [(layer.name, 1)]
         case "excite":
             return [(layer.inputs[0], 1)]
@@ -348,8 +373,13 @@ def _alive(source: Layer, alive: Mapping[str, set[int]], reader: Layer) -> bool:
 def _size_at(plan: Plan, layer: Layer, widths: Mapping[str, int], side: int | None, *, bare: bool) -> int:
     """A layer's multiply-adds (if `side` is given) or parameters at given widths; `bare`: one weight a convolution."""
     outputs = sum(widths[group] for group in layer.channels)
-    inputs = sum(widths[group] for group in plan.layer[layer.inputs[0]].channels) if layer.inputs else 0
+    inputs = sum(widths[group] for group in plan.reads(layer))
     match layer.op:
+        case "module":
+            weights = layer.taps * inputs * outputs * (layer.positions if side is not None else 1)
+            if bare and layer.prunable and side is None:
+                weights = 1
+            return weights + module_costs(layer, "params" if side is None else "macs", widths)
         case "conv" | "factorized_reduce":
             if bare and layer.prunable and side is None:
                 return 1
@@ -359,6 +389,15 @@ def _size_at(plan: Plan, layer: Layer, widths: Mapping[str, int], side: int | No
         case "batch_norm":
             return 2 * outputs if side is None else 0
     return int(side is None and layer.name in plan.ends)
+
+
+def module_costs(layer: Layer, metric: str, widths: Mapping[str, int]) -> int:
+    """What a module takes besides its weight, with groups of these widths."""
+    return sum(
+        cost.each * (sum(widths[group] for group in cost.channels) if cost.channels else 1)
+        for cost in layer.costs
+        if cost.metric == metric
+    )
 
 
 def _live_channels(plan: Plan, program: Sequence[Layer], kept: Kept) -> dict[str, list[int]]:
@@ -422,6 +461,8 @@ class _Lowering:
         elif layer.op == "batch_norm":
             numbers = {"channels": len(outputs)}
             self.sources[layer.name] = (outputs, [])
+        elif layer.op == "module":
+            numbers = self.module(layer, outputs)
         elif layer.op == "linear":
             sources = self.indices(self.plan.layer[layer.inputs[0]].channels)
             numbers = {"in_features": len(sources), "out_features": len(outputs)}
@@ -463,9 +504,26 @@ class _Lowering:
             numbers["nonzero"] = self.nonzero(layer.name, *self.sources[layer.name])
         return numbers
 
+    def module(self, layer: Layer, outputs: list[int]) -> dict[str, Any]:
+        sources = self.indices(layer.reads)
+        self.sources[layer.name] = (outputs, sources)
+        widths = {group: len(channels) for group, channels in self.live.items()}
+        numbers: dict[str, Any] = {
+            "weights": layer.taps * len(outputs) * len(sources),
+            "positions": layer.positions,
+            "params": module_costs(layer, "params", widths),
+            "macs": module_costs(layer, "macs", widths),
+        }
+        if layer.prunable and self.nonzero is not None:
+            numbers["nonzero"] = self.nonzero(layer.name, outputs, sources)
+        return numbers
+
     def scaled(self, source: Layer) -> str:
-        """A candidate without weights keeps its factor as one learned number; others have it in their batch norm."""
-        if source.op == "batch_norm":
+        """A candidate without weights keeps its factor as one learned number; others have it in their batch norm.
+
+        A block of a library's model has none: it is there or it is not.
+        """
+        if source.op in ("batch_norm", "module"):
             return self.renamed[source.name]
         name = f"{source.name}_scale"
         self.emit(name, "scale", [self.renamed[source.name]], {})
@@ -481,6 +539,9 @@ def layer_params(layer: Mapping[str, Any]) -> int:
             return int(layer["out_channels"] * layer["in_channels"] // layer["groups"] * layer["kernel"] ** 2)
         case "batch_norm":
             return 2 * int(layer["channels"])
+        case "module":
+            nonzero = layer.get("nonzero")
+            return int(layer["weights"] if nonzero is None else nonzero) + int(layer["params"])
         case "linear":
             return int((layer["in_features"] + 1) * layer["out_features"])
         case "scale":
@@ -491,4 +552,6 @@ def layer_params(layer: Mapping[str, Any]) -> int:
 def _macs(layer: Mapping[str, Any], side: int) -> int:
     if layer["op"] in ("conv", "factorized_reduce"):
         return layer_params({**layer, "nonzero": None}) * side**2
+    if layer["op"] == "module":
+        return int(layer["weights"] * layer["positions"] + layer["macs"])
     return int(layer["in_features"] * layer["out_features"]) if layer["op"] == "linear" else 0

@@ -60,13 +60,13 @@ STRATEGIES = {
             "coppice": "nasengine.strategies.mgas:strategy",
             "published": "nasengine.strategies.mgas_published:strategy",
         },
-        spaces=("cells", "chain"),
+        spaces=("cells", "chain", "imported"),
     ),
     "dms": Strategy(
         label="DMS",
         sentence="Learns how many operations and filters stay. It leaves no zeros, so what is small is fast, too.",
         paths={"scale": "nasengine.strategies.dms:strategy"},
-        spaces=("cells", "chain"),
+        spaces=("cells", "chain", "imported"),
     ),
 }
 
@@ -80,6 +80,11 @@ SPACES = {
         label="Chain",
         sentence="Layers in a row (as in MobileNet): each decides how far it looks, how wide it is, whether it stays.",
         path="nasengine.spaces.chain:plan",
+    ),
+    "imported": Space(
+        label="A known model",
+        sentence="A model of timm or torchvision, by name: it keeps its kind and gets the best widths and depth.",
+        path="nasengine.spaces.imported:plan",
     ),
 }
 

@@ -154,7 +154,7 @@ def _head(config: SearchConfig, field: str, size: int, plan: Plan) -> Iterator[C
     narrow = "filter" in config.strategy.granularities
     features = sum(
         plan.choice[group].floor if narrow and group in plan.choice else plan.groups[group]
-        for group in plan.layer[layer.inputs[0]].channels
+        for group in plan.reads(layer)
     )
     head = (features + 1) * classes
     if 2 * head > size:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from nasengine import catalogue
+from nasengine import catalogue, models
 from nasengine.errors import ConfigError
 from nasengine.names import CONTROL, brief, shown
 from nasengine.refusals import named, refusal
@@ -39,6 +39,8 @@ WIDEST = 1024
 NO_AMOUNT = "is neither a number nor a percentage; write for example 20000 or 40%"
 MOST_PROBLEMS = 50
 """Said at once."""
+FEWEST_PIXELS = 32
+"""Of images for a known model, unless it is said otherwise: most of them halve images five times."""
 FEWEST_EPOCHS = 4
 """Of a stage, on average."""
 CONSTANT_COST = 0.1
@@ -52,6 +54,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "data": {"image_size": 16},
         "cells": {"cells": 4, "channels": 8, "nodes": 2, "reductions": (1, 3)},
         "chain": {"layers": 6, "channels": 8, "reductions": (2, 4)},
+        "imported": {},
         "mgas": {},
         "dms": {},
         "search": {"epochs": 12},
@@ -62,6 +65,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "data": {"image_size": 32},
         "cells": {"cells": 8, "channels": 16, "nodes": 3},
         "chain": {"layers": 12, "channels": 16},
+        "imported": {},
         "mgas": {},
         "dms": {},
         "search": {"epochs": 50},
@@ -71,6 +75,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "data": {"image_size": 32},
         "cells": {"cells": 14, "channels": 24, "nodes": 4},
         "chain": {"layers": 18, "channels": 24},
+        "imported": {},
         "mgas": {},
         "dms": {},
         "search": {"epochs": 120},
@@ -157,7 +162,40 @@ class DataConfig(Part):
         return self
 
 
-class CellsSpace(Part):
+class BlocksSpace(Part):
+    """Base of the spaces of our own: blocks in a row, some of which halve the image and double the channels."""
+
+    stops_early: ClassVar[bool] = True
+    """Whether blocks in the middle have an exit of their own, at which a stage can end."""
+
+    @property
+    def depth(self) -> int:
+        """Blocks that a stage may end after."""
+        raise NotImplementedError
+
+    @property
+    def reduction_places(self) -> tuple[int, ...]:
+        """The blocks that halve the image, DARTS's thirds unless set."""
+        return _thirds(self.depth) if self.reductions is None else self.reductions  # type: ignore[attr-defined]
+
+    def check_images(self, image_size: int) -> None:
+        """Raises ConfigError unless images of this many pixels can be halved so often, and channels doubled."""
+        halvings, channels = len(self.reduction_places), self.channels  # type: ignore[attr-defined]
+        if image_size >> halvings < 2:
+            raise ConfigError.at(
+                "data.image_size",
+                f"{image_size} pixels are too few for {halvings} halvings; use at least {2 << halvings}, "
+                "or fewer reductions",
+            )
+        if channels << halvings > WIDEST:
+            raise ConfigError.at(
+                "space.channels",
+                f"{channels} channels, doubled {halvings} times, are more than {WIDEST:,}; use at most "
+                f"{WIDEST >> halvings}, or fewer reductions",
+            )
+
+
+class CellsSpace(BlocksSpace):
     """The cells space: DARTS-like cells, each with decisions of its own."""
 
     kind: Literal["cells"] = option("cells", "The kind of space.", title="Kind", advanced=False)
@@ -198,13 +236,8 @@ class CellsSpace(Part):
         """Blocks that a stage may end after."""
         return self.cells
 
-    @property
-    def reduction_places(self) -> tuple[int, ...]:
-        """The cells that halve the image, DARTS's thirds unless set."""
-        return _thirds(self.cells) if self.reductions is None else self.reductions
 
-
-class ChainSpace(Part):
+class ChainSpace(BlocksSpace):
     """The chain space: MobileNet-like, one inverted bottleneck (MBConv) after the other."""
 
     kind: Literal["chain"] = option("chain", "The kind of space.", title="Kind", advanced=False)
@@ -242,13 +275,42 @@ class ChainSpace(Part):
         """Blocks that a stage may end after."""
         return self.layers
 
-    @property
-    def reduction_places(self) -> tuple[int, ...]:
-        """The layers that halve the image."""
-        return _thirds(self.layers) if self.reductions is None else self.reductions
+
+class ImportedSpace(Part):
+    """A model that others have written: its widths and its depth are open, nothing else of it changes."""
+
+    stops_early: ClassVar[bool] = False
+    depth: ClassVar[int] = 1
+
+    kind: Literal["imported"] = option("imported", "The kind of space.", title="Kind", advanced=False)
+    library: Literal["timm", "torchvision"] = option("timm", "Whose model it is.", title="Library", advanced=False)
+    model: str = option(
+        "mobilenetv3_small_100", "The model, by the name that its library gives it.", title="Model", advanced=False
+    )
+    weights: Literal["none", "file", "pretrained"] = option(
+        "none",
+        "What it starts from. none: random weights. file: a safetensors file that holds its state dict. pretrained: "
+        "what its library offers, downloaded once. A last layer for other classes is learned anew.",
+        title="Weights",
+    )
+    path: str | None = option(None, "Where the file with the weights is.", title="Weights file", empty="no file")
+
+    @model_validator(mode="after")
+    def model_and_weights_are_there(self) -> Self:
+        if problem := models.unknown(self.library, self.model):
+            raise ConfigError.at("space.model", problem)
+        if self.weights == "file" and not self.path:
+            raise ConfigError.at("space.path", "weights of a file need its path; give one, or other weights")
+        if self.weights != "file" and self.path:
+            raise ConfigError.at("space.path", f"weights '{self.weights}' take no file; leave it out, or use file")
+        return self
+
+    def check_images(self, image_size: int) -> None:
+        """Nothing: which images it takes shows when it is built."""
 
 
-SPACES: dict[str, type[CellsSpace | ChainSpace]] = {"cells": CellsSpace, "chain": ChainSpace}
+AnySpace = CellsSpace | ChainSpace | ImportedSpace
+SPACES: dict[str, type[AnySpace]] = {"cells": CellsSpace, "chain": ChainSpace, "imported": ImportedSpace}
 
 
 class MGASConfig(Part):
@@ -352,7 +414,7 @@ class MGASConfig(Part):
             raise ConfigError.at("strategy.cuts", "give each stage end once, in rising order")
         return self
 
-    def stage_ends(self, space: CellsSpace | ChainSpace, epochs: int) -> tuple[int, ...]:
+    def stage_ends(self, space: AnySpace, epochs: int) -> tuple[int, ...]:
         """Numbers of blocks after which early stages end: in the middle for short searches, else at reductions.
 
         Args:
@@ -361,6 +423,8 @@ class MGASConfig(Part):
         """
         if self.cuts is not None:
             return self.cuts
+        if isinstance(space, ImportedSpace):
+            return ()
         if epochs < SHORT_SEARCH:
             return (space.depth // 2,)
         return tuple(place for place in space.reduction_places if place > 0)
@@ -421,7 +485,7 @@ class DMSConfig(Part):
         _check_once("strategy.granularities", self.granularities, "level")
         return self
 
-    def stage_ends(self, space: CellsSpace | ChainSpace, epochs: int) -> tuple[int, ...]:
+    def stage_ends(self, space: AnySpace, epochs: int) -> tuple[int, ...]:
         """None: the whole network is searched at once."""
         return ()
 
@@ -591,7 +655,7 @@ class SearchConfig(Part):
     seed: int = option(0, "Equal seeds give equal results.", title="Seed", ge=0, le=HIGHEST_SEED)
     preset: Preset = option("quick", "How much effort: minutes, hours or days.", title="Effort", advanced=False)
     data: DataConfig = Field(default_factory=DataConfig)
-    space: Annotated[CellsSpace | ChainSpace, Field(discriminator="kind")] = Field(default_factory=CellsSpace)
+    space: Annotated[AnySpace, Field(discriminator="kind")] = Field(default_factory=CellsSpace)
     strategy: Annotated[MGASConfig | DMSConfig, Field(discriminator="kind")] = Field(default_factory=MGASConfig)
     target: TargetConfig = Field(default_factory=TargetConfig)
     search: SearchPlan = Field(default_factory=SearchPlan)
@@ -607,6 +671,10 @@ class SearchConfig(Part):
                 "strategy.kind", f"{entry.label} searches the spaces {', '.join(entry.spaces)}, not {self.space.kind}"
             )
         depth = self.space.depth
+        if self.cuts and not self.space.stops_early:
+            raise ConfigError.at(
+                "strategy.cuts", "a model of a library has no exits before its end; leave the stage ends empty"
+            )
         for cut in self.cuts:
             if not 0 < cut < depth:
                 raise ConfigError.at(
@@ -626,19 +694,7 @@ class SearchConfig(Part):
             )
         if CONTROL.search(self.name):
             raise ConfigError.at("name", f"'{shown(self.name)}' has control characters; write it without them")
-        halvings = len(self.space.reduction_places)
-        if self.data.image_size >> halvings < 2:
-            raise ConfigError.at(
-                "data.image_size",
-                f"{self.data.image_size} pixels are too few for {halvings} halvings; use at least {2 << halvings}, "
-                "or fewer reductions",
-            )
-        if self.space.channels << halvings > WIDEST:
-            raise ConfigError.at(
-                "space.channels",
-                f"{self.space.channels} channels, doubled {halvings} times, are more than {WIDEST:,}; use at most "
-                f"{WIDEST >> halvings}, or fewer reductions",
-            )
+        self.space.check_images(self.data.image_size)
         return self
 
     @property
@@ -712,6 +768,8 @@ def _completed(raw: Mapping[str, Any]) -> dict[str, Any]:
         filled["search"]["epochs"] += FEWEST_EPOCHS * len(also)  # each further target has a stage of its own
     data = filled["data"]
     if isinstance(data, dict) and "image_size" not in _part(raw, "data"):
+        if space.get("kind") == "imported":
+            data["image_size"] = max(data["image_size"], FEWEST_PIXELS)
         builtin = catalogue.DATASETS.get(str(data.get("dataset", "digits")))
         if builtin is not None:
             data["image_size"] = min(data["image_size"], builtin.image_size)

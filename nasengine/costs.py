@@ -55,13 +55,13 @@ class Count:
         owners = _Owners(kept, flat["operation"])
         products, weights = _Products(), _Weights()
         for layer in layers:
-            reads = plan.layer[layer.inputs[0]].channels if layer.inputs else ()
+            reads = plan.reads(layer)
             owner = owners.place(layer)
             for constant, inputs, outputs in _terms(plan, layer, reads, metric):
                 products.add(constant, channels.groups(inputs), channels.groups(outputs), owner)
             if metric == "params" and layer.prunable:
                 columns = None if layer.depthwise else channels.places(reads)
-                weights.add(channels.places(layer.channels), columns, layer.kernel**2, owner)
+                weights.add(channels.places(layer.channels), columns, layer.taps or layer.kernel**2, owner)
         self.fixed = torch.tensor(channels.fixed, device=self.device)
         self.group = torch.tensor(channels.group, dtype=torch.long, device=self.device)
         self.group_total = len(channels.number)
@@ -121,6 +121,11 @@ def _terms(
             return []
         constant = layer.kernel**2 * (plan.sides[layer.name] ** 2 if macs else 1)
         return [(constant, () if layer.depthwise else reads, makes)]
+    if layer.op == "module":
+        found = [(cost.each, (), cost.channels) for cost in layer.costs if cost.metric == metric]
+        if layer.taps and not (layer.prunable and not macs):
+            found.append((layer.taps * (layer.positions if macs else 1), reads, makes))
+        return found
     if layer.op == "linear":
         return [(1, reads, makes)] + ([] if macs else [(1, (), makes)])
     if macs:

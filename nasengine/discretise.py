@@ -104,7 +104,7 @@ def floors(plan: Plan, margins: Mapping[str, Tensor]) -> Kept:
         rows = torch.cat([_held(plan, held, group) for group in plan.layer[layer].channels])
         margin = margins[name].masked_fill(~rows.view(-1, 1, 1, 1), -torch.inf)
         if not plan.layer[layer].depthwise:
-            reads = plan.layer[plan.layer[layer].inputs[0]].channels
+            reads = plan.reads(plan.layer[layer])
             columns = torch.cat([_held(plan, held, group) for group in reads])
             margin = margin.masked_fill(~columns.view(1, -1, 1, 1), -torch.inf)
         held[name] = _best(margin, plan.choice[name].floor)

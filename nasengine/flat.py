@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -85,6 +85,7 @@ def flat_units(
     """
     running = {layer.owner[0] for layer in program if layer.owner}
     running |= {layer.channels[0] for layer in program if layer.op in ("gate", "mix")}
+    running |= {group for layer in program if layer.op == "module" for group in (*layer.channels, *layer.reads)}
     shapes = {layer.weights: weight_shape(plan, layer, units) for layer in program if layer.prunable}
     found = {}
     for level in LEVELS:
@@ -110,9 +111,11 @@ def flat_units(
 
 
 def weight_shape(plan: Plan, layer: Layer, units: Mapping[str, Sequence[int]] | None = None) -> tuple[int, ...]:
-    """Shape [out, in, k, k] of a convolution's living weight; the full one without `units`."""
+    """Shape of a living weight: of a convolution [out, in, k, k], of a module [out, in, taps, 1]; without `units` whole."""
 
-    def width(name: str) -> int:
-        return sum(len((units or {}).get(group, range(plan.groups[group]))) for group in plan.layer[name].channels)
+    def width(groups: Iterable[str]) -> int:
+        return sum(len((units or {}).get(group, range(plan.groups[group]))) for group in groups)
 
-    return (width(layer.name), 1 if layer.depthwise else width(layer.inputs[0]), layer.kernel, layer.kernel)
+    if layer.op == "module":
+        return (width(layer.channels), width(layer.reads), layer.taps, 1)
+    return (width(layer.channels), 1 if layer.depthwise else width(plan.reads(layer)), layer.kernel, layer.kernel)

@@ -304,7 +304,7 @@ def test_a_preset_fills_what_is_left_out_and_nothing_else(preset: str) -> None:
 def test_presets_differ_in_length_and_size_alone() -> None:
     """The recipe is the same, whatever the effort."""
     effort = {
-        "data": {"image_size"}, "search": {"epochs"}, "retrain": {"epochs"}, "mgas": set(), "dms": set(),
+        "data": {"image_size"}, "search": {"epochs"}, "retrain": {"epochs"}, "mgas": set(), "dms": set(), "imported": set(),
         "runtime": {"memory_share"},
         "cells": {"cells", "channels", "nodes", "reductions"}, "chain": {"layers", "channels", "reductions"},
     }  # fmt: skip
@@ -326,6 +326,37 @@ def test_a_preset_knows_both_spaces(preset: str) -> None:
     own = parse({"preset": preset, "space": {"kind": "chain", "layers": 9, "kernels": [3]}})
     assert (own.space.layers, own.space.kernels, own.space.channels) == (9, (3,), table["channels"])
     assert own.space.reduction_places == (3, 6), "the preset's places belong to its own number of layers"
+
+
+IMPORTED = [
+    (
+        {"model": "resnet81"},
+        "space.model",
+        "timm has no model 'resnet81' that sorts images into classes; did you mean ",
+    ),
+    (
+        {"library": "torchvision", "model": "fcn_resnet50"},
+        "space.model",
+        "torchvision has no model 'fcn_resnet50' that ",
+    ),
+    ({"weights": "file"}, "space.path", "weights of a file need its path; give one, or other weights"),
+    ({"path": "weights.safetensors"}, "space.path", "weights 'none' take no file; leave it out, or use file"),
+]
+
+
+@pytest.mark.parametrize(("space", "field", "sentence"), IMPORTED)
+def test_a_model_that_is_not_known_or_lacks_its_weights_is_refused(space: dict, field: str, sentence: str) -> None:
+    ((where, text),) = problems({"space": {"kind": "imported", **space}})
+    assert where == field and text.startswith(sentence)
+
+
+def test_a_known_model_is_searched_as_a_whole() -> None:
+    for method in METHODS:
+        wanted = {"space": {"kind": "imported"}, "strategy": {"kind": method}, "data": {"dataset": "cifar10"}}
+        found = parse(wanted)
+        assert (found.space.model, found.cuts, found.data.image_size) == ("mobilenetv3_small_100", (), 32)
+    ((field, text),) = problems({"space": {"kind": "imported"}, "strategy": {"cuts": [1]}})
+    assert field == "strategy.cuts" and text.startswith("a model of a library has no exits before its end; leave")
 
 
 def test_a_quick_search_has_a_stage_end_in_the_middle() -> None:
@@ -403,7 +434,7 @@ def test_every_field_has_a_title_and_a_sentence() -> None:
     fields = [*SearchConfig.model_fields.values(), *TargetConfig.model_fields.values()]
     kinds = [field.annotation for field in fields if hasattr(field.annotation, "model_fields")]
     parts = [SearchConfig, *(kind for found in KINDS.values() for kind in found.values()), *kinds]
-    assert len(parts) == 12
+    assert len(parts) == 13
     assert (list(SPACES), list(METHODS)) == (list(catalogue.SPACES), list(catalogue.STRATEGIES))
     for part in parts:
         for name, field in part.model_fields.items():

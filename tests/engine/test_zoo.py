@@ -8,16 +8,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nasengine import zoo
+from nasengine import models, zoo
 from nasengine.errors import ConfigError
 
 SHAPE = {"classes": 7, "channels": 1, "image_size": 32}
 
 
-def test_names_are_those_that_sort_images() -> None:
-    assert {"resnet18", "vit_b_32"} <= set(zoo.names("torchvision"))
-    assert not {"raft_large", "fasterrcnn_resnet50_fpn", "fcn_resnet50"} & set(zoo.names("torchvision"))
-    assert "mobilenetv3_small_050" in zoo.names("timm")
+def test_names_are_those_of_the_installed_libraries_that_sort_images() -> None:
+    for library in models.LIBRARIES:
+        assert list(models.names(library)) == zoo.installed(library)
+    assert {"resnet18", "vit_b_32"} <= set(models.names("torchvision"))
+    assert not {"raft_large", "fasterrcnn_resnet50_fpn", "fcn_resnet50"} & set(models.names("torchvision"))
+    assert "mobilenetv3_small_050" in models.names("timm")
 
 
 @pytest.mark.parametrize(
@@ -34,16 +36,17 @@ def test_a_model_is_built_for_the_classes_channels_and_size_that_are_asked_for(l
 def test_the_weights_of_a_file_are_taken(tmp_path: Path) -> None:
     first = zoo.built("torchvision", "resnet18", **SHAPE)
     save_file(first.state_dict(), tmp_path / "weights.safetensors")
-    second = zoo.built("torchvision", "resnet18", **SHAPE, weights=tmp_path / "weights.safetensors")
+    second = zoo.built("torchvision", "resnet18", **SHAPE, weights="file", path=tmp_path / "weights.safetensors")
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
 
 
+NO_SUCH = "torchvision has no model '{}' that sorts images into classes; "
 REFUSED = [
     ("tim", "resnet18", {}, "'tim' is no library of models; use timm or torchvision"),
-    ("torchvision", "resnet81", {}, "torchvision has no model 'resnet81'; did you mean resnet18"),
-    ("torchvision", "zzz", {}, "torchvision has no model 'zzz'; torchvision has "),
-    ("torchvision", "fcn_resnet50", {}, "fcn_resnet50 (torchvision) does not sort images into classes; take one that"),
-    ("torchvision", "raft_small", {}, "raft_small (torchvision) does not sort images into classes; take one that does"),
+    ("torchvision", "resnet81", {}, NO_SUCH.format("resnet81") + "did you mean resnet18"),
+    ("torchvision", "zzz", {}, NO_SUCH.format("zzz") + "torchvision has "),
+    ("torchvision", "fcn_resnet50", {}, NO_SUCH.format("fcn_resnet50") + "did you mean "),
+    ("torchvision", "raft_small", {}, NO_SUCH.format("raft_small")),
     ("torchvision", "alexnet", {}, "alexnet (torchvision) does not take images of 32 pixels and 1 channel ("),
     ("timm", "convit_tiny", {"image_size": 8}, "convit_tiny (timm) does not take images of 8 pixels and 1 channel ("),
 ]
@@ -64,17 +67,46 @@ def test_weights_of_another_model_are_refused_by_the_tensor(tmp_path: Path) -> N
     def refused(given: dict[str, torch.Tensor]) -> str:
         save_file(given, file)
         with pytest.raises(ConfigError) as refusal:
-            zoo.built("torchvision", "resnet18", **SHAPE, weights=file)
+            zoo.built("torchvision", "resnet18", **SHAPE, weights="file", path=file)
         return refusal.value.problems[0][1]
 
     told = "resnet18 (torchvision)"
-    wrong = {**state, "fc.weight": torch.zeros(10, 512)}
-    assert refused(wrong) == f"the weights in {file} do not fit {told}: fc.weight is [10, 512], expected [7, 512]"
+    wrong = {**state, "layer1.0.bn1.bias": torch.zeros(10)}
+    assert refused(wrong) == f"the weights in {file} do not fit {told}: layer1.0.bn1.bias is [10], expected [64]"
+    wrong = {**state, "fc.weight": torch.zeros(7, 500)}
+    assert refused(wrong) == f"the weights in {file} do not fit {told}: fc.weight is [7, 500], expected [7, 512]"
     assert refused({**state, "more": torch.zeros(1)}) == f"the weights in {file} have more, which {told} has not"
     del state["fc.bias"]
     assert refused(state) == f"the weights in {file} have no fc.bias; give those of {told}"
     file.write_bytes(b"no tensors")
     with pytest.raises(ConfigError, match=r"cannot be read \(.*\); give a safetensors file"):
-        zoo.built("torchvision", "resnet18", **SHAPE, weights=file)
+        zoo.built("torchvision", "resnet18", **SHAPE, weights="file", path=file)
     with pytest.raises(ConfigError, match=r"the weights in /nowhere cannot be read \(No such file"):
-        zoo.built("torchvision", "resnet18", **SHAPE, weights="/nowhere")
+        zoo.built("torchvision", "resnet18", **SHAPE, weights="file", path="/nowhere")
+
+
+def test_a_last_layer_for_other_classes_is_learned_anew(tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    others = zoo.built("torchvision", "resnet18", **{**SHAPE, "classes": 1000}).state_dict()
+    save_file(others, file)
+    found = zoo.built("torchvision", "resnet18", **SHAPE, weights="file", path=file).state_dict()
+    assert found["fc.weight"].shape == (7, 512)
+    assert all(torch.equal(value, others[name]) for name, value in found.items() if not name.startswith("fc."))
+
+
+@pytest.mark.parametrize(("library", "name"), [("timm", "resnet10t"), ("torchvision", "resnet18")])
+def test_trained_weights_that_cannot_be_had_are_told(
+    library: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Downloads fail at once: there is nobody behind the proxy."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    with pytest.raises(ConfigError) as refusal:
+        zoo.built(library, name, **{**SHAPE, "channels": 3}, weights="pretrained")
+    ((field, text),) = refusal.value.problems
+    assert field == "space.weights"
+    assert text.startswith(f"the trained weights of {name} ({library}) cannot be had (")
+    assert text.endswith("; give a file, or none")
