@@ -111,7 +111,7 @@ def flat_units(
 
 
 def weight_shape(plan: Plan, layer: Layer, units: Mapping[str, Sequence[int]] | None = None) -> tuple[int, ...]:
-    """Shape of a living weight: of a convolution [out, in, k, k], of a module [out, in, taps, 1]; without `units` whole."""
+    """Shape of a living weight, or whole: of a convolution [out, in, k, k], of a module [out, in, taps, 1]."""
 
     def width(groups: Iterable[str]) -> int:
         return sum(len((units or {}).get(group, range(plan.groups[group]))) for group in groups)

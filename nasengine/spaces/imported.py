@@ -1,0 +1,109 @@
+"""The imported space: a model that others have written, with the widths of its layers and its blocks open.
+
+What may be cut of a model is found out once, by building and tracing it (`survey`, which needs torch and up to a
+minute), and kept in a file of the cache. The plan is read from there, so that a form can count in milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from nasengine.architecture import Choice, Cost, Layer, Plan
+from nasengine.cache import cache_folder
+from nasengine.config import ImportedSpace
+from nasengine.errors import ConfigError
+
+FORMAT = 1
+"""Of the files; those of another one are made anew."""
+
+
+class UnknownModelError(ConfigError):
+    """Nobody has looked yet at what may be cut of this model."""
+
+
+def plan(space: ImportedSpace, *, image_size: int, channels: int, classes: int, cuts: tuple[int, ...]) -> Plan:
+    """The full space of a model for these images.
+
+    Raises:
+        UnknownModelError: if there is no survey of it yet.
+    """
+    return _plan(file(space.library, space.model, image_size=image_size, channels=channels, classes=classes))
+
+
+def file(library: str, model: str, *, image_size: int, channels: int, classes: int) -> Path:
+    """Where the survey of a model is kept."""
+    return cache_folder() / "models" / f"{library}-{model}-{image_size}-{channels}-{classes}.json"
+
+
+def survey(path: Path) -> dict[str, Any] | None:
+    """What a file says; nothing if it is missing, damaged or of another format."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if found.get("format") == FORMAT else None
+
+
+def to_json(plan: Plan) -> dict[str, Any]:
+    """A plan as plain data, without what is as usual."""
+    return {
+        "space": plan.space,
+        "image_size": plan.image_size,
+        "layers": [_own(layer) for layer in plan.layers],
+        "groups": dict(plan.groups),
+        "choices": [_own(choice) for choice in plan.choices],
+        "blocks": list(plan.blocks),
+        "exits": list(plan.exits),
+        "exit_blocks": list(plan.exit_blocks),
+    }
+
+
+def from_json(raw: Mapping[str, Any]) -> Plan:
+    """What `to_json` gave."""
+    return Plan(
+        space=raw["space"],
+        image_size=raw["image_size"],
+        layers=tuple(_layer(layer) for layer in raw["layers"]),
+        groups=raw["groups"],
+        choices=tuple(Choice(**_tupled(choice)) for choice in raw["choices"]),
+        blocks=tuple(raw["blocks"]),
+        exits=tuple(raw["exits"]),
+        exit_blocks=tuple(raw["exit_blocks"]),
+    )
+
+
+def _plan(path: Path) -> Plan:
+    try:
+        changed = path.stat().st_mtime_ns
+    except OSError:
+        changed = 0
+    found = _read(path, changed)
+    if found is None:
+        raise UnknownModelError.at("space.model", "nobody has looked yet at what may be cut of this model; wait for it")
+    return found
+
+
+@lru_cache(maxsize=16)
+def _read(path: Path, changed: int) -> Plan | None:
+    """The plan of a file as it was at that time."""
+    found = survey(path)
+    return None if found is None else from_json(found["plan"])
+
+
+def _layer(raw: Mapping[str, Any]) -> Layer:
+    return Layer(**{**_tupled(raw), "costs": tuple(Cost(**_tupled(cost)) for cost in raw.get("costs", ()))})
+
+
+def _tupled(raw: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
+
+
+def _own(value: Layer | Choice) -> dict[str, Any]:
+    """All that is not as it is by default."""
+    usual = {field.name: field.default for field in fields(value)}
+    return {name: own for name, own in asdict(value).items() if own != usual[name]}
