@@ -26,7 +26,8 @@ BITS, VALUES = ".bits", ".values"
 """Ends of the names under which the sparse file keeps a weight: which of its numbers are there, and those numbers."""
 
 Cut = Mapping[str, Any]
-"""layer: dotted name of a module or parameter. side: out, in, or through (channels pass one by one, or are normalised).
+"""layer: dotted name of a module, a parameter or a number. side: out, in, or through (channels pass one by one, or are
+normalised), rows (first dimension of a parameter), heads (of an attention), size (a number that counts channels).
 of: its channels now. keep: numbers of those that stay, ascending."""
 UNEVEN = "the groups inside a layer would differ in size"
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
@@ -371,9 +372,9 @@ def cut(model: nn.Module, cuts: Iterable[Cut]) -> nn.Module:
 
 
 def named(model: nn.Module, name: str) -> Any:
-    """The module or parameter of a dotted name."""
+    """The module, parameter or number of a dotted name; the model itself of none."""
     owner, _, last = name.rpartition(".")
-    return getattr(model.get_submodule(owner), last)
+    return getattr(model.get_submodule(owner), last) if name else model
 
 
 def _narrow(model: nn.Module, name: str, cuts: Mapping[str, Cut]) -> None:
@@ -385,14 +386,17 @@ def _narrow(model: nn.Module, name: str, cuts: Mapping[str, Cut]) -> None:
                 "model, the classes and the image size that it was made for"
             )
     keeps = {side: one["keep"] for side, one in cuts.items()}
-    if isinstance(layer, nn.Parameter):
-        owner, _, last = name.rpartition(".")
-        holder, keep = model.get_submodule(owner), keeps["through"]
-        setattr(holder, last, _chosen(layer, keep, parameter_dim(layer)))
-        if getattr(holder, "normalized_shape", None) == (layer.numel(),):
-            holder.normalized_shape = (len(keep),)
-    else:
+    owner, _, last = name.rpartition(".")
+    if isinstance(layer, nn.Module):
         narrow(layer, keeps)
+    elif isinstance(layer, Tensor):
+        holder = model.get_submodule(owner)
+        for side, keep in keeps.items():
+            setattr(holder, last, _chosen(getattr(holder, last), keep, 0 if side == "rows" else parameter_dim(layer)))
+            if getattr(holder, "normalized_shape", None) == (layer.numel(),):
+                holder.normalized_shape = (len(keep),)
+    else:
+        setattr(model.get_submodule(owner), last, len(keeps["size"]))
 
 
 def narrow(layer: nn.Module, keeps: Mapping[str, list[int]]) -> nn.Module:
@@ -401,6 +405,8 @@ def narrow(layer: nn.Module, keeps: Mapping[str, list[int]]) -> nn.Module:
         _narrow_convolution(layer, keeps)
     elif isinstance(layer, nn.Linear):
         _narrow_linear(layer, keeps)
+    elif "heads" in keeps:
+        layer.num_heads = len(keeps["heads"])
     else:
         _narrow_norm(layer, keeps["through"])
     return layer
@@ -411,11 +417,15 @@ def parameter_dim(parameter: Tensor) -> int | None:
     return next((d for d in reversed(range(parameter.ndim)) if parameter.shape[d] > 1), None)
 
 
-def channels(layer: nn.Module | Tensor, side: str) -> int | None:
+def channels(layer: nn.Module | Tensor | int, side: str) -> int | None:
     """How many channels a side of a layer has; nothing if it is of a kind that cannot be cut."""
+    if isinstance(layer, int):
+        return layer
     if isinstance(layer, Tensor):
-        dim = parameter_dim(layer)
+        dim = 0 if side == "rows" else parameter_dim(layer)
         return None if dim is None else layer.shape[dim]
+    if side == "heads":
+        return layer.num_heads
     match layer:
         case nn.Linear():
             return {"out": layer.out_features, "in": layer.in_features}.get(side)

@@ -33,8 +33,9 @@ class Member:
     """One side of one layer that a group runs through.
 
     Attributes:
-        layer: dotted name of a module, or of a parameter that belongs to no layer.
-        side: out, in, or through (a norm, or a free parameter).
+        layer: dotted name of a module, of a parameter that belongs to no layer, or of a number in a module.
+        side: out, in, or through (a norm, or a free parameter); of a free parameter also rows, its first dimension.
+            heads of an attention; size of a number that says how many channels there are.
         of: all channels of that side.
         channels: for each element, the channels that are its own.
     """
@@ -186,7 +187,7 @@ def _work(shell: nn.Module, threads: int, sender: Connection, shape: tuple[int, 
 
 
 def _found(model: nn.Module, shape: tuple[int, ...], until: float, say: Callable[[str], None]) -> Coupling:
-    from nasengine import proof, tracing
+    from nasengine import attention, proof, tracing
     from nasengine.cutting import sliced
     from nasengine.multiply_adds import counted
 
@@ -194,7 +195,9 @@ def _found(model: nn.Module, shape: tuple[int, ...], until: float, say: Callable
     say("tracing the model")
     proof.randomised(model, shape, stream)
     # A copy is traced: some models keep what they computed, and with it a graph that could not be copied later.
-    candidates, frozen = tracing.groups(copy.deepcopy(model), torch.randn(shape, generator=stream))
+    traced, frozen = tracing.groups(copy.deepcopy(model), torch.randn(shape, generator=stream))
+    heads, stiff = attention.groups(copy.deepcopy(model), torch.randn((4, *shape[1:]), generator=stream))
+    candidates, frozen = (*traced, *heads), (*_others(frozen, (*heads, *stiff)), *stiff)
     say(f"proving {len(candidates)} groups")
     images = torch.randn((2, *shape[1:]), generator=stream, dtype=torch.float64)
     groups, failed, difference = proof.proved(model.double(), candidates, images, stream, until)
@@ -203,3 +206,11 @@ def _found(model: nn.Module, shape: tuple[int, ...], until: float, say: Callable
     touched = frozenset().union(*(group.layers for group in groups))
     reached = sum(macs for layer, macs in count.by_layer.items() if layer in touched)
     return Coupling(groups, (*frozen, *failed), reached / count.macs, thinnest.macs / count.macs, difference)
+
+
+def _others(frozen: Iterable[Frozen], heads: Iterable[Group | Frozen]) -> tuple[Frozen, ...]:
+    """Without those that say again of an attention's layers what its heads say."""
+    from nasengine.tracing import ATTENTION, LOST
+
+    judged = tuple(f"{one.name}." for one in heads)
+    return tuple(one for one in frozen if not one.name.startswith(judged) or one.reason not in (ATTENTION, LOST))

@@ -88,7 +88,7 @@ def relative_difference(model: nn.Module, cuts: Sequence[Cut], images: Tensor) -
     """Largest difference between the model silenced and the model cut, over the largest output."""
     with silenced(model, cuts):
         expected = model(images)
-    found = cut(copy.deepcopy(model), cuts)(images)
+    found = cut(copy.deepcopy(model), cuts).eval()(images)  # in eval mode anew: some forget then what they kept
     if found.shape != expected.shape:
         raise ValueError(f"its output is {list(found.shape)} instead of {list(expected.shape)}")
     return float((found - expected).abs().max() / expected.abs().max())
