@@ -22,6 +22,7 @@ from nasengine.compact import channels, cut, named, parameter_dim
 from nasengine.coupling import Frozen, Group, Member
 from nasengine.cutting import recipe
 from nasengine.errors import told
+from nasengine.written_sizes import sizes
 
 CONVOLUTION = nn.modules.conv._ConvNd
 MIXED = "attention: its heads are mixed with each other"
@@ -129,7 +130,7 @@ def _members(attention: nn.Module, call: _Call, heads: int, width: int) -> list[
     size = width // heads
     read = tuple(tuple(range(head * size, (head + 1) * size)) for head in range(heads))
     reader = Member(call.reader, "in", width, read)
-    return [*members, reader, *_numbers(attention, heads, read), _count("", "heads", heads)]
+    return [*members, reader, *sizes(attention, {width: read}), *_counts(attention, heads)]
 
 
 def _slopes(read: Tensor, parameters: Sequence[Tensor], heads: int) -> list[tuple[Tensor | None, ...]]:
@@ -174,19 +175,10 @@ def _apart(rows: Sequence[Rows]) -> bool:
     return len(each) == 1 and 0 not in each and len({row for its in rows for row in its}) == len(rows[0]) * len(rows)
 
 
-def _numbers(attention: nn.Module, heads: int, read: tuple[Rows, ...]) -> Iterator[Member]:
-    """Numbers that are written down in the attention: how wide all heads are together, and again how many they are."""
-    width = sum(map(len, read))
-    for within, module in attention.named_modules():
-        if any(channels(module, side) for side in ("in", "through")):
-            continue
-        for attribute, value in vars(module).items():
-            name = f"{within}.{attribute}".lstrip(".")
-            if type(value) is int and value == width:
-                yield Member(name, "size", width, read)
-            elif type(value) is int and value == heads and "heads" in attribute and name != "num_heads":
-                yield _count(name, "size", heads)
-
-
-def _count(layer: str, side: str, heads: int) -> Member:
-    return Member(layer, side, heads, tuple((head,) for head in range(heads)))
+def _counts(attention: nn.Module, heads: int) -> Iterator[Member]:
+    """The number of heads itself, and others that say the same."""
+    each = tuple((head,) for head in range(heads))
+    yield Member("", "heads", heads, each)
+    for name, value in vars(attention).items():
+        if type(value) is int and value == heads and "heads" in name and name != "num_heads":
+            yield Member(name, "size", heads, each)

@@ -62,8 +62,8 @@ class Group:
 
     @property
     def layers(self) -> frozenset[str]:
-        """Names of all its layers."""
-        return frozenset(member.layer for member in self.members)
+        """Names of all its layers, and of the attention whose heads they are."""
+        return frozenset(member.layer for member in self.members if member.side != "size")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,8 +75,11 @@ class _Trace:
 def _traced(model: nn.Module, example: Tensor) -> _Trace:
     from torch_pruning import DependencyGraph, ops
 
-    # Times one, so that the classes end in an operation of their own, by which the output is known.
-    graph = DependencyGraph().build_dependency(model, example, forward_fn=lambda net, x: net(x) * 1.0, verbose=False)
+    with _indivisible_reshapes():
+        # Times one, so that the classes end in an operation of their own, by which the output is known.
+        graph = DependencyGraph().build_dependency(
+            model, example, forward_fn=lambda net, x: net(x) * 1.0, verbose=False
+        )
     names = {module: name for name, module in model.named_modules()} | dict(graph._param_to_name)
     order = {module: place for place, module in enumerate(names)}
     nodes = sorted(graph.module2node.values(), key=lambda node: order.get(node.module, len(order)))
@@ -114,13 +118,42 @@ def _traced(model: nn.Module, example: Tensor) -> _Trace:
     return trace
 
 
+@contextmanager
+def _indivisible_reshapes() -> Iterator[None]:
+    """Where Torch-Pruning would end because channels do not divide, it goes on, and those channels are lost."""
+    from torch_pruning.dependency import index_mapping
+
+    theirs = index_mapping.update_reshape_index_mapping
+
+    def ours(graph: Any, node: Any) -> None:
+        try:
+            theirs(graph, node)
+        except ZeroDivisionError:
+            for edge in (edge for near in (node, *node.inputs, *node.outputs) for edge in near.dependencies):
+                if node in (edge.source, edge.target):
+                    edge.index_mapping[0] = _nowhere
+
+    index_mapping.update_reshape_index_mapping = ours
+    try:
+        yield
+    finally:
+        index_mapping.update_reshape_index_mapping = theirs
+
+
+def _nowhere(_: Any) -> Any:
+    raise IndexError
+
+
 def _along(edge: Any, given: Sequence[int], limit: int) -> tuple[list[tuple[int, int]], list[int]]:
     """Pairs of channel numbers before and behind an edge; and those of which it is not clear where they go."""
     from torch_pruning._helpers import _HybridIndex
 
     found = [_HybridIndex(idx=channel, root_idx=channel) for channel in given]
-    for mapping in edge.index_mapping:
-        found = found if mapping is None else mapping(found)
+    try:
+        for mapping in edge.index_mapping:
+            found = found if mapping is None else mapping(found)
+    except (ZeroDivisionError, IndexError):  # a map that was worked out wrongly
+        return [], list(given)
     if any(here is None for _, here in found):
         return [], list(given)
     pairs = [(here, there) for there, here in found if 0 <= there < limit]
