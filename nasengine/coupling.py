@@ -186,31 +186,39 @@ def _work(shell: nn.Module, threads: int, sender: Connection, shape: tuple[int, 
         sender.send(("refused", f"its channel groups cannot be found ({told(error)}); take another model"))
 
 
+def candidates(model: nn.Module, shape: tuple[int, ...], stream: torch.Generator) -> tuple[list[Group], list[Frozen]]:
+    """Groups to be proved, and what is known to be none.
+
+    Args:
+        model: in eval mode, with random weights; it stays as it is.
+        shape: of a batch of one image.
+        stream: for the images.
+    """
+    from nasengine import attention, tracing
+
+    # Copies are traced: some models keep what they computed, and with it a graph that could not be copied later.
+    traced, frozen = tracing.groups(copy.deepcopy(model), torch.randn(shape, generator=stream))
+    heads, stiff = attention.groups(copy.deepcopy(model), torch.randn((4, *shape[1:]), generator=stream))
+    judged = tuple(f"{one.name}." for one in (*heads, *stiff))
+    again = (tracing.ATTENTION, tracing.LOST)  # says of an attention's layers what is said of its heads
+    others = [one for one in frozen if not (one.name.startswith(judged) and one.reason in again)]
+    return [*traced, *heads], [*others, *stiff]
+
+
 def _found(model: nn.Module, shape: tuple[int, ...], until: float, say: Callable[[str], None]) -> Coupling:
-    from nasengine import attention, proof, tracing
+    from nasengine import proof
     from nasengine.cutting import sliced
     from nasengine.multiply_adds import counted
 
     stream = torch.Generator().manual_seed(0)
     say("tracing the model")
     proof.randomised(model, shape, stream)
-    # A copy is traced: some models keep what they computed, and with it a graph that could not be copied later.
-    traced, frozen = tracing.groups(copy.deepcopy(model), torch.randn(shape, generator=stream))
-    heads, stiff = attention.groups(copy.deepcopy(model), torch.randn((4, *shape[1:]), generator=stream))
-    candidates, frozen = (*traced, *heads), (*_others(frozen, (*heads, *stiff)), *stiff)
-    say(f"proving {len(candidates)} groups")
+    possible, frozen = candidates(model, shape, stream)
+    say(f"proving {len(possible)} groups")
     images = torch.randn((2, *shape[1:]), generator=stream, dtype=torch.float64)
-    groups, failed, difference = proof.proved(model.double(), candidates, images, stream, until)
+    groups, failed, difference = proof.proved(model.double(), possible, images, stream, until)
     count = counted(model, images[:1])
     thinnest = counted(sliced(model, groups, {group.name: [0] for group in groups}), images[:1])
     touched = frozenset().union(*(group.layers for group in groups))
     reached = sum(macs for layer, macs in count.by_layer.items() if layer in touched)
     return Coupling(groups, (*frozen, *failed), reached / count.macs, thinnest.macs / count.macs, difference)
-
-
-def _others(frozen: Iterable[Frozen], heads: Iterable[Group | Frozen]) -> tuple[Frozen, ...]:
-    """Without those that say again of an attention's layers what its heads say."""
-    from nasengine.tracing import ATTENTION, LOST
-
-    judged = tuple(f"{one.name}." for one in heads)
-    return tuple(one for one in frozen if not one.name.startswith(judged) or one.reason not in (ATTENTION, LOST))

@@ -154,6 +154,31 @@ class Rigid(Net):
         return x + self.outer(self.inner(x))
 
 
+class Shaped(nn.Module):
+    """A factor for each channel, put in its place by a shape that is written down."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.shape, self.factor = (width, 1, 1), nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor.view(self.shape)
+
+
+class Noted(Net):
+    """A number of channels is written down where it can be changed; the same number also says something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stiff, self.shaped, self.free = conv(8, 6), Shaped(6), conv(6, 8)
+        self.hidden, self.patch_size = 6, 6
+
+    def body(self, x: Tensor) -> Tensor:
+        y = self.shaped(self.stiff(x))
+        y = torch.nn.functional.pad(y.reshape(y.shape[0], self.hidden, *y.shape[2:]), [0, self.patch_size - 6])
+        return x + self.free(y)
+
+
 class Pieced(Net):
     """Four neighbours become one pixel of four times the channels, as where Swin joins its patches."""
 
@@ -257,4 +282,4 @@ class Around(nn.Module):
         return last(x, x, x)[0] if isinstance(last, nn.MultiheadAttention) else last(x)
 
 
-SOUND = (Residual, Dense, Squeezed, Grouped, Gated, Normed, RootNormed, Flat)
+SOUND = (Residual, Dense, Squeezed, Grouped, Gated, Normed, RootNormed, Flat, Noted)
