@@ -19,7 +19,7 @@ from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 
 from nasengine.attention import MIXED, STIFF, groups
-from nasengine.compact import opened
+from nasengine.compact import opened, rebuilt
 from nasengine.coupling import Frozen, Group, Member, candidates
 from nasengine.cutting import recipe, sliced
 from nasengine.multiply_adds import counted
@@ -131,3 +131,19 @@ def test_torchs_attention_computes_the_same_when_it_is_opened(training: bool) ->
     assert type(opened(model).attention) is not nn.MultiheadAttention
     assert torch.allclose(model(images()), expected, rtol=1e-12, atol=1e-12)
     assert {value.data_ptr() for value in model.parameters()} == before, "the weights are the same"
+
+
+def test_heads_of_torchvisions_transformer_are_cut_by_hand_in_a_few_lines_of_json() -> None:
+    layer, kept = "encoder.layers.encoder_layer_0.self_attention", [1, 2, 5]
+    columns = [64 * head + column for head in kept for column in range(64)]
+    cuts = [
+        {"layer": layer, "side": "heads", "of": 12, "keep": kept},
+        {"layer": f"{layer}.proj", "side": "in", "of": 768, "keep": columns},
+        {"layer": f"{layer}.qkv", "side": "out", "of": 2304, "keep": [768 * i + c for i in range(3) for c in columns]},
+    ]
+    shape = {"outputs": 10, "channels": 3, "image_size": 32, "removed": []}
+    model = rebuilt({"library": "torchvision", "model": "vit_b_32", "cuts": cuts, **shape})
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    whole = rebuilt({"library": "torchvision", "model": "vit_b_32", "cuts": [], **shape})
+    gone = sum(value.numel() for value in whole.parameters()) - sum(value.numel() for value in model.parameters())
+    assert gone == 9 * 64 * (3 * (768 + 1) + 768)

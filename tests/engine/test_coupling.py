@@ -250,21 +250,25 @@ import json, sys
 import torch
 from safetensors.torch import load_file
 from nasengine.compact import rebuilt
-folder, shape = sys.argv[1], {"outputs": 10, "channels": 3, "image_size": 32, "removed": []}
+folder, library, name = sys.argv[1:]
+shape = {"outputs": 10, "channels": 3, "image_size": 32, "removed": []}
 cuts = json.load(open(f"{folder}/recipe.json"))
-model = rebuilt({"library": "torchvision", "model": "resnet18", "cuts": cuts, **shape}).double().eval()
+model = rebuilt({"library": library, "model": name, "cuts": cuts, **shape}).double().eval()
 model.load_state_dict(load_file(f"{folder}/weights.safetensors"))
 print(model(torch.ones(1, 3, 32, 32, dtype=torch.float64)).sum().item(), "torch_pruning" in sys.modules)
 """
 
 
-def test_a_recipe_rebuilds_the_model_in_a_fresh_process_without_torch_pruning(tmp_path: Path) -> None:
-    model, held, _ = real("torchvision", "resnet18")
+@pytest.mark.parametrize(("library", "name"), [("torchvision", "resnet18"), ("timm", "vit_tiny_patch16_224")])
+def test_a_recipe_rebuilds_the_model_in_a_fresh_process_without_torch_pruning(
+    library: str, name: str, tmp_path: Path
+) -> None:
+    model, held, _ = real(library, name)
     kept = some(held, 5)
     small = sliced(model, held, kept)
     (tmp_path / "recipe.json").write_text(json.dumps(recipe(held, kept)))
     save_file(small.state_dict(), tmp_path / "weights.safetensors")
-    command = [sys.executable, "-c", FRESH, str(tmp_path)]
+    command = [sys.executable, "-c", FRESH, str(tmp_path), library, name]
     total, loaded = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     assert float(total) == pytest.approx(small(torch.ones(1, 3, 32, 32, dtype=torch.float64)).sum().item(), rel=1e-12)
     assert loaded == "False"
