@@ -367,8 +367,10 @@ class Attention(nn.Module):
         self.qkv, self.proj = nn.Linear(torchs.embed_dim, 3 * torchs.embed_dim), torchs.out_proj
         self.qkv.weight, self.qkv.bias = torchs.in_proj_weight, torchs.in_proj_bias
 
-    def forward(self, query: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
-        """What attention makes of them, and no weights; key and value are the queries' own."""
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, **_: Any) -> tuple[Tensor, None]:
+        """What attention makes of them, and never its weights; all three must be the same tensor."""
+        if key is not query or value is not query:
+            raise ValueError("this attention is of tokens to each other; queries, keys and values must be the same")
         q, k, v = self.qkv(query).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
         seen = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scale)

@@ -129,6 +129,8 @@ def test_torchs_attention_computes_the_same_when_it_is_opened(training: bool) ->
     expected = model(images())
     before = {value.data_ptr() for value in model.parameters()}
     assert type(opened(model).attention) is not nn.MultiheadAttention
+    with pytest.raises(ValueError, match=r"^this attention is of tokens to each other; queries, keys and values must"):
+        model.attention(torch.zeros(1, 2, WIDTH), torch.zeros(1, 2, WIDTH), torch.zeros(1, 2, WIDTH))
     assert torch.allclose(model(images()), expected, rtol=1e-12, atol=1e-12)
     assert {value.data_ptr() for value in model.parameters()} == before, "the weights are the same"
 
