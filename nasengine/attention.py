@@ -81,7 +81,8 @@ def _calls(model: nn.Module, images: Tensor) -> dict[str, _Call]:
             for within, layer in attention.named_modules():
                 if isinstance(layer, CONVOLUTION | nn.Linear):
                     hooks.callback(layer.register_forward_pre_hook(_notes_read(call, within)).remove)
-        model(images)
+        if calls:
+            model(images)
     return calls
 
 

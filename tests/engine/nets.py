@@ -89,6 +89,20 @@ class Gated(Net):
         return self.after(one * torch.sigmoid(other))
 
 
+class GatedTokens(Net):
+    """The same of tokens, one of which is a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.after = nn.Linear(8, 12), nn.Linear(6, 8)
+        self.first = nn.Parameter(torch.randn(1, 1, 8))
+
+    def body(self, x: Tensor) -> Tensor:
+        tokens = torch.cat([self.first.expand(x.shape[0], -1, -1), x.flatten(2).transpose(1, 2)], dim=1)
+        one, other = self.both(tokens).chunk(2, dim=-1)
+        return (tokens + self.after(one * torch.sigmoid(other))).transpose(1, 2).unsqueeze(3)
+
+
 class Normed(Net):
     """A layer norm and group norms, with a free factor for each channel."""
 
@@ -282,4 +296,4 @@ class Around(nn.Module):
         return last(x, x, x)[0] if isinstance(last, nn.MultiheadAttention) else last(x)
 
 
-SOUND = (Residual, Dense, Squeezed, Grouped, Gated, Normed, RootNormed, Flat, Noted)
+SOUND = (Residual, Dense, Squeezed, Grouped, Gated, GatedTokens, Normed, RootNormed, Flat, Noted)

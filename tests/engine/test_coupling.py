@@ -95,6 +95,7 @@ WIDTHS = {
     nets.Squeezed: {"stem.0": 8, "up.0": 12, "squeeze": 4, "down.0": 8},
     nets.Grouped: {"stem.0": 2, "wide.0": 6, "last.0": 8},
     nets.Gated: {"stem.0": 8, "both.0": 6, "after.0": 8},
+    nets.GatedTokens: {"stem.0": 8, "both": 6},
     nets.Normed: {"stem.0": 8, "into": 4, "up": 10},
     nets.RootNormed: {"stem.0": 8, "into": 6},
     nets.Flat: {"features.0.0": 6, "features.2.0": 4, "hidden": 7},
@@ -168,6 +169,15 @@ def test_a_group_that_cannot_be_proved_stays_whole_with_its_reason(
     assert [one.name for one in frozen if one.reason.startswith(reason)] == [name]
     assert name not in {group.name for group in held}
     assert held, "the others are not held up"
+
+
+@pytest.mark.parametrize(("library", "name"), [("torchvision", "shufflenet_v2_x0_5"), ("timm", "twins_svt_small")])
+def test_where_torch_prunings_index_maps_end_in_an_error_only_those_channels_are_given_up(
+    library: str, name: str
+) -> None:
+    model = zoo.built(library, name, classes=10, channels=3, image_size=64)
+    possible, frozen = candidates(randomised(model, (1, 3, 64, 64), stream()), (1, 3, 64, 64), stream())
+    assert len(possible) > 10 and frozen
 
 
 def test_what_there_was_no_time_for_stays_whole() -> None:
