@@ -611,6 +611,23 @@ class RetrainConfig(Part):
         0.05, "Highest learning rate of the one-cycle schedule.", title="Retraining learning rate", gt=0, le=1
     )
     weight_decay: float = option(5e-4, "Weight decay.", title="Retraining weight decay", ge=0, le=0.1)
+    teacher: Literal["none", "full"] = option(
+        "none",
+        "full: the whole space is trained first, by the same recipe, and the found network learns from its answers "
+        "beside the labels; so do the random ones. It takes longer, and may or may not help.",
+        title="Teacher",
+    )
+    teacher_weight: float = option(
+        0.5, "Share of the teacher's answers in what is learned; the labels have the rest.", title="Teacher's weight",
+        ge=0, le=1,
+    )  # fmt: skip
+    temperature: float = option(
+        4.0,
+        "How much the answers of the teacher are softened: above 1, what it takes for unlikely counts more.",
+        title="Teacher's temperature",
+        ge=0.5,
+        le=20,
+    )
 
 
 class BaselineConfig(Part):
