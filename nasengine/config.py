@@ -44,6 +44,8 @@ FEWEST_PIXELS = 32
 FEWEST_EPOCHS = 4
 """Of a stage, on average."""
 CONSTANT_COST = 0.1
+FINE_LR = 0.005
+"""Of weights that are trained already: a tenth of what fresh ones begin with."""
 SHORT_SEARCH = 24
 """Epochs below which a search has one early stage only, whatever the space: more would leave each too little."""
 PRESET_PARTS = {"data": "", "space": "cells", "strategy": "mgas", "search": "", "retrain": "", "runtime": ""}
@@ -167,6 +169,8 @@ class BlocksSpace(Part):
 
     stops_early: ClassVar[bool] = True
     """Whether blocks in the middle have an exit of their own, at which a stage can end."""
+    begins_trained: ClassVar[bool] = False
+    """Whether its weights were trained before the search begins."""
 
     @property
     def depth(self) -> int:
@@ -305,6 +309,11 @@ class ImportedSpace(Part):
             raise ConfigError.at("space.path", f"weights '{self.weights}' take no file; leave it out, or use file")
         return self
 
+    @property
+    def begins_trained(self) -> bool:
+        """Whether its weights were trained before the search begins."""
+        return self.weights != "none"
+
     def check_images(self, image_size: int) -> None:
         """Nothing: which images it takes shows when it is built."""
 
@@ -429,6 +438,8 @@ class MGASConfig(Part):
             return (space.depth // 2,)
         return tuple(place for place in space.reduction_places if place > 0)
 
+    wants_trained: ClassVar[bool] = False
+
     @property
     def held_out(self) -> float:
         """Share of the training images that weights do not learn from while it searches."""
@@ -439,6 +450,12 @@ class DMSConfig(Part):
     """Differentiable model scaling (arXiv 2405.07194): how many stay of each kind is learned, importance says which."""
 
     kind: Literal["dms"] = option("dms", "The search method.", title="Method", advanced=False)
+    recipe: Literal["scale", "prune", "gates"] = option(
+        "scale",
+        "scale: weights and ratios learn together. The others begin with trained weights. prune: the same at a tenth "
+        "of the learning rate. gates: ratios alone learn, which takes minutes; the retraining may have 0 epochs.",
+        title="Recipe",
+    )
     granularities: tuple[Literal["operation", "filter"], ...] = option(
         ("operation", "filter"),
         "Levels at which units may be pruned. Single weights are not: what is found is small without zeros.",
@@ -476,9 +493,13 @@ class DMSConfig(Part):
         ge=1, le=MOST_EPOCHS,
     )  # fmt: skip
 
-    recipe: ClassVar[str] = "scale"
     stage_shares: ClassVar[None] = None
     held_out: ClassVar[float] = 0.0
+
+    @property
+    def wants_trained(self) -> bool:
+        """Whether it makes sense with weights alone that were trained before the search."""
+        return self.recipe != "scale"
 
     @model_validator(mode="after")
     def levels_are_sound(self) -> Self:
@@ -590,7 +611,10 @@ class SearchPlan(Part):
         None, "Images a step. Empty: 64, or 32 if there are fewer than 8,000 training images.",
         title="Batch size", unit="images", ge=2, le=4096,
     )  # fmt: skip
-    lr: float = option(0.05, "Learning rate of the weights (SGD).", title="Learning rate", gt=0, le=1)
+    lr: float = option(
+        0.05, "Learning rate of the weights (SGD); a tenth of the usual for DMS's recipe prune, none for gates.",
+        title="Learning rate", gt=0, le=1,
+    )  # fmt: skip
     weight_decay: float = option(3e-4, "Weight decay of the weights.", title="Weight decay", ge=0, le=0.1)
 
     def batch(self, train: int, learning: int) -> int:
@@ -602,8 +626,9 @@ class RetrainConfig(Part):
     """How the found network is trained at the end."""
 
     epochs: int = option(
-        150, "Epochs of training for the found network.", title="Retraining epochs", unit="epochs", ge=1, le=5000
-    )
+        150, "Epochs of training for the found network. 0: it stays as the search left it.",
+        title="Retraining epochs", unit="epochs", ge=0, le=5000,
+    )  # fmt: skip
     start: Literal["scratch", "inherit"] = option(
         "inherit", "Start from the weights that the search learned, or from fresh ones.", title="Start from"
     )
@@ -628,6 +653,18 @@ class RetrainConfig(Part):
         ge=0.5,
         le=20,
     )
+
+    @model_validator(mode="after")
+    def no_epochs_change_nothing(self) -> Self:
+        if not self.epochs and self.start == "scratch":
+            raise ConfigError.at(
+                "retrain.start", "fresh weights that are not trained know nothing; use inherit, or some retrain.epochs"
+            )
+        if not self.epochs and self.teacher != "none":
+            raise ConfigError.at(
+                "retrain.teacher", "a teacher helps while a network is trained; use none, or some retrain.epochs"
+            )
+        return self
 
 
 class BaselineConfig(Part):
@@ -686,6 +723,12 @@ class SearchConfig(Part):
         if self.space.kind not in entry.spaces:
             raise ConfigError.at(
                 "strategy.kind", f"{entry.label} searches the spaces {', '.join(entry.spaces)}, not {self.space.kind}"
+            )
+        if self.strategy.wants_trained and not self.space.begins_trained:
+            raise ConfigError.at(
+                "strategy.recipe",
+                f"'{self.strategy.recipe}' begins with trained weights, and here they are random; use scale, or a "
+                "known model with weights",
             )
         depth = self.space.depth
         if self.cuts and not self.space.stops_early:
@@ -780,6 +823,8 @@ def _completed(raw: Mapping[str, Any]) -> dict[str, Any]:
     space = _part(raw, "space")
     if {"cells", "layers"} & set(space) and "reductions" not in space and isinstance(filled["space"], dict):
         filled["space"].pop("reductions", None)  # the preset's positions belong to the preset's number of blocks
+    if _part(raw, "strategy").get("recipe") == "prune" and isinstance(filled["search"], dict):
+        filled["search"].setdefault("lr", FINE_LR)
     also = _part(raw, "target").get("also")
     if isinstance(also, list | tuple) and isinstance(filled["search"], dict) and "epochs" not in _part(raw, "search"):
         filled["search"]["epochs"] += FEWEST_EPOCHS * len(also)  # each further target has a stage of its own

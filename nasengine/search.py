@@ -392,9 +392,9 @@ class _Run:
         before = self.net.kept
         self.net.keep_momentum(self.weights)
         self.net.commit(decision.kept)
-        self.weights = train.weights_optimizer(self.net, self.config.search.lr, self.config.search.weight_decay)
+        self._new_weights_optimizer()
         closes = point == "end" or decision.closes
-        if closes and moment.stage.fits and self.strategy.recalibrates:
+        if closes and moment.stage.fits and (self.strategy.recalibrates or not self.config.retrain.epochs):
             gains, key = self.strategy.gains(self.net), ("judge", moment.stage.index, moment.epoch)
             with device.autocast(self.device, self.config.runtime.precision):
                 train.recalibrate(self.net, gains, self.feeds.learning, *key)
@@ -469,7 +469,11 @@ class _Run:
                 logger.warning("no random network of the found one's size was found; the comparison ends here")
                 return
             alive = {name: units.to(self.device) for name, units in kept.items()}
-            self.randoms.append(self._compact(Supernet(self.plan, self.net.nursery, alive)))
+            net = Supernet(self.plan, copy.deepcopy(self.net.nursery), alive)
+            if not self.config.retrain.epochs:  # all that is done for the found one
+                with device.autocast(self.device, self.config.runtime.precision):
+                    train.recalibrate(net, self.strategy.gains(net), self.feeds.learning, "judge random", number)
+            self.randoms.append(self._compact(net))
 
     def _compact(self, net: Supernet) -> dict[str, Any]:
         """A committed network as it is kept until it is trained."""
@@ -491,8 +495,13 @@ class _Run:
         x, y = self.feeds.judging.plain(JUDGING_BATCHES * size, "judge", moment.stage.index, moment.epoch)
         return list(zip(x.split(size), y.split(size), strict=True))
 
-    def _new_optimizers(self, stage: Stage) -> None:
+    def _new_weights_optimizer(self) -> None:
+        """After each change of shape. It lets weights without a gradient rest, decay and momentum included."""
+        self.net.live.requires_grad_(requires_grad=self.strategy.trains_weights)
         self.weights = train.weights_optimizer(self.net, self.config.search.lr, self.config.search.weight_decay)
+
+    def _new_optimizers(self, stage: Stage) -> None:
+        self._new_weights_optimizer()
         self.scores = self.strategy.optimizer(Moment(stage=stage, epoch=0, step=0, steps=self.steps))
 
     def _masked(self, draw: Draw) -> dict[str, float | None]:
