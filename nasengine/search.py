@@ -496,8 +496,8 @@ class _Run:
         return list(zip(x.split(size), y.split(size), strict=True))
 
     def _new_weights_optimizer(self) -> None:
-        """After each change of shape. It lets weights without a gradient rest, decay and momentum included."""
-        self.net.live.requires_grad_(requires_grad=self.strategy.trains_weights)
+        """After each change of shape."""
+        train.ready(self.net, weights=self.strategy.trains_weights)
         self.weights = train.weights_optimizer(self.net, self.config.search.lr, self.config.search.weight_decay)
 
     def _new_optimizers(self, stage: Stage) -> None:
@@ -510,7 +510,7 @@ class _Run:
         found = train.evaluated(
             lambda x: self.net(x, draw.masks, draw.gains, draw.off), self.images.validation, self.images
         )
-        self.net.train()
+        train.ready(self.net, weights=self.strategy.trains_weights)
         return found
 
     def _drawn(self, moment: Moment) -> Draw:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nasengine import data, device, splits
+from nasengine.compact import BATCH_NORMS
 from nasengine.data import Images, Split
 from nasengine.errors import TrainingError
 from nasengine.objectives import distillation, task_loss
@@ -124,6 +125,20 @@ class Feeds:
     def judging(self) -> Feed:
         """For what decides: held-out images if there are any."""
         return self.deciding or self.learning
+
+
+def ready(net: Supernet, *, weights: bool) -> None:
+    """Puts a network into training mode, its weights to learn or to rest.
+
+    Without a gradient the optimizer leaves them alone, decay and momentum included. Training mode is then for batch
+    norms alone, as in DMS's code for resting weights: dropout would be noise that nothing learns from.
+    """
+    net.train()
+    for parameter in net.live.values():
+        parameter.requires_grad_(requires_grad=weights)
+    if not weights:
+        for module in net.modules():
+            module.training = module is net or isinstance(module, BATCH_NORMS)
 
 
 def weights_optimizer(net: Supernet, lr: float, weight_decay: float) -> torch.optim.SGD:

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 from conftest import Whole
-from small import StopAt, configuration, digits
-from torch import Tensor
+from small import StopAt, configuration, digits, small_plan
+from torch import Tensor, nn
 
 from nasengine import events, export, search, train
 from nasengine.config import DMSConfig, SearchConfig
@@ -142,6 +142,17 @@ def test_the_other_recipes_train_weights_on_and_prune_moves_them_less(
         parts = [(now[name] - value).square().sum() for name, value in trained.items() if not is_statistic(name)]
         moved[recipe] = float(torch.stack(parts).sum())
     assert moved["prune"] < 0.25 * moved["scale"], moved
+
+
+def test_where_weights_rest_batch_norms_alone_are_in_training_mode() -> None:
+    net = Supernet.born(small_plan(), generator("cpu", 0, "modes"))
+    net.other = nn.Sequential(nn.Dropout(), nn.BatchNorm2d(2), nn.GELU())
+    train.ready(net, weights=False)
+    assert [module.training for module in (net, *net.other)] == [True, False, True, False]
+    assert not any(parameter.requires_grad for parameter in net.live.values())
+    train.ready(net, weights=True)
+    assert all(module.training for module in net.modules())
+    assert all(parameter.requires_grad for parameter in net.live.values())
 
 
 # -- what it is worth -------------------------------------------------------------------------------------------------
