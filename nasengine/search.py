@@ -23,9 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasengine import catalogue, checkpoint, data, device, events, export, narration, packing, train
+from nasengine import catalogue, checkpoint, data, device, events, export, narration, packing, train, zoo
+from nasengine.borrowed import BorrowedNet, Origin
 from nasengine.cache import whole
-from nasengine.compact import Network
+from nasengine.compact import Classifier, built
 from nasengine.config import SearchConfig, parse
 from nasengine.control import Control
 from nasengine.discretise import ladder
@@ -37,6 +38,7 @@ from nasengine.report import reported, versions
 from nasengine.retraining import Retraining, random_decision
 from nasengine.strategies.base import Decision, Draw, Moment, Point, Stage
 from nasengine.supernet import Kept, Supernet, architecture, everything
+from nasengine.survey import Survey, ensured
 
 logger = logging.getLogger(__name__)
 
@@ -223,9 +225,7 @@ class _Run:
             )
         try:
             self.position = _Position(**saved["position"])
-            self.net = Supernet(
-                self.plan, moved(saved["net"]["nursery"]), moved(saved["net"]["kept"]), saved["net"]["exit"]
-            )
+            self.net = self.net.with_(moved(saved["net"]["nursery"]), moved(saved["net"]["kept"]), saved["net"]["exit"])
             self._prepare_net()
             self.net.momentum = moved(saved["net"]["momentum"])
             self.strategy.load_state_dict(saved["strategy"])
@@ -252,6 +252,7 @@ class _Run:
             yield from self._said_again()
             return
         packed = yield from self._loaded(silent=resumed)
+        survey = ensured(self.config, packed.facts)
         if self.saved is not None and self.saved.get("sha256") != packed.sha256:
             raise ConfigError.at(
                 "data.dataset",
@@ -263,7 +264,11 @@ class _Run:
         self.images = data.images(packed, self.config.data, self.config.seed, self.device)
         self.plan = plan_of(self.config, packed.facts)
         seed = self.config.seed
-        self.net = Supernet.born(self.plan, device.generator("cpu", seed, "weights"), self.device)
+        stream = device.generator("cpu", seed, "weights")
+        if survey is None:
+            self.net = Supernet.born(self.plan, stream, self.device)
+        else:
+            self.net = BorrowedNet.whole(self._origin(survey, stream), self.device)
         self._prepare_net()
         part = self.config.strategy
         make = resolved(catalogue.STRATEGIES[part.kind].paths[part.recipe])
@@ -277,6 +282,20 @@ class _Run:
         self.resumed_fraction = self._fraction()
         self.since = self.began = time.perf_counter()
         yield from self._phases()
+
+    def _origin(self, survey: Survey, stream: torch.Generator) -> Origin:
+        """The library's model with the weights that it starts from."""
+        space = self.config.space
+        shape = {"classes": len(self.images.class_names), "channels": len(self.images.mean)}
+        with device.seeded(stream.initial_seed()):
+            model = zoo.built(
+                space.library, space.model, **shape, image_size=self.config.data.image_size, weights=space.weights,
+                path=space.path,
+            )  # fmt: skip
+        header = {"library": space.library, "model": space.model}
+        return Origin(
+            header={**header, "outputs": shape["classes"], "channels": shape["channels"]}, model=model, survey=survey
+        )
 
     def _prepare_net(self) -> None:
         self.net.compiled = self.config.runtime.compile
@@ -361,6 +380,7 @@ class _Run:
             if self.stopped:
                 return
             moment = Moment(stage=stage, epoch=epoch, step=step, steps=self.steps)
+            torch.manual_seed(device.number(self.config.seed, "search", stage.index, epoch, step))  # for dropout
             batch = learning.batch(order[step], "search", stage.index, epoch, step)
             held = None
             if decisions is not None and not moment.warming:
@@ -469,7 +489,7 @@ class _Run:
                 logger.warning("no random network of the found one's size was found; the comparison ends here")
                 return
             alive = {name: units.to(self.device) for name, units in kept.items()}
-            net = Supernet(self.plan, copy.deepcopy(self.net.nursery), alive)
+            net = self.net.with_(copy.deepcopy(self.net.nursery), alive)
             if not self.config.retrain.epochs:  # all that is done for the found one
                 with device.autocast(self.device, self.config.runtime.precision):
                     train.recalibrate(net, self.strategy.gains(net), self.feeds.learning, "judge random", number)
@@ -553,7 +573,7 @@ class _Run:
     def _teaching(self) -> Iterator[Event]:
         """The whole network, with the weights as the search left them; one that was ended early teaches nobody."""
         whole = everything(self.plan, self.device)
-        self._prepare(self._compact(Supernet(self.plan, self.net.nursery, whole)), key=TEACHER)
+        self._prepare(self._compact(self.net.with_(self.net.nursery, whole)), key=TEACHER)
         yield from self._training()
         if not self.finished:
             self.teacher = {"state": self.retraining.network.state_dict(), "measured": self.retraining.measured()}
@@ -609,8 +629,8 @@ class _Run:
         if (was or 0) > (now or 0):
             self.retraining.network.load_state_dict(before.state_dict())
 
-    def _network(self, member: dict[str, Any]) -> Network:
-        network = Network({**architecture(self.plan, member["kept"]).to_json(), **self._header()}).to(self.device)
+    def _network(self, member: dict[str, Any]) -> Classifier:
+        network = built({**self.net.described(member["kept"]), **self._header()}).to(self.device)
         network.load_state_dict(member["state"])
         return network.eval()
 
