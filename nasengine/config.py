@@ -402,6 +402,8 @@ class MGASConfig(Part):
         unit="epochs", ge=0, le=MOST_EPOCHS,
     )  # fmt: skip
 
+    wants_trained: ClassVar[bool] = False
+
     @model_validator(mode="after")
     def levels_and_cuts_are_sound(self) -> Self:
         _check_once("strategy.granularities", self.granularities, "level")
@@ -438,8 +440,6 @@ class MGASConfig(Part):
             return (space.depth // 2,)
         return tuple(place for place in space.reduction_places if place > 0)
 
-    wants_trained: ClassVar[bool] = False
-
     @property
     def held_out(self) -> float:
         """Share of the training images that weights do not learn from while it searches."""
@@ -470,8 +470,9 @@ class DMSConfig(Part):
         title="Importance",
     )
     warmup_fraction: float = option(
-        0.1, "Share of the search that trains weights only; at least one epoch.", title="Warm-up share", ge=0, le=0.8
-    )
+        0.1, "Share of the search in which nothing goes yet and units are observed; at least one epoch.",
+        title="Warm-up share", ge=0, le=0.8,
+    )  # fmt: skip
     decay_fraction: float = option(
         0.8,
         "Share of the time after the warm-up in which the size falls to its target. In the rest operations are settled "

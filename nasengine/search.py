@@ -489,8 +489,11 @@ class _Run:
                 logger.warning("no random network of the found one's size was found; the comparison ends here")
                 return
             alive = {name: units.to(self.device) for name, units in kept.items()}
-            net = self.net.with_(copy.deepcopy(self.net.nursery), alive)
-            if not self.config.retrain.epochs:  # all that is done for the found one
+            if self.config.retrain.epochs:
+                net = self.net.with_(self.net.nursery, alive)
+            else:  # what is done for the found one is all that is done for it, too
+                net = self.net.with_(copy.deepcopy(self.net.nursery), alive)
+                train.ready(net, weights=self.strategy.trains_weights)
                 with device.autocast(self.device, self.config.runtime.precision):
                     train.recalibrate(net, self.strategy.gains(net), self.feeds.learning, "judge random", number)
             self.randoms.append(self._compact(net))
