@@ -30,7 +30,7 @@ SEARCH_SHARE = 0.9
 """Time of an average search step, pruned and with its look at held-out images, against a step of the full space."""
 RETRAIN_SHARE = 0.55
 """Time of a retraining step against a step of the full space, roughly."""
-TEACHER_SHARE, ANSWERS_SHARE = 0.8, 0.25
+TEACHER_SHARE, ANSWERS_SHARE = 0.8, 0.2
 """The same of the teacher's own training, and of its answers in each step of those that it helps."""
 QUICKEST, SLOWEST = 0.55, 1.25
 """Time of measured searches against their estimate, on one core of an AMD EPYC: 0.58 for a quick search of the digits,

@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 JUDGING_BATCHES = 4
 """Held-out batches that a strategy may look at to decide."""
 CERTIFICATE_IMAGES = 64
-RETRAIN_EPOCH, TEACHER_EPOCH, ANSWERS = 1 / 3, 0.7, 0.15
+RETRAIN_EPOCH, TEACHER_EPOCH, ANSWERS = 1 / 3, 0.5, 0.1
 """Time of an epoch of the retraining, of the teacher's, and what its answers add to each, in epochs of the search."""
 TEACHER = "teacher"
 """Who is trained in the phase `teach`."""

@@ -60,6 +60,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "retrain.epochs": 1,
     },
     "teacher": {"retrain.teacher": "full", "baseline.random": 1, "target.also": ["60%"], "search.epochs": 12},
+    "known model": {
+        "space": {"kind": "imported", "model": "test_resnet"},
+        "strategy": {"kind": "dms"},
+        "data.image_size": 16,
+        "data.limit": 100,
+        "target": {"metric": "macs", "value": "50%"},
+        "search.epochs": 5,
+        "retrain.epochs": 1,
+        "baseline.random": 1,
+    },
     "equal ratios": {"strategy.ratios": "equal", "retrain.epochs": 1},
     "no regrowth": {"strategy.regrow_fraction": 0, "retrain.epochs": 1},
     "regrowth": {
