@@ -354,6 +354,11 @@ class Search(models.Model):
         return str(self.config["space"].get("model", ""))
 
     @property
+    def operations_word(self) -> str:
+        """What the units of its operation choices are: in a known model blocks that may be left out."""
+        return "blocks" if self.model_name else "operations"
+
+    @property
     def stage_label(self) -> str:
         return stage_text(self.stage)
 

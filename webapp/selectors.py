@@ -44,7 +44,6 @@ from webapp.surveys import Subject, Unsurveyed
 LOG = "engine.log"
 TAIL_BYTES = 8000
 FEED_ROWS = 200
-LEVELS = {"operation": "Operations", "filter": "Filters", "weight": "Weights"}
 """Events in one frame or answer."""
 PACES, MIDDLE = 5, math.sqrt(QUICKEST * SLOWEST)
 """Finished searches that an estimate looks back on, and where in the benchmark's range one is that fits it best."""
@@ -422,11 +421,15 @@ def search_feed(
     )
 
 
-def changes_of(strategy: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
+def changes_of(strategy: dict[str, Any], report: dict[str, Any], operations: str) -> dict[str, Any]:
     """What was pruned and came back, of the levels that were searched, and whether zeros are left of it.
 
+    Args:
+        operations: what operations are called.
+
     >>> achieved = {"params": 8, "params_dense": 8}
-    >>> changes_of({"granularities": ["filter"]}, {"achieved": achieved, "pruned": {"filter": 3, "weight": 0}})
+    >>> report = {"achieved": achieved, "pruned": {"filter": 3, "weight": 0}}
+    >>> changes_of({"granularities": ["filter"]}, report, "operations")
     {'has_zeros': False, 'returns': False, 'levels': [{'label': 'Filters', 'pruned': 3}]}
     """
     achieved = report.get("achieved") or {}
@@ -435,8 +438,8 @@ def changes_of(strategy: dict[str, Any], report: dict[str, Any]) -> dict[str, An
         "has_zeros": achieved.get("params_dense") not in (None, achieved.get("params")),
         "returns": bool(strategy.get("regrow_fraction")) or any(counts.get("regrown", {}).values()),
         "levels": [
-            {"label": label, **{key: count.get(level) for key, count in counts.items()}}
-            for level, label in LEVELS.items()
+            {"label": label.capitalize(), **{key: count.get(level) for key, count in counts.items()}}
+            for level, label in (("operation", operations), ("filter", "filters"), ("weight", "weights"))
             if level in strategy["granularities"]
         ],
     }

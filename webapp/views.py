@@ -29,7 +29,7 @@ from webapp import comparison, health, once, relay, selectors, services, trial
 from webapp import metrics as figures
 from webapp.again import again, recipes
 from webapp.api import Token
-from webapp.charts import CHARTS
+from webapp.charts import charts_of
 from webapp.files import all_files, one_file
 from webapp.forms import DescribeForm, NewSearchForm, ShareForm, TokenForm, UploadForm, WebhookForm
 from webapp.judgement import judgement
@@ -219,11 +219,11 @@ def _shown(search: Search, socket: str, events: str, *, to_owner: bool = True) -
         "after": 0,
         "socket": socket,
         "events": events,
-        "charts": CHARTS,
+        "charts": charts_of(search.operations_word),
         "state": selectors.state_frame(search, to_owner=to_owner),
     }
     report = search.report if to_owner else selectors.for_others(search.report)
-    told = selectors.changes_of(search.config["strategy"], report) if report else {}
+    told = selectors.changes_of(search.config["strategy"], report, search.operations_word) if report else {}
     return {"search": search, "config": {**search.config, "name": search.name}, "feed": feed, "report": report, **told}
 
 

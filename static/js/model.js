@@ -46,14 +46,14 @@ export class Model {
     facts.hidden = !cuttable;
     tell(facts, cuttable?.sentence ?? "");
     const frozen = cuttable?.frozen ?? [];
-    const depth = (cuttable?.depth ?? []).filter(({ blocks }) => blocks);
+    const depth = (cuttable?.depth ?? []).filter(({ blocks }) => blocks.length);
     whole.hidden = !frozen.length && !depth.length;
     if (whole.hidden) return;
-    const summary = [frozen.length && `${plural(frozen.length, "group")} of channels stay whole`, depth.length && `${plural(depth.reduce((sum, { blocks }) => sum + blocks, 0), "block")} can be left out`];
+    const summary = [frozen.length && `${plural(frozen.length, "group")} of channels stay whole`, depth.length && `${plural(depth.reduce((sum, { blocks }) => sum + blocks.length, 0), "block")} can be left out`];
     whole.querySelector("summary").textContent = capital(summary.filter(Boolean).join("; "));
     whole.querySelector("div").replaceChildren(...[
       frozen.length && table(["Layer", "Channels", "Why it stays whole"], frozen.map(({ name, width, reason }) => [name, width, reason])),
-      depth.length && table(["Part", "Blocks that can be left out"], depth.map(({ name, blocks }) => [name, blocks])),
+      depth.length && table(["Part", "Blocks that can be left out"], depth.map(({ name, blocks }) => [name, blocks.join(", ")])),
     ].filter(Boolean));
   }
 }

@@ -26,7 +26,7 @@ def listened(context: BrowserContext) -> list[str]:
 def start(page: Page, name: str) -> str:
     """Starts a search from the form; gives its address."""
     page.goto("/searches/new/")
-    page.get_by_label("Name").fill(name)
+    page.get_by_label("Name", exact=True).fill(name)
     page.get_by_role("button", name="Search", exact=True).click()
     page.wait_for_url(re.compile(r"/searches/[0-9a-f-]{36}/$"))
     return page.url

@@ -29,7 +29,7 @@ from nasengine import events
 from nasengine.architecture import Choice, Plan
 from nasengine.outlook import plan_of
 from nasengine.splits import builtin_facts
-from tests.webapp import tiny_network
+from tests.webapp import tiny_model, tiny_network
 
 STEPS = 8
 """Progress events of an epoch."""
@@ -50,7 +50,11 @@ class _Run:
         self.config, self.chance = config, chance
         self.luck = random.Random(1)
         """For scores alone: what falls does not depend on how it is told."""
-        self.plan: Plan = plan_of(config, builtin_facts("digits"))
+        self.plan: Plan = (
+            tiny_model.tiny_plan(image_size=config.data.image_size, channels=1, classes=10)
+            if config.space.kind == "imported"
+            else plan_of(config, builtin_facts("digits"))
+        )
         self.on: dict[str, set[int]] = {
             c.name: set(range(c.units)) for c in self.plan.choices if c.granularity != "weight"
         }
@@ -458,6 +462,10 @@ if __name__ == "__main__":
     command, arguments = sys.argv[1], sys.argv[2:]
     if command == "devices":
         sys.stdout.write('{"gpus": []}\n')
+        sys.exit()
+    if command == "model":
+        time.sleep(2)  # to be seen at
+        sys.stdout.write(f"{json.dumps(tiny_model.look(arguments))}\n")
         sys.exit()
     if command != "search":  # packing is quick enough for real
         os.execv(sys.executable, [sys.executable, "-m", "nasengine", *sys.argv[1:]])

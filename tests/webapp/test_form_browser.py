@@ -69,7 +69,7 @@ def test_warnings_stand_beside_the_button_lead_to_their_fields_and_forbid_nothin
     expect_reachable(page, "Read the 2 warnings below the button first.")
     page.get_by_role("link", name="8 epochs for 2 stages").click()
     expect(page.get_by_label("Search epochs")).to_be_focused()
-    page.get_by_label("Name").fill("warned, 2 seconds")
+    page.get_by_label("Name", exact=True).fill("warned, 2 seconds")
     page.get_by_role("button", name="Search", exact=True).click()
     page.wait_for_url(LIVE)
 
@@ -144,7 +144,7 @@ def test_everything_fits_with_long_input_and_all_unfolded(page: Page, size: dict
     page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
     page.goto("/searches/new/")
     page.get_by_text("Advanced:").click()
-    page.get_by_label("Name").fill("W" * 200)
+    page.get_by_label("Name", exact=True).fill("W" * 200)
     page.get_by_label("Target", exact=True).fill("9" * 200)
     page.get_by_label("Further targets").fill("x" * 200)
     expect(page.locator("#id_name_error")).to_contain_text("it has 200 characters; leave at most 80")
@@ -166,7 +166,7 @@ def test_without_javascript_the_form_works_and_nothing_empty_is_shown(
     page.get_by_role("button", name="Search", exact=True).click()
     expect(page.locator("#id_target__value_error")).to_contain_text("give at least")
     page.get_by_label("Target", exact=True).fill("40%")
-    page.get_by_label("Name").fill("plain, 2 seconds")
+    page.get_by_label("Name", exact=True).fill("plain, 2 seconds")
     page.get_by_role("button", name="Search", exact=True).click()
     page.wait_for_url(LIVE)
     context.close()

@@ -41,7 +41,7 @@ def scenes(browser: Browser, cookies: list[dict[str, object]], stack: Stack, tmp
     found = {"form": "/searches/new/", "data sets": "/datasets/", "api": "/tokens/", "lost": "/no/"}
     page.goto("/datasets/")
     page.locator("input[type=file]").set_input_files(shades(tmp_path_factory.mktemp("zip")))
-    page.get_by_label("Name").fill("Shades")
+    page.get_by_label("Name", exact=True).fill("Shades")
     page.get_by_role("button", name="Upload").click()
     page.wait_for_url(re.compile(r"/datasets/[0-9a-f-]{36}/$"))
     expect(page.locator("#dataset .badge-state")).to_have_text("Ready", timeout=90_000)
