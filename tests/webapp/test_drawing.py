@@ -191,7 +191,10 @@ def test_a_unit_says_when_it_fell_why_and_when_it_came_back(script: Page) -> Non
     )
 
 
-def test_a_replayed_page_and_a_page_that_was_cut_off_50_times_draw_the_very_same(context: BrowserContext) -> None:
+@pytest.mark.parametrize("model", ["", "test_resnet"], ids=["cells", "a known model"])
+def test_a_replayed_page_and_a_page_that_was_cut_off_50_times_draw_the_very_same(
+    context: BrowserContext, model: str
+) -> None:
     """The socket is cut on purpose while the run goes on; its drawing ends as that of a page opened afterwards."""
     page = context.new_page()
     cuts = {"n": 0}
@@ -214,7 +217,7 @@ def test_a_replayed_page_and_a_page_that_was_cut_off_50_times_draw_the_very_same
     page.add_init_script(
         "const wait = window.setTimeout; window.setTimeout = (f, ms, ...a) => wait(f, Math.min(ms, 40), ...a);"
     )
-    start(page, "Cut off, 45 seconds")
+    start(page, "Cut off, 45 seconds", model=model)
     expect_state(page, "Finished", 180)
     expect(page.locator("#network .block").first).to_be_visible()
     expect(page.locator("#log li").first).to_contain_text("Finished")
@@ -281,6 +284,29 @@ HEAT_MAPS = """rows => rows.map((row) => [
   row.querySelectorAll("i[data-state=on], i[data-state^=back]").length,
   row.querySelector(".value").textContent,
 ])"""
+
+
+def test_a_known_model_is_looked_into(context: BrowserContext, said: list[str]) -> None:
+    """Its widths as heat maps by their layers' names, its blocks by score; no word of operations or cells."""
+    page = context.new_page()
+    start(page, "A model, 3 seconds", model="test_resnet")
+    expect_state(page, "Finished")
+    expect(page.locator("#network .block")).to_have_count(10)
+    page.get_by_role("button", name="layer1.1").click()
+    inside = page.locator("#inside")
+    expect(inside.get_by_role("heading", name="Inside layer1.1")).to_be_focused()
+    expect(inside.locator(".operations tbody th")).to_have_text(["layer1.1"])
+    expect(inside.locator(".strips .name")).to_have_text(["layer1.1.conv1"])
+    units = inside.locator(".strips li").evaluate_all(HEAT_MAPS)
+    assert units and all(text == f"{on} of {count}" for count, on, text in units)
+    page.locator("#network .square").first.dispatch_event("pointerover")
+    expect(page.locator("#tip")).to_contain_text("block layer1.1")
+    expect(page.locator("#network-found .bars").first).to_be_visible()
+    expect(page.locator("#what-if-text")).to_contain_text("the network that was found")
+    expect(page.locator("#log")).to_contain_text(re.compile(r"\d+ blocks?.* pruned"))
+    shown = page.locator("main").inner_text()
+    assert not re.search(r"\b(operations?|cells?)\b", shown, re.IGNORECASE), shown
+    assert said == []
 
 
 # The result as pictures

@@ -50,6 +50,8 @@ def scenes(browser: Browser, cookies: list[dict[str, object]], stack: Stack, tmp
     expect_state(page, "Finished")
     another = start(page, "Another one, 2 seconds")
     expect_state(page, "Finished")
+    found["a model"] = start(page, "A known model, 2 seconds", model="test_resnet")
+    expect_state(page, "Finished")
     found["failed"] = start(page, "One that fails, 2 seconds")
     expect_state(page, "Failed")
     opened(page, "finished", found["finished"])
@@ -81,6 +83,10 @@ def test_no_page_breaks_a_serious_rule_of_axe(themed: Page, scenes: dict[str, st
     for name, address in scenes.items():
         opened(themed, name, address)
         themed.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
+        if name == "form":
+            themed.locator("[name=space__kind][value=imported]").check(force=True)
+            themed.get_by_label("Model", exact=True).fill("test_resnet")
+            expect(themed.locator("#survey [data-facts]")).to_be_visible()
         if themed.locator("#network .pick").count():
             themed.locator("#network .pick").nth(1).click()
         themed.wait_for_timeout(700)
@@ -143,5 +149,5 @@ def test_nothing_jumps_while_a_page_fills(context: BrowserContext, scenes: dict[
 
 def opened(page: Page, name: str, address: str) -> None:
     page.goto(address)
-    if name in ("finished", "failed", "live", "shared"):
+    if name in ("finished", "failed", "live", "shared", "a model"):
         expect(page.locator("#network .block").first).to_be_visible(timeout=60_000)
