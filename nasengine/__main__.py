@@ -230,20 +230,11 @@ def _model(parsed: argparse.Namespace) -> Iterator[str | dict[str, Any]]:
             "space.model",
             f"'{parsed.model}' names no library; write it as in timm:{parsed.model} or torchvision:resnet18",
         )
-    import torch
-
-    from nasengine import multiply_adds, narrowing, zoo
-    from nasengine.coupling import coupling
+    from nasengine import survey
 
     shape = {"classes": parsed.classes, "channels": parsed.channels, "image_size": parsed.image_size}
-    net = zoo.built(library, name, **shape)
-    example = torch.zeros(1, parsed.channels, parsed.image_size, parsed.image_size)
-    count = multiply_adds.counted(net, example)
-    found = coupling(net, example, seconds=parsed.seconds)
-    if parsed.json:
-        yield {"library": library, "name": name, **shape, **narrowing.facts(found, count)}
-    else:
-        yield narrowing.paragraph(f"{name} ({library})", parsed.image_size, found, count)
+    facts = survey.written(library, name, **shape, seconds=parsed.seconds).facts
+    yield {"library": library, "name": name, **shape, **facts} if parsed.json else facts["sentence"]
 
 
 def _devices(parsed: argparse.Namespace) -> Iterator[dict[str, Any]]:

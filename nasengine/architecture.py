@@ -8,6 +8,7 @@ Sizes are counted here and nowhere else. No torch, so that a form can ask for th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -41,13 +42,14 @@ class Choice:
     optional: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Cost:
-    """Part of what a module takes: a number for each channel of some groups, or as it stands if there are none."""
+    """Part of what a module takes: a number for each pair of channels of some groups; no group stands for one."""
 
     metric: str
     each: int
     channels: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +66,8 @@ class Layer:
         channels: groups of the output, concatenated.
         owner: the (operation choice, unit) it lives and dies with.
         prunable: whether a weight choice of the same name plus ``_weights`` exists.
-        reads: of a module, groups of what its weight [channels, reads, taps] reads.
-        taps: of a module, numbers in its weight for each pair of channels; 0 if it has no such weight.
+        reads: of a module, groups of what its weight [channels, reads, *taps] reads.
+        taps: of a module, the shape of its weight beyond channels; nothing if it has no such weight.
         positions: of a module, places in the image at which it computes.
         costs: of a module, all besides that weight.
     """
@@ -82,7 +84,7 @@ class Layer:
     owner: tuple[str, int] | None = None
     prunable: bool = False
     reads: tuple[str, ...] = ()
-    taps: int = 0
+    taps: tuple[int, ...] | None = None
     positions: int = 0
     costs: tuple[Cost, ...] = ()
 
@@ -90,6 +92,11 @@ class Layer:
     def weights(self) -> str:
         """Name of its weight choice."""
         return f"{self.name}_weights"
+
+    @property
+    def weight_size(self) -> int:
+        """Of a module: numbers in its weight for each pair of channels."""
+        return 0 if self.taps is None else math.prod(self.taps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +168,11 @@ class Plan:
         if layer.op == "module" or not layer.inputs:
             return layer.reads
         return self.layer[layer.inputs[0]].channels
+
+    def groups_of(self, layer: Layer) -> set[str]:
+        """All groups that a module's size depends on."""
+        sides = [layer.channels, layer.reads, *(side for cost in layer.costs for side in (cost.channels, cost.reads))]
+        return {group for side in sides for group in side}
 
     def width(self, name: str) -> int:
         """Channels of a layer's output in the full space."""
@@ -376,7 +388,7 @@ def _size_at(plan: Plan, layer: Layer, widths: Mapping[str, int], side: int | No
     inputs = sum(widths[group] for group in plan.reads(layer))
     match layer.op:
         case "module":
-            weights = layer.taps * inputs * outputs * (layer.positions if side is not None else 1)
+            weights = layer.weight_size * inputs * outputs * (1 if side is None else layer.positions)
             if bare and layer.prunable and side is None:
                 weights = 1
             return weights + module_costs(layer, "params" if side is None else "macs", widths)
@@ -388,13 +400,13 @@ def _size_at(plan: Plan, layer: Layer, widths: Mapping[str, int], side: int | No
             return (inputs + (side is None)) * outputs
         case "batch_norm":
             return 2 * outputs if side is None else 0
-    return int(side is None and layer.name in plan.ends)
+    return int(side is None and layer.name in plan.ends and layer.op != "mix")
 
 
 def module_costs(layer: Layer, metric: str, widths: Mapping[str, int]) -> int:
     """What a module takes besides its weight, with groups of these widths."""
     return sum(
-        cost.each * (sum(widths[group] for group in cost.channels) if cost.channels else 1)
+        cost.each * math.prod(sum(widths[group] for group in side) for side in (cost.channels, cost.reads) if side)
         for cost in layer.costs
         if cost.metric == metric
     )
@@ -509,7 +521,7 @@ class _Lowering:
         self.sources[layer.name] = (outputs, sources)
         widths = {group: len(channels) for group, channels in self.live.items()}
         numbers: dict[str, Any] = {
-            "weights": layer.taps * len(outputs) * len(sources),
+            "weights": layer.weight_size * len(outputs) * len(sources),
             "positions": layer.positions,
             "params": module_costs(layer, "params", widths),
             "macs": module_costs(layer, "macs", widths),
@@ -523,7 +535,7 @@ class _Lowering:
 
         A block of a library's model has none: it is there or it is not.
         """
-        if source.op in ("batch_norm", "module"):
+        if source.op in ("batch_norm", "module", "mix"):
             return self.renamed[source.name]
         name = f"{source.name}_scale"
         self.emit(name, "scale", [self.renamed[source.name]], {})

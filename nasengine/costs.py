@@ -61,7 +61,7 @@ class Count:
                 products.add(constant, channels.groups(inputs), channels.groups(outputs), owner)
             if metric == "params" and layer.prunable:
                 columns = None if layer.depthwise else channels.places(reads)
-                weights.add(channels.places(layer.channels), columns, layer.taps or layer.kernel**2, owner)
+                weights.add(channels.places(layer.channels), columns, layer.weight_size or layer.kernel**2, owner)
         self.fixed = torch.tensor(channels.fixed, device=self.device)
         self.group = torch.tensor(channels.group, dtype=torch.long, device=self.device)
         self.group_total = len(channels.number)
@@ -122,9 +122,9 @@ def _terms(
         constant = layer.kernel**2 * (plan.sides[layer.name] ** 2 if macs else 1)
         return [(constant, () if layer.depthwise else reads, makes)]
     if layer.op == "module":
-        found = [(cost.each, (), cost.channels) for cost in layer.costs if cost.metric == metric]
-        if layer.taps and not (layer.prunable and not macs):
-            found.append((layer.taps * (layer.positions if macs else 1), reads, makes))
+        found = [(cost.each, cost.reads, cost.channels) for cost in layer.costs if cost.metric == metric]
+        if layer.taps is not None and not (layer.prunable and not macs):
+            found.append((layer.weight_size * (layer.positions if macs else 1), reads, makes))
         return found
     if layer.op == "linear":
         return [(1, reads, makes)] + ([] if macs else [(1, (), makes)])
@@ -132,7 +132,7 @@ def _terms(
         return []
     if layer.op == "batch_norm":
         return [(2, (), makes)]
-    return [(1, (), ())] if layer.name in plan.ends else []  # a factor, see architecture.lowered
+    return [(1, (), ())] if layer.name in plan.ends and layer.op != "mix" else []  # a factor, see architecture.lowered
 
 
 class _Channels:

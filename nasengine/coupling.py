@@ -139,7 +139,7 @@ def coupling(model: nn.Module, example: Tensor, *, seconds: float = SECONDS) -> 
 def _started(context: SpawnContext, model: nn.Module, work: tuple[Any, ...]) -> BaseProcess:
     try:
         shell = _with_parameters(model, (nn.Parameter(p.detach().to("meta")) for p in model.parameters()))
-        process = context.Process(target=_work, args=(shell, torch.get_num_threads(), *work), daemon=True)
+        process = context.Process(target=_work, args=(shell, *work), daemon=True)
         process.start()
     except Exception as error:  # whatever its parts say when they are asked to travel
         raise ConfigError.at(
@@ -172,12 +172,12 @@ def _with_parameters(model: nn.Module, parameters: Iterable[nn.Parameter]) -> nn
     return copy.deepcopy(model, {id(old): new for old, new in zip(model.parameters(), parameters, strict=True)})
 
 
-def _work(shell: nn.Module, threads: int, sender: Connection, shape: tuple[int, ...], until: float) -> None:
+def _work(shell: nn.Module, sender: Connection, shape: tuple[int, ...], until: float) -> None:
     """All that the other process does."""
     import warnings
 
     warnings.simplefilter("ignore")
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)  # where cores are busy, two threads are slower than one by far
     model = _with_parameters(shell, (nn.Parameter(torch.zeros(p.shape)) for p in shell.parameters()))
     try:
         sender.send(("done", _found(model, shape, until, lambda doing: sender.send(("doing", doing)))))

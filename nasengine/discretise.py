@@ -102,11 +102,12 @@ def floors(plan: Plan, margins: Mapping[str, Tensor]) -> Kept:
         layer,
     ) in plan.weighs.items():  # within the filters that stay: elsewhere it would be no weight of the network
         rows = torch.cat([_held(plan, held, group) for group in plan.layer[layer].channels])
-        margin = margins[name].masked_fill(~rows.view(-1, 1, 1, 1), -torch.inf)
+        taps = [1] * (margins[name].ndim - 2)
+        margin = margins[name].masked_fill(~rows.view(-1, 1, *taps), -torch.inf)
         if not plan.layer[layer].depthwise:
             reads = plan.reads(plan.layer[layer])
             columns = torch.cat([_held(plan, held, group) for group in reads])
-            margin = margin.masked_fill(~columns.view(1, -1, 1, 1), -torch.inf)
+            margin = margin.masked_fill(~columns.view(1, -1, *taps), -torch.inf)
         held[name] = _best(margin, plan.choice[name].floor)
     for names in plan.guarded:
         others = [(name, unit) for name in names for unit in sorted(plan.active[name])]

@@ -85,7 +85,7 @@ def flat_units(
     """
     running = {layer.owner[0] for layer in program if layer.owner}
     running |= {layer.channels[0] for layer in program if layer.op in ("gate", "mix")}
-    running |= {group for layer in program if layer.op == "module" for group in (*layer.channels, *layer.reads)}
+    running |= {group for layer in program if layer.op == "module" for group in plan.groups_of(layer)}
     shapes = {layer.weights: weight_shape(plan, layer, units) for layer in program if layer.prunable}
     found = {}
     for level in LEVELS:
@@ -111,11 +111,11 @@ def flat_units(
 
 
 def weight_shape(plan: Plan, layer: Layer, units: Mapping[str, Sequence[int]] | None = None) -> tuple[int, ...]:
-    """Shape of a living weight, or whole: of a convolution [out, in, k, k], of a module [out, in, taps, 1]."""
+    """Shape of a living weight, or whole: of a convolution [out, in, k, k], of a module [out, in, *taps]."""
 
     def width(groups: Iterable[str]) -> int:
         return sum(len((units or {}).get(group, range(plan.groups[group]))) for group in groups)
 
     if layer.op == "module":
-        return (width(layer.channels), width(layer.reads), layer.taps, 1)
+        return (width(layer.channels), width(layer.reads), *(layer.taps or ()))
     return (width(layer.channels), 1 if layer.depthwise else width(plan.reads(layer)), layer.kernel, layer.kernel)

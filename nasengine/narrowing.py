@@ -3,38 +3,54 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from nasengine.coupling import Coupling, Frozen
+from nasengine.depth import Run
 from nasengine.multiply_adds import Count
 
 
-def facts(coupling: Coupling, count: Count) -> dict[str, Any]:
-    """Plain data for JSON: sizes, groups with their layers, what is frozen and why."""
+def facts(
+    model: str, image_size: int, coupling: Coupling, depth: Sequence[Run], count: Count, least: float
+) -> dict[str, Any]:
+    """Plain data for JSON: sizes, groups with their layers, runs of blocks, what is frozen and why, and a sentence.
+
+    Args:
+        model: its name, for people.
+        image_size: pixels a side.
+        coupling: its channel groups.
+        depth: its runs of removable blocks.
+        count: of the whole model.
+        least: share of its multiply-adds that is left with all that can go gone.
+    """
     return {
         "params": count.params,
         "macs": count.macs,
         "reach": coupling.reach,
-        "least": coupling.least,
+        "least": least,
         "difference": coupling.difference,
         "groups": [
             {"name": group.name, "width": group.width, "layers": sorted(group.layers)} for group in coupling.groups
         ],
         "frozen": [{"name": one.name, "width": one.width, "reason": one.reason} for one in coupling.frozen],
+        "depth": [{"name": run.name, "blocks": list(run.blocks)} for run in depth],
+        "sentence": _sentence(model, image_size, coupling, depth, count, least),
     }
 
 
-def paragraph(model: str, image_size: int, coupling: Coupling, count: Count) -> str:
+def _sentence(model: str, image_size: int, coupling: Coupling, depth: Sequence[Run], count: Count, least: float) -> str:
     """The same in a few sentences."""
-    all_groups = len(coupling.groups) + len(coupling.frozen)
+    all_groups, blocks = len(coupling.groups) + len(coupling.frozen), sum(len(run.blocks) for run in depth)
     sentences = [
         f"{model}: {_millions(count.params)} parameters, {_millions(count.macs)} multiply-adds at {image_size} pixels.",
         f"{len(coupling.groups)} of {all_groups} channel groups can be narrowed; they reach {coupling.reach:.0%} of "
-        f"the multiply-adds. At the narrowest {coupling.least:.1%} of all are left.",
+        f"the multiply-adds.",
+        f"{blocks} block{' can go as a whole' if blocks == 1 else 's can go as wholes'}." if blocks else "",
+        f"At the smallest {least:.1%} of the multiply-adds are left.",
+        f"Not: {_frozen(coupling.frozen)}." if coupling.frozen else "",
     ]
-    if coupling.frozen:
-        sentences.append(f"Not: {_frozen(coupling.frozen)}.")
-    return " ".join(sentences)
+    return " ".join(sentence for sentence in sentences if sentence)
 
 
 def kind(reason: str) -> str:

@@ -458,7 +458,7 @@ def architecture(plan: Plan, kept: Mapping[str, Tensor], exit_: str | None = Non
     def nonzero(layer: str, outputs: Any, inputs: Any) -> int:
         alive = kept[f"{layer}_weights"]
         if bool(alive.all()):
-            return len(outputs) * len(inputs) * alive[0, 0].numel()
+            return len(outputs) * len(inputs) * alive.shape[2:].numel()
         return int(alive[torch.tensor(outputs)][:, torch.tensor(inputs)].sum())
 
     return lowered(plan, plain(plan, kept), nonzero, exit_)
