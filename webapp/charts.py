@@ -235,10 +235,7 @@ def charts_of(operations: str) -> list[Chart]:
     >>> [series["label"] for series in charts_of("blocks")[4]["series"]]
     ['blocks', 'filters', 'weights']
     """
-    return [
-        {**chart, "series": [_called(series, operations) for series in chart["series"]]}  # type: ignore[typeddict-item]
-        for chart in CHARTS
-    ]
+    return [{**chart, "series": [_called(series, operations) for series in chart["series"]]} for chart in CHARTS]
 
 
 def _called(series: Series, operations: str) -> Series:

@@ -30,7 +30,7 @@ def start(page: Page, name: str, *, model: str = "") -> str:
     if model:
         page.locator("[name=space__kind][value=imported]").check(force=True)
         page.get_by_label("Model", exact=True).fill(model)
-        expect(page.locator("#outlook-sentence")).to_have_text("This can be reached.", timeout=90_000)
+        expect(page.locator("#survey [data-facts]")).to_be_visible(timeout=120_000)
     page.get_by_role("button", name="Search", exact=True).click()
     page.wait_for_url(re.compile(r"/searches/[0-9a-f-]{36}/$"))
     return page.url

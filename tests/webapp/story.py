@@ -182,16 +182,17 @@ class _Run:
             )
             yield events.CheckpointSaved(phase="search", epoch=epoch)
         operations = next(choice for choice in plan.choices if choice.granularity == "operation")
-        yield events.CollapseAverted(
-            stage=stage,
-            epoch=epoch,
-            block=plan.blocks[operations.block],
-            choice=operations.name,
-            unit=1,
-            label=operations.labels[1],
-            score=0.41,
-            threshold=0.45,
-        )
+        if not operations.optional:
+            yield events.CollapseAverted(
+                stage=stage,
+                epoch=epoch,
+                block=plan.blocks[operations.block],
+                choice=operations.name,
+                unit=1,
+                label=operations.labels[1],
+                score=0.41,
+                threshold=0.45,
+            )
         yield self.committed(stage, epoch, "stage_end", 0.1, blocks)
         yield events.StageFinished(
             stage=stage,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,7 +68,7 @@ def tiny_plan(*, image_size: int, channels: int, classes: int) -> Plan:
     for stage, width in enumerate(WIDTHS):
         found.stage(f"layer{stage + 1}", width, positions=max(1, image_size >> stage) ** 2)
     found.groups["classes"] = classes
-    found.layer("fc", "fc", found.last, "classes", found.reads, taps=1, positions=1)
+    found.layer("fc", "fc", found.last, "classes", found.reads, taps=(), positions=1)
     return Plan(
         space="imported",
         image_size=image_size,
@@ -97,10 +98,10 @@ class _Plan:
             owner = (depth, n - 1) if n else None
             inner = f"{block}.conv1"
             self.layer(
-                block, inner, self.last, inner, self.reads, taps=9, positions=positions, owner=owner, width=width
+                block, inner, self.last, inner, self.reads, taps=(3, 3), positions=positions, owner=owner, width=width
             )
             end = f"{block}.conv2"
-            self.layer(block, end, inner, between, inner, taps=9, positions=positions, owner=owner, width=width)
+            self.layer(block, end, inner, between, inner, taps=(3, 3), positions=positions, owner=owner, width=width)
             if n:
                 ends.append(end)
             else:
@@ -121,7 +122,7 @@ class _Plan:
         if makes not in self.groups:
             self.groups[makes] = width
             self.choices.append(Choice(name=makes, granularity="filter", block=at, units=width))
-        units = rest["taps"] * self.groups[makes] * self.groups[reads]
+        units = math.prod(rest["taps"]) * self.groups[makes] * self.groups[reads]
         self.choices.append(Choice(name=f"{name}_weights", granularity="weight", block=at, units=units))
         norm = (Cost(metric="params", each=2, channels=(makes,)),)
         self.layers.append(
