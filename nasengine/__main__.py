@@ -197,6 +197,10 @@ def _describe(parsed: argparse.Namespace) -> Iterator[dict[str, Any]]:
         from nasengine import packing
 
         facts = packing.loaded(wanted.data).facts
+    if wanted.space.kind == "imported":
+        from nasengine.survey import ensured
+
+        ensured(wanted, facts)
     look = outlook(wanted, facts)
     yield {
         "config": wanted.model_dump(mode="json"),

@@ -33,8 +33,20 @@ def gpus() -> list[str]:
 
 def generator(device: torch.device | str, *key: object) -> torch.Generator:
     """A random stream that depends on `key` alone, so that a resumed run draws what an uninterrupted one draws."""
-    digest = hashlib.sha256(repr(key).encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))
+    return torch.Generator(device).manual_seed(number(*key))
+
+
+def number(*key: object) -> int:
+    """A seed that depends on `key` alone."""
+    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:7], "big")
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """What draws from torch's own stream (a library's first weights) draws from one of this seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 @contextlib.contextmanager

@@ -16,9 +16,12 @@ from torch import Tensor
 
 from nasengine import compact
 from nasengine.architecture import Architecture
-from nasengine.compact import Network
+from nasengine.borrowed import BorrowedNet
+from nasengine.compact import Borrowed, Classifier, Network
 from nasengine.errors import ConfigError, ExportError
+from nasengine.multiply_adds import counted
 from nasengine.onnx_file import onnx_model
+from nasengine.onnx_trace import onnx_of
 from nasengine.sparse_file import sparse
 from nasengine.supernet import Supernet, everything
 
@@ -35,7 +38,7 @@ FILES = ("README.md", "architecture.json", "model.onnx", "model.py", "model.safe
 
 def compact_network(
     net: Supernet, architecture: Architecture, gains: Mapping[str, Tensor], header: Mapping[str, Any]
-) -> Network:
+) -> Classifier:
     """The compact network with the supernet's weights; gates and gains are folded into batch norms.
 
     Args:
@@ -44,6 +47,8 @@ def compact_network(
         gains: over living units, as given to ``net.forward``.
         header: classes, mean, std: what the file says beside the architecture.
     """
+    if isinstance(net, BorrowedNet):
+        return net.compact(gains, header)
     like = next(iter(net.nursery.values()))
     network = Network({**architecture.to_json(), **header}).to(device=like.device, dtype=like.dtype)
     network.load_state_dict(_folded(net, architecture, gains))
@@ -52,6 +57,8 @@ def compact_network(
 
 def weight_masks(net: Supernet, architecture: Architecture) -> dict[str, Tensor]:
     """State-dict name -> 0/1 mask for each convolution of the compact network that has pruned weights."""
+    if isinstance(net, BorrowedNet):
+        return net.weight_masks()
     masks = {}
     for layer in architecture.layers:
         plan_layer = net.plan.layer.get(layer["name"])
@@ -80,7 +87,7 @@ def certificate(
         ExportError: above TOLERANCE; nothing may be published then.
     """
     net.store()
-    plan, device = net.plan, images.device
+    device = images.device
     masks = {name: alive.to(images.dtype) for name, alive in net.kept.items()}
     full_gains = {}
     for name, gain in gains.items():
@@ -89,11 +96,12 @@ def certificate(
     worst = {}
     for precision, dtype in (("fp32", torch.float32), ("fp64", torch.float64)):
         nursery = {name: value.to(dtype) for name, value in net.nursery.items()}
-        masked = Supernet(plan, nursery, everything(plan, device), net.exit).eval()
-        sliced = Supernet(plan, nursery, net.kept, net.exit).eval()
+        masked = net.with_(nursery, everything(net.plan, device), net.exit).eval()
+        sliced = net.with_(nursery, net.kept, net.exit).eval()
         x = images.to(dtype)
         small = compact_network(sliced, architecture, _cast(gains, dtype), {})
-        expected = masked(x, _cast(masks, dtype), _cast(full_gains, dtype))
+        with masked.silenced(net.kept):
+            expected = masked(x, _cast(masks, dtype), _cast(full_gains, dtype))
         found = [small(x), sliced(x, None, _cast(gains, dtype))]
         scale = expected.abs().max().clamp(min=1e-12)
         worst[precision] = max(float((expected - other).abs().max() / scale) for other in found)
@@ -107,7 +115,7 @@ def certificate(
 
 
 def publish(
-    folder: Path, network: Network, report: dict[str, Any], sample: Tensor, sheet: bytes
+    folder: Path, network: Classifier, report: dict[str, Any], sample: Tensor, sheet: bytes
 ) -> list[dict[str, object]]:
     """Writes the result folder, whole or not at all.
 
@@ -146,13 +154,16 @@ def publish(
     return files
 
 
-def write_onnx(network: Network, sample: Tensor, path: Path) -> None:
+def write_onnx(network: Classifier, sample: Tensor, path: Path) -> None:
     """An ONNX file of the network, for any batch size, checked against it in onnxruntime.
 
     Raises:
         ExportError: if onnxruntime's answers differ.
     """
-    path.write_bytes(onnx_model(network).SerializeToString())
+    if isinstance(network, Borrowed):
+        path.write_bytes(onnx_of(network, sample))
+    else:
+        path.write_bytes(onnx_model(network).SerializeToString())
     difference = _onnx_difference(network, path, sample)
     if not difference <= ONNX_TOLERANCE:
         raise ExportError(
@@ -184,7 +195,7 @@ def exported(run: Path, kind: str, path: Path) -> dict[str, Any]:
     return {"format": kind, "file": str(path), **described(path.parent, path)}
 
 
-def _write_sparse(network: Network, path: Path) -> None:
+def _write_sparse(network: Classifier, path: Path) -> None:
     state = network.state_dict()
     save_file(sparse(state), path)
     again = compact.dense(load_file(path), network)
@@ -193,7 +204,7 @@ def _write_sparse(network: Network, path: Path) -> None:
         raise ExportError("the sparse file does not hold the network's weights; it was removed")
 
 
-def loaded(folder: Path) -> Network:
+def loaded(folder: Path) -> Classifier:
     """The network as a stranger would load it: by the result's own ``model.py``."""
     source = folder / "model.py"
     module = types.ModuleType("coppice_result_model")  # run, not imported: that would leave a __pycache__ in the result
@@ -331,8 +342,10 @@ def _checksum_problems(folder: Path) -> list[str]:
     return problems
 
 
-def macs(network: Network) -> int:
-    """Multiply-adds for one image."""
+def macs(network: Classifier) -> int:
+    """Multiply-adds for one image; those of a library's model are counted as it runs."""
+    if isinstance(network, Borrowed):
+        return counted(network, _noise(network, 1)).macs
     stored = network.architecture
     return Architecture(
         space=stored["space"],
@@ -344,12 +357,12 @@ def macs(network: Network) -> int:
     ).macs
 
 
-def _noise(network: Network, n: int) -> Tensor:
+def _noise(network: Classifier, n: int) -> Tensor:
     shape = (n, network.mean.numel(), network.image_size, network.image_size)
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-def _onnx_difference(network: Network, path: Path, images: Tensor) -> float:
+def _onnx_difference(network: Classifier, path: Path, images: Tensor) -> float:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])

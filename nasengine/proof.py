@@ -122,7 +122,7 @@ def _gated(module: nn.Module, mask: Tensor) -> Any:
     def hook(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         x, *rest = given
         factors = mask if isinstance(module, nn.Linear) else mask.view(-1, *[1] * (x.ndim - 2))
-        return x * factors, *rest
+        return x * factors.to(x), *rest
 
     return module.register_forward_pre_hook(hook)
 
@@ -145,7 +145,8 @@ def _over_the_rest(norm: nn.Module, narrower: nn.Module, keep: list[int]) -> Any
     index = torch.tensor(keep)
 
     def hook(_: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> Tensor:
-        return torch.zeros_like(made).index_copy(dim, index, narrower(given[0].index_select(dim, index)))
+        places = index.to(made.device)
+        return torch.zeros_like(made).index_copy(dim, places, narrower(given[0].index_select(dim, places)))
 
     return norm.register_forward_hook(hook)
 

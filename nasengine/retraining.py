@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasengine import export, train
+from nasengine import device, export, train
 from nasengine.architecture import Plan
-from nasengine.compact import Network
+from nasengine.compact import Classifier
 from nasengine.config import RetrainConfig
 from nasengine.discretise import fitted
 from nasengine.errors import EngineError
@@ -36,7 +36,7 @@ class Retraining:
 
     def __init__(
         self,
-        network: Network,
+        network: Classifier,
         masks: Mapping[str, Tensor],
         *,
         feed: train.Feed,
@@ -61,6 +61,7 @@ class Retraining:
             yield step
             lr = train.one_cycle(epoch * self.feed.steps + step, self.plan.epochs * self.feed.steps, self.plan.lr)
             batch = self.feed.batch(order[step], "retrain", self.key, epoch, step)
+            torch.manual_seed(device.number(self.feed.seed, "retrain", self.key, epoch, step))  # for dropout
             meter.add(
                 len(batch[1]),
                 train.retrain_step(self.network, batch, self.optimizer, self.masks, self.precision, lr),

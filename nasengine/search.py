@@ -23,9 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasengine import catalogue, checkpoint, data, device, events, export, narration, packing, train
+from nasengine import catalogue, checkpoint, data, device, events, export, narration, packing, train, zoo
+from nasengine.borrowed import BorrowedNet, Origin
 from nasengine.cache import whole
-from nasengine.compact import Network
+from nasengine.compact import Classifier, built
 from nasengine.config import SearchConfig, parse
 from nasengine.control import Control
 from nasengine.discretise import ladder
@@ -37,6 +38,7 @@ from nasengine.report import reported, versions
 from nasengine.retraining import Retraining, random_decision
 from nasengine.strategies.base import Decision, Draw, Moment, Point, Stage
 from nasengine.supernet import Kept, Supernet, architecture
+from nasengine.survey import Survey, ensured
 
 logger = logging.getLogger(__name__)
 
@@ -216,9 +218,7 @@ class _Run:
             )
         try:
             self.position = _Position(**saved["position"])
-            self.net = Supernet(
-                self.plan, moved(saved["net"]["nursery"]), moved(saved["net"]["kept"]), saved["net"]["exit"]
-            )
+            self.net = self.net.with_(moved(saved["net"]["nursery"]), moved(saved["net"]["kept"]), saved["net"]["exit"])
             self._prepare_net()
             self.net.momentum = moved(saved["net"]["momentum"])
             self.strategy.load_state_dict(saved["strategy"])
@@ -244,6 +244,7 @@ class _Run:
             yield from self._said_again()
             return
         packed = yield from self._loaded(silent=resumed)
+        survey = ensured(self.config, packed.facts)
         if self.saved is not None and self.saved.get("sha256") != packed.sha256:
             raise ConfigError.at(
                 "data.dataset",
@@ -255,7 +256,11 @@ class _Run:
         self.images = data.images(packed, self.config.data, self.config.seed, self.device)
         self.plan = plan_of(self.config, packed.facts)
         seed = self.config.seed
-        self.net = Supernet.born(self.plan, device.generator("cpu", seed, "weights"), self.device)
+        stream = device.generator("cpu", seed, "weights")
+        if survey is None:
+            self.net = Supernet.born(self.plan, stream, self.device)
+        else:
+            self.net = BorrowedNet.whole(self._origin(survey, stream), self.device)
         self._prepare_net()
         part = self.config.strategy
         make = resolved(catalogue.STRATEGIES[part.kind].paths[part.recipe])
@@ -269,6 +274,20 @@ class _Run:
         self.resumed_fraction = self._fraction()
         self.since = self.began = time.perf_counter()
         yield from self._phases()
+
+    def _origin(self, survey: Survey, stream: torch.Generator) -> Origin:
+        """The library's model with the weights that it starts from."""
+        space = self.config.space
+        shape = {"classes": len(self.images.class_names), "channels": len(self.images.mean)}
+        with device.seeded(stream.initial_seed()):
+            model = zoo.built(
+                space.library, space.model, **shape, image_size=self.config.data.image_size, weights=space.weights,
+                path=space.path,
+            )  # fmt: skip
+        header = {"library": space.library, "model": space.model}
+        return Origin(
+            header={**header, "outputs": shape["classes"], "channels": shape["channels"]}, model=model, survey=survey
+        )
 
     def _prepare_net(self) -> None:
         self.net.compiled = self.config.runtime.compile
@@ -351,6 +370,7 @@ class _Run:
             if self.stopped:
                 return
             moment = Moment(stage=stage, epoch=epoch, step=step, steps=self.steps)
+            torch.manual_seed(device.number(self.config.seed, "search", stage.index, epoch, step))  # for dropout
             batch = learning.batch(order[step], "search", stage.index, epoch, step)
             held = None
             if decisions is not None and not moment.warming:
@@ -459,7 +479,7 @@ class _Run:
                 logger.warning("no random network of the found one's size was found; the comparison ends here")
                 return
             alive = {name: units.to(self.device) for name, units in kept.items()}
-            self.randoms.append(self._compact(Supernet(self.plan, self.net.nursery, alive)))
+            self.randoms.append(self._compact(self.net.with_(self.net.nursery, alive)))
 
     def _compact(self, net: Supernet) -> dict[str, Any]:
         """A committed network as it is kept until it is trained."""
@@ -578,8 +598,8 @@ class _Run:
         if (was or 0) > (now or 0):
             self.retraining.network.load_state_dict(before.state_dict())
 
-    def _network(self, member: dict[str, Any]) -> Network:
-        network = Network({**architecture(self.plan, member["kept"]).to_json(), **self._header()}).to(self.device)
+    def _network(self, member: dict[str, Any]) -> Classifier:
+        network = built({**self.net.described(member["kept"]), **self._header()}).to(self.device)
         network.load_state_dict(member["state"])
         return network.eval()
 

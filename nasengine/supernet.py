@@ -11,7 +11,8 @@ extra pass over the activations is made.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -252,8 +253,20 @@ class Supernet(nn.Module):
     def widened(self, kept: Mapping[str, Tensor]) -> Supernet:
         """A network of its own with more units alive, for looking only: training it changes nothing here."""
         self.store()
-        other = Supernet(self.plan, self.nursery, {**self.kept, **kept}, self.exit)
-        return other.train(self.training)
+        return self.with_(self.nursery, {**self.kept, **kept}, self.exit).train(self.training)
+
+    def with_(self, nursery: dict[str, Tensor], kept: Kept, exit_: str | None = None) -> Supernet:
+        """A network of the same space with these values, of which that much is alive."""
+        return Supernet(self.plan, nursery, kept, exit_)
+
+    @contextmanager
+    def silenced(self, kept: Kept) -> Iterator[None]:
+        """What masks do not silence by themselves; nothing here."""
+        yield
+
+    def described(self, kept: Kept) -> dict[str, Any]:
+        """What ``architecture.json`` says of a decision."""
+        return architecture(self.plan, kept).to_json()
 
     @torch.no_grad()
     def store(self) -> None:

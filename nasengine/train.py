@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nasengine import data, device, splits
+from nasengine.compact import Borrowed, rebuilt
 from nasengine.data import Images, Split
 from nasengine.errors import TrainingError
 from nasengine.objectives import task_loss
@@ -164,7 +165,7 @@ def search_step(
         TrainingError: if a loss is not a finite number.
     """
     values, draws = _pass(net, strategy, moment, batch, weights, scores, precision)
-    nn.utils.clip_grad_norm_(list(net.live.parameters()), CLIP, foreach=True)
+    nn.utils.clip_grad_norm_(list(net.live.values()), CLIP, foreach=True)
     alternating = decision_batch is not None and not moment.warming
     if not alternating:
         strategy.after_backward(net, moment, draws)
@@ -291,7 +292,14 @@ def latency_ms(network: nn.Module, image: Tensor, repeats: int = 30) -> float:
 
 
 def fresh(network: nn.Module, generator: torch.Generator) -> None:
-    """Initial values for training from scratch, from the generator alone: Kaiming, and torch's default for the rest."""
+    """Initial values for training from scratch, from the generator alone: Kaiming, and torch's default for the rest.
+
+    A library's model has those that its library gives it.
+    """
+    if isinstance(network, Borrowed):
+        with device.seeded(generator.initial_seed()):
+            network.model.load_state_dict(rebuilt(network.architecture).state_dict())
+        return
     with torch.no_grad():
         for module in network.modules():
             weight = getattr(module, "weight", None)
