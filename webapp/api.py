@@ -437,15 +437,16 @@ def _in_json(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpRespons
 
 
 def _asked(request: HttpRequest) -> selectors.Asked:
-    user = _user(request)
+    user, raw = _user(request), _json(request, "the configuration")
     try:
-        return selectors.search_asked(owner=user, raw=_json(request, "the configuration"))
+        return selectors.search_asked(owner=user, raw=raw)
     except Unsurveyed as unknown:
         survey = services.survey_want(owner=user, subject=unknown.subject)
-        if survey.state == SurveyState.REFUSED:
-            raise ConfigError.at("space.model", survey.message) from None
-        sentence = f"What may be cut of {survey} is not known yet. {survey.sentence} Ask again then."
-        raise StillLooking(sentence) from None
+    if survey.state == SurveyState.KNOWN:  # by now
+        return selectors.search_asked(owner=user, raw=raw)
+    if survey.state == SurveyState.REFUSED:
+        raise ConfigError.at("space.model", survey.message)
+    raise StillLooking(f"What may be cut of {survey} is not known yet. {survey.sentence} Ask again then.")
 
 
 def _json(request: HttpRequest, what: str) -> Any:

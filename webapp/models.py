@@ -56,7 +56,7 @@ class SearchState(State):
 class SurveyState(State):
     WAITING = "waiting", "Waits for a free worker; then it takes up to a minute.", "Waiting"
     LOOKING = "looking", "A worker tries what may be cut of it; that takes up to a minute.", "Looking"
-    KNOWN = "known", "It is known what may be cut of it.", "Known"
+    KNOWN = "known", "It is known by now what may be cut of it.", "Known"
     REFUSED = "refused", "It cannot be searched.", "Refused"
 
 
@@ -211,10 +211,6 @@ class Survey(models.Model):
     @property
     def sentence(self) -> str:
         return self.message if self.state == SurveyState.REFUSED else SurveyState(self.state).sentence
-
-    @property
-    def is_under_way(self) -> bool:
-        return self.state in SURVEYING_STATES
 
     @property
     def is_readable(self) -> bool:

@@ -270,10 +270,11 @@ def _conclude(search: Search, ended: Ended, said_last: list[events.Event]) -> No
 
 def _starved(search: Search, ended: Ended) -> str:
     fitting = fitting_batch_of(search, SHARE_OF_ROOM * ended.memory_mib)
+    smaller = "a smaller space.model" if search.model_name else "fewer space.channels"
     batch = f"a search.batch_size of {fitting}, which should fit" if fitting else "half the search.batch_size"
     return (
         f"The machine ran out of memory and ended its engine, which held {ended.memory_mib / 1024:.1f} GB by then; if "
-        f"it happens again, start a new search with {batch}, or with fewer space.channels."
+        f"it happens again, start a new search with {batch}, or with {smaller}."
     )
 
 

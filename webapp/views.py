@@ -34,7 +34,7 @@ from webapp.files import all_files, one_file
 from webapp.forms import DescribeForm, NewSearchForm, ShareForm, TokenForm, UploadForm, WebhookForm
 from webapp.judgement import judgement
 from webapp.listing import ListForm
-from webapp.models import RESULT, WEIGHTS, ApiToken, Artifact, Dataset, Delivery, Search, Survey, Webhook
+from webapp.models import RESULT, WEIGHTS, ApiToken, Artifact, Dataset, Delivery, Search, Survey, SurveyState, Webhook
 
 PAGE_SIZE = 25
 
@@ -143,7 +143,7 @@ def search_outlook(request: OwnedRequest) -> JsonResponse:
     form = NewSearchForm(request.POST, owner=request.user)
     form.full_clean()
     survey = _survey_of(request, form)
-    if survey and not survey.is_under_way:
+    if survey and survey.state == SurveyState.REFUSED:
         form.add_problems([("space.model", survey.sentence)])
     problems = [[name, sentence] for name, sentences in form.errors.items() for sentence in sentences]
     is_feasible = not problems and survey is None

@@ -58,9 +58,9 @@ export class Model {
   }
 }
 
-/** Whether a worker looks, or is to look, at the model. */
+/** Whether the next answer may know more: a worker looks, or is to look, or has just done so. */
 export function isUnderWay(survey) {
-  return ["waiting", "looking"].includes(survey?.state);
+  return Boolean(survey) && survey.state !== "refused";
 }
 
 /** Screen readers hear a text when it is set, so only a new one is. */

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import threading
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -344,23 +344,13 @@ def test_a_worker_that_shuts_down_lets_the_look_wait(
     assert (survey.state, survey.losses) == (SurveyState.WAITING, 0)
 
 
-def test_the_real_engine_is_asked_with_words_that_it_knows(
-    settings: Any, monkeypatch: pytest.MonkeyPatch, asked: Callable[..., Survey]
-) -> None:
-    told: list[list[str]] = []
-
-    def note(arguments: list[str], **_: Any) -> Any:
-        told.append(arguments)
-        raise InterruptedError
-
-    monkeypatch.setattr(tasks, "_run", note)
-    with pytest.raises(InterruptedError):
-        look(asked())
-    from nasengine.__main__ import _parser
-
-    parsed = _parser().parse_args(told[0])
-    assert (parsed.model, parsed.classes, parsed.channels, parsed.image_size) == ("timm:test_resnet", 10, 1, 8)
-    assert Path(settings.MEDIA_ROOT, "surveys").exists()
+@pytest.mark.slow
+def test_what_the_real_engine_refuses_is_told_in_its_words(asked: Callable[..., Survey], settings: Any) -> None:
+    settings.ENGINE_COMMAND = [sys.executable, "-m", "nasengine"]
+    survey = look(asked("alexnet", "torchvision"))
+    assert survey.state == SurveyState.REFUSED
+    assert survey.message.startswith("alexnet (torchvision) does not take images of 8 pixels and 1 channel (")
+    assert survey.message.endswith("); try another image size or model")
 
 
 def test_a_search_of_a_model_runs_like_any_other(page: Client, asked: Callable[..., Survey]) -> None:
