@@ -8,8 +8,8 @@ import { make, set } from "./svg.js";
 import { plural } from "./words.js";
 
 const [ROW, HEIGHT] = [15, 9];
-const [NAMES, NUMBERS, WIDTH] = [96, 56, 240];
-const TRACK = WIDTH - NAMES - NUMBERS;
+const ROOM = { names: 96, track: 88, numbers: 56 };
+const BARE = { names: 0, track: 110, numbers: 0 }; // for small cards, where no text could be read
 const [SQUARE, STEP] = [11, 15];
 const LONGEST = 16;
 
@@ -25,33 +25,37 @@ export function depthOf(started, number) {
     labels.map((label, unit) => ({ choice: name, unit, label })).filter(({ label }) => (cards.get(label) ?? block) === number));
 }
 
-/** {svg, bars, squares} of a card; null where there is nothing to draw. */
-export function barDrawing(started, number, choices) {
+/** {svg, bars, squares} of a card; null where there is nothing to draw. `bare`: without a text. */
+export function barDrawing(started, number, choices, { bare = false } = {}) {
+  const { names, track, numbers } = bare ? BARE : ROOM;
+  const whole = names + track + numbers;
   const widths = choices.filter(({ granularity }) => granularity === "filter");
   const depth = depthOf(started, number);
   if (!widths.length && !depth.length) return null;
-  const across = Math.floor((WIDTH - NAMES) / STEP);
+  const across = Math.floor((whole - names) / STEP);
   const top = depth.length ? Math.ceil(depth.length / across) * STEP + 3 : 0;
   const height = top + ROW * widths.length;
-  const svg = make("svg", { viewBox: `0 0 ${WIDTH} ${height}`, role: "img", class: "cell bars" });
-  svg.style.maxWidth = `${1.25 * WIDTH}px`;
+  const svg = make("svg", { viewBox: `0 0 ${whole} ${height}`, role: "img", class: "cell bars" });
+  svg.style.maxWidth = `${1.25 * whole}px`;
   const squares = depth.map((one, index) => {
-    const [x, y] = [NAMES + STEP * (index % across), STEP * Math.floor(index / across) + 1];
+    const [x, y] = [names + STEP * (index % across), STEP * Math.floor(index / across) + 1];
     const square = make("rect", { x, y, width: SQUARE, height: SQUARE, rx: 2.5, class: "square", "data-choice": one.choice, "data-unit": one.unit, "data-name": `block ${one.label}` });
     return { ...one, square };
   });
-  if (depth.length) svg.append(text(0, SQUARE, depth.length === 1 ? "whole block" : "blocks"), ...squares.map(({ square }) => square));
+  if (depth.length && !bare) svg.append(text(0, SQUARE, depth.length === 1 ? "whole block" : "blocks"));
+  svg.append(...squares.map(({ square }) => square));
   const bars = widths.map(({ name, units }, index) => {
     const y = top + ROW * index + (ROW - HEIGHT) / 2;
-    const part = (kind) => make("rect", { x: NAMES, y, width: 0, height: HEIGHT, rx: kind === "frame" ? 2 : 0, class: kind });
+    const part = (kind) => make("rect", { x: names, y, width: 0, height: HEIGHT, rx: kind === "frame" ? 2 : 0, class: kind });
     const parts = { fill: part("fill"), cut: part("cut"), back: part("back"), frame: part("frame") };
-    set(parts.frame, "width", TRACK);
+    set(parts.frame, "width", track);
     const title = make("title", {});
-    const count = text(WIDTH, y + HEIGHT - 0.5, "", "end");
+    const count = text(whole, y + HEIGHT - 0.5, "", "end");
     const row = make("g", {});
-    row.append(title, text(0, y + HEIGHT - 0.5, shortened(name, started.blocks[number].name)), parts.fill, parts.cut, parts.back, parts.frame, count);
+    const label = text(0, y + HEIGHT - 0.5, shortened(name, started.blocks[number].name));
+    row.append(title, ...(bare ? [] : [label]), parts.fill, parts.cut, parts.back, parts.frame, ...(bare ? [] : [count]));
     svg.append(row);
-    return { choice: name, units, ...parts, title, count };
+    return { choice: name, units, left: names, track, ...parts, title, count };
   });
   return { svg, bars, squares };
 }
@@ -61,7 +65,7 @@ export function paintBars({ bars, squares }, { name, on, states }) {
   const stateOf = (choice, unit) => states?.get(choice)?.[unit] ?? (on.get(choice).bits[unit] ? "on" : "off");
   for (const { square, choice, unit } of squares) set(square, "data-state", stateOf(choice, unit));
   let [kept, all] = [0, 0];
-  for (const { choice, units, fill, cut, back, title, count } of bars) {
+  for (const { choice, units, left, track, fill, cut, back, title, count } of bars) {
     const counts = { on: 0, cut: 0, back: 0 };
     for (let unit = 0; unit < units; unit += 1) {
       const state = stateOf(choice, unit);
@@ -69,11 +73,11 @@ export function paintBars({ bars, squares }, { name, on, states }) {
       if (state === "cut") counts.cut += 1;
       if (state === "back" || state === "back-now") counts.back += 1;
     }
-    const long = (some) => ((TRACK * some) / units).toFixed(1);
+    const long = (some) => ((track * some) / units).toFixed(1);
     set(fill, "width", long(counts.on));
-    set(cut, "x", (NAMES + Number(long(counts.on))).toFixed(1));
+    set(cut, "x", (left + Number(long(counts.on))).toFixed(1));
     set(cut, "width", long(counts.cut));
-    set(back, "x", (NAMES + Number(long(counts.on - counts.back))).toFixed(1));
+    set(back, "x", (left + Number(long(counts.on - counts.back))).toFixed(1));
     set(back, "width", long(counts.back));
     set(count, null, `${counts.on} of ${units}`);
     set(title, null, `${choice}: ${counts.on} of ${plural(units, "filter")} on`);

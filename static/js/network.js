@@ -87,7 +87,8 @@ export class Network {
 
   #card(block, number, choices) {
     const isModel = isImported(this.#started);
-    const picture = isModel ? barDrawing(this.#started, number, choices) : drawing(blockGraph(choices));
+    const bare = this.#place.classList.contains("small");
+    const picture = isModel ? barDrawing(this.#started, number, choices, { bare }) : drawing(blockGraph(choices));
     const name = isModel ? block.name : capital(blockName(block.name));
     const canPick = this.#options.onPick && (choices.length || picture);
     const button = canPick ? element("button", "pick", name) : null;
