@@ -147,7 +147,7 @@ class BorrowedNet(Supernet):
         self.flat = flat_units(self.plan, self.program, kept, like.device)
         self.running = {name for units in self.flat.values() for name in units.choices}
         self.recomputed, self._counts, self._alive_weights, self._fast = 0, {}, None, None
-        self._now = _NOTHING
+        self._now, self._weighs = _NOTHING, True
         norms = [module for module in self.model.modules() if isinstance(module, BATCH_NORMS)]
         self._momenta = {norm: norm.momentum for norm in norms if norm.track_running_stats}
         self.tracks = True
@@ -186,7 +186,7 @@ class BorrowedNet(Supernet):
 
     def _normed(self, channels: _Channels) -> Callable[..., Any]:
         def hook(norm: nn.Module, given: tuple[Any, ...], made: Tensor) -> Tensor | None:
-            weights = channels.factor(self._now.mask)
+            weights = channels.factor(self._now.mask) if self._weighs else None
             return None if weights is None else weighted_norm(norm, given[0], weights)
 
         return hook
@@ -229,8 +229,12 @@ class BorrowedNet(Supernet):
         """Nothing but masks of zeros and ones at what is not kept, norms of any kind over the rest."""
         survey, units = self.origin.survey, plain(self.plan, kept)
         cuts, _ = recipe_of(survey.coupling.groups, survey.runs, units)
-        with proof.silenced(self.model, cuts):
-            yield
+        self._weighs = False
+        try:
+            with proof.silenced(self.model, cuts):
+                yield
+        finally:
+            self._weighs = True
 
     def _gains(self, gains: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Layer -> factor of each channel that it reads."""

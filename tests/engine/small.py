@@ -59,6 +59,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "search.epochs": 12,
         "retrain.epochs": 1,
     },
+    "known model": {
+        "space": {"kind": "imported", "model": "test_resnet"},
+        "strategy": {"kind": "dms"},
+        "data.image_size": 16,
+        "data.limit": 100,
+        "target": {"metric": "macs", "value": "50%"},
+        "search.epochs": 5,
+        "retrain.epochs": 1,
+        "baseline.random": 1,
+    },
     "equal ratios": {"strategy.ratios": "equal", "retrain.epochs": 1},
     "no regrowth": {"strategy.regrow_fraction": 0, "retrain.epochs": 1},
     "regrowth": {
