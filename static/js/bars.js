@@ -8,7 +8,7 @@ import { make, set } from "./svg.js";
 import { plural } from "./words.js";
 
 const [ROW, HEIGHT] = [15, 9];
-const ROOM = { names: 96, track: 88, numbers: 56 };
+const ROOM = { names: 94, track: 84, numbers: 72 };
 const BARE = { names: 0, track: 110, numbers: 0 }; // for small cards, where no text could be read
 const [SQUARE, STEP] = [11, 15];
 const LONGEST = 16;
