@@ -33,11 +33,11 @@ class DataProgress(Event):
 
     kind: ClassVar[str] = "data_progress"
     what: str
-    """One of: downloading, packing."""
+    """One of: downloading, packing, tracing (a known model is looked at)."""
     done: int
     total: int | None
     unit: str
-    """One of: bytes, images."""
+    """One of: bytes, images, models."""
     eta_seconds: float | None
 
 

@@ -29,6 +29,7 @@ from nasengine.cache import whole
 from nasengine.compact import Classifier, built
 from nasengine.config import SearchConfig, parse
 from nasengine.control import Control
+from nasengine.coupling import SECONDS
 from nasengine.discretise import ladder
 from nasengine.errors import CheckpointError, ConfigError, EngineError, Interrupted, TrainingError
 from nasengine.events import Event
@@ -38,7 +39,7 @@ from nasengine.report import reported, versions
 from nasengine.retraining import Retraining, random_decision
 from nasengine.strategies.base import Decision, Draw, Moment, Point, Stage
 from nasengine.supernet import Kept, Supernet, architecture, everything
-from nasengine.survey import Survey, ensured
+from nasengine.survey import Survey, ensured, is_due
 
 logger = logging.getLogger(__name__)
 
@@ -252,6 +253,8 @@ class _Run:
             yield from self._said_again()
             return
         packed = yield from self._loaded(silent=resumed)
+        if is_due(self.config, packed.facts) and not resumed:
+            yield events.DataProgress(what="tracing", done=0, total=None, unit="models", eta_seconds=SECONDS)
         survey = ensured(self.config, packed.facts)
         if self.saved is not None and self.saved.get("sha256") != packed.sha256:
             raise ConfigError.at(

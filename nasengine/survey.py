@@ -78,12 +78,24 @@ def ensured(config: SearchConfig, facts: DataFacts) -> Survey | None:
     Raises:
         ConfigError: if the model cannot be built for these images, or cannot be followed.
     """
-    space = config.space
-    if space.kind != "imported":
+    if config.space.kind != "imported":
         return None
-    shape = {"image_size": config.data.image_size, "channels": facts.channels, "classes": len(facts.class_names)}
-    known = imported.survey(imported.file(space.library, space.model, **shape))
-    return Survey.from_json(known) if known else written(space.library, space.model, **shape)
+    known = imported.survey(imported.file(config.space.library, config.space.model, **_shape(config, facts)))
+    return (
+        Survey.from_json(known) if known else written(config.space.library, config.space.model, **_shape(config, facts))
+    )
+
+
+def is_due(config: SearchConfig, facts: DataFacts) -> bool:
+    """Whether there is a model that nobody has looked at: `ensured` will take its time."""
+    space = config.space
+    return space.kind == "imported" and not imported.survey(
+        imported.file(space.library, space.model, **_shape(config, facts))
+    )
+
+
+def _shape(config: SearchConfig, facts: DataFacts) -> dict[str, int]:
+    return {"image_size": config.data.image_size, "channels": facts.channels, "classes": len(facts.class_names)}
 
 
 def written(
