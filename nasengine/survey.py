@@ -80,10 +80,9 @@ def ensured(config: SearchConfig, facts: DataFacts) -> Survey | None:
     """
     if config.space.kind != "imported":
         return None
-    known = imported.survey(imported.file(config.space.library, config.space.model, **_shape(config, facts)))
-    return (
-        Survey.from_json(known) if known else written(config.space.library, config.space.model, **_shape(config, facts))
-    )
+    space, shape = config.space, _shape(config, facts)
+    known = imported.survey(imported.file(space.library, space.model, **shape))
+    return Survey.from_json(known) if known else written(space.library, space.model, **shape)
 
 
 def is_due(config: SearchConfig, facts: DataFacts) -> bool:
