@@ -2,7 +2,8 @@
 
 A head's part of the attended values is laid out one head after the other in what the last layer of an attention reads.
 The slopes of that part say which rows of which layers are the head's own: so it does not matter whether queries, keys
-and values are one layer or three, and in what order. Heads that are mixed have slopes in each other's rows.
+and values are one layer or three, and in what order. Heads that are mixed, or laid out otherwise, have slopes in each
+other's rows.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from nasengine.errors import told
 from nasengine.written_sizes import sizes
 
 CONVOLUTION = nn.modules.conv._ConvNd
-MIXED = "attention: its heads are mixed with each other"
+MIXED = "attention: its heads cannot be told apart"
 STIFF = "attention: with fewer heads it no longer runs"
 Rows = tuple[int, ...]
 
@@ -115,8 +116,9 @@ def _stiff(attention: nn.Module, call: _Call, group: Group) -> str:
 def _members(attention: nn.Module, call: _Call, heads: int, width: int) -> list[Member] | None:
     """All that has rows for each head; nothing if heads share some of their rows, but not all."""
     names, parameters = zip(*attention.named_parameters(), strict=True)
+    parts = call.read.chunk(heads, dim=1 if isinstance(named(attention, call.reader), CONVOLUTION) else -1)
     members: list[Member] = []
-    for name, slopes in zip(names, zip(*_slopes(call.read, parameters, heads), strict=True), strict=True):
+    for name, slopes in zip(names, zip(*_slopes(parts, parameters), strict=True), strict=True):
         if any(slope is None for slope in slopes):
             continue
         places = _sides(attention, name)
@@ -134,11 +136,11 @@ def _members(attention: nn.Module, call: _Call, heads: int, width: int) -> list[
     return [*members, reader, *sizes(attention, {width: read}), *_counts(attention, heads)]
 
 
-def _slopes(read: Tensor, parameters: Sequence[Tensor], heads: int) -> list[tuple[Tensor | None, ...]]:
+def _slopes(parts: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[tuple[Tensor | None, ...]]:
     """For each head, how its part of what was read moves with each parameter."""
-    weights = torch.randn(read.shape, generator=torch.Generator().manual_seed(0))
-    parts = (read * weights).chunk(heads, dim=1 if read.ndim == 4 else -1)
-    return [torch.autograd.grad(part.sum(), parameters, retain_graph=True, allow_unused=True) for part in parts]
+    stream = torch.Generator().manual_seed(0)
+    sums = [(part * torch.randn(part.shape, generator=stream)).sum() for part in parts]
+    return [torch.autograd.grad(one, parameters, retain_graph=True, allow_unused=True) for one in sums]
 
 
 def _sides(attention: nn.Module, parameter: str) -> list[tuple[str, tuple[str, ...], int]]:

@@ -44,9 +44,24 @@ class Attending(nn.Module):
         return self.head((x + seen).mean(1))
 
 
+class Rowwise(nn.Module):
+    """Patches of a row look at each other, so that the last layer reads four dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.qkv, self.proj = HEADS, nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.qkv(x.unflatten(1, (4, 4))).unflatten(-1, (3, self.num_heads, -1))
+        q, k, v = parts.permute(3, 0, 1, 4, 2, 5)
+        seen = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.proj(seen.transpose(2, 3).flatten(3)).flatten(1, 2)
+
+
 SOUND: dict[str, Callable[[], nn.Module]] = {
     "timm's": lambda: Attention(WIDTH, num_heads=HEADS, qkv_bias=True),
     "torch's": lambda: nn.MultiheadAttention(WIDTH, HEADS, batch_first=True),
+    "within rows": Rowwise,
     "with a bias for each pair of places": lambda: WindowAttention(WIDTH, num_heads=HEADS, window_size=(4, 4)),
     "with wider values than keys": lambda: LevitAttention(WIDTH, 4, HEADS, attn_ratio=2.0, resolution=(4, 4)),
 }
