@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -200,6 +201,9 @@ def _layer(model: nn.Module, name: str, sides: _Sides, count: Count, made: int, 
             costs.append(Cost("params", 1, sides.listed(name, "out", own.pop("bias").numel())))
     for parameter, value in own.items():
         costs += sides.of_parameter(name, parameter, value, module)
+    if macs and (name, "heads") in sides.members:  # the products of queries, keys and values
+        costs.append(Cost("macs", macs // module.num_heads, sides.listed(name, "heads", module.num_heads)))
+        macs %= module.num_heads
     through = channels_of(module, "through")
     usual = {
         "channels": sides.listed(name, "through", through) if through else (ONE,),
@@ -237,9 +241,13 @@ class _Sides:
     def of_parameter(self, layer: str, name: str, value: Tensor, module: nn.Module) -> list[Cost]:
         """What a parameter takes that is no weight of a convolution or a linear layer."""
         free = f"{layer}.{name}" if layer else name
-        if (free, "through") in self.members:
-            width = value.shape[parameter_dim(value)]
-            return [Cost("params", value.numel() // width, self.listed(free, "through", width))]
+        dims = {
+            side: dim for side, dim in (("rows", 0), ("through", parameter_dim(value))) if (free, side) in self.members
+        }
+        if dims:
+            widths = [value.shape[dim] for dim in dims.values()]
+            listings = [self.listed(free, side, width) for side, width in zip(dims, widths, strict=True)]
+            return [Cost("params", value.numel() // math.prod(widths), *listings)]
         width = channels_of(module, "through") or 0
         if (layer, "through") in self.members and value.numel() == width:
             return [Cost("params", 1, self.listed(layer, "through", width))]

@@ -7,7 +7,7 @@ from typing import Any
 from django.contrib import admin
 from django.http import HttpRequest
 
-from webapp.models import Dataset, Search
+from webapp.models import Dataset, Search, Survey
 
 
 class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscriptable at run time
@@ -31,3 +31,10 @@ class SearchAdmin(ReadOnly):
 class DatasetAdmin(ReadOnly):
     list_display = ("name", "owner", "state", "bytes", "heartbeat_at", "created_at")
     list_filter = ("state",)
+
+
+@admin.register(Survey)
+class SurveyAdmin(ReadOnly):
+    list_display = ("model", "library", "image_size", "channels", "classes", "state", "losses", "heartbeat_at")
+    list_filter = ("state",)
+    exclude = ("found",)

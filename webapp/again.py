@@ -34,7 +34,10 @@ for event in search(config, Path("runs/again")):
     print(event)
 """
 """No line of a configuration is END: all of its lines begin with a brace or a blank."""
-ALWAYS = ("preset", "data.dataset", "space.kind", "strategy.kind", "target.metric", "target.value")
+ALWAYS = (
+    "preset", "data.dataset", "space.kind", "space.library", "space.model", "strategy.kind", "target.metric",
+    "target.value",
+)  # fmt: skip
 """Said even if it is the default: it should be seen what a configuration is about."""
 FIRST = ("name", *ALWAYS)
 """So that a configuration begins like one that somebody wrote."""

@@ -31,7 +31,8 @@ from nasengine.errors import ConfigError
 from nasengine.refusals import refusal
 from webapp import selectors, services
 from webapp.files import all_files, one_file
-from webapp.models import Artifact, Search
+from webapp.models import Artifact, Search, SurveyState
+from webapp.surveys import Unsurveyed
 
 
 class Token(HttpBearer):
@@ -56,6 +57,7 @@ api = NinjaAPI(
 
 ABOUT = ("openapi-json", "openapi-view", "api-root")
 """Names of the pages about the API."""
+RETRY_SECONDS = 5
 LARGEST = 10**12
 """No list is as long; databases refuse numbers that need more than 63 bits."""
 
@@ -116,6 +118,9 @@ class DescribedOut(Schema):
     warnings: list[list[str]]
     choices: dict[str, int]
     estimate: dict[str, float]
+    cuttable: dict[str, Any] | None = Field(
+        description="Of a known model: what of it can be made smaller, what stays whole and why. Else null."
+    )
 
 
 class Description(BaseModel):
@@ -153,6 +158,10 @@ class FeedOut(Schema):
     state: dict[str, Any]
 
 
+class StillLooking(Exception):
+    """It can be answered soon."""
+
+
 class Problems(Schema):
     """What is wrong with what was sent: [field, sentence] each."""
 
@@ -163,6 +172,10 @@ class Message(Schema):
     message: str
 
 
+LOOKED_AT = (
+    " A known model that nobody here has asked for before is looked at first, up to a minute: until then the answer "
+    "is 409 with `Retry-After`; ask again. One that cannot be searched is 422, and looked at anew after an hour."
+)
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 STRANGER: dict[int, Any] = {401: Message}
 FOUND = STRANGER | {404: Message}
@@ -225,10 +238,10 @@ def list_searches(request: HttpRequest, page: Query[Page]) -> Any:
 
 @api.post(
     "/searches",
-    response=STRANGER | {201: SearchOut, 403: Message, 413: Message, 422: Problems},
+    response=STRANGER | {201: SearchOut, 403: Message, 409: Message, 413: Message, 422: Problems},
     summary="Start a search",
     description="The body is the configuration of the command line. An upload is named by its reference: "
-    '`"data": {"dataset": "upload:<id>"}`; paths of the server are refused.',
+    '`"data": {"dataset": "upload:<id>"}`; paths of the server are refused.' + LOOKED_AT,
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": config_schema()}}}},
 )
 def create_search(request: HttpRequest) -> Any:
@@ -237,14 +250,16 @@ def create_search(request: HttpRequest) -> Any:
 
 @api.post(
     "/describe",
-    response=STRANGER | {200: DescribedOut, 403: Message, 413: Message, 422: Problems},
+    response=STRANGER | {200: DescribedOut, 403: Message, 409: Message, 413: Message, 422: Problems},
     summary="What a configuration would lead to, without starting it",
-    description="Reachable sizes, problems, warnings and an estimate, as `python -m nasengine describe` tells them.",
+    description="Reachable sizes, problems, warnings and an estimate, as `python -m nasengine describe` tells them."
+    + LOOKED_AT,
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": config_schema()}}}},
 )
 def describe(request: HttpRequest) -> Any:
     asked = _asked(request)
-    return {"config": asked.stored(), **asked.outlook.to_json()}
+    cuttable = asked.subject and asked.subject.facts
+    return {"config": asked.stored(), **asked.outlook.to_json(), "cuttable": cuttable}
 
 
 @api.get("/searches/{uuid:pk}", response=FOUND | {200: SearchOut}, summary="One search")
@@ -392,6 +407,13 @@ def _say_what_the_framework_refuses(request: HttpRequest, error: HttpError) -> H
     return api.create_response(request, {"message": str(error)}, status=error.status_code)
 
 
+@api.exception_handler(StillLooking)
+def _say_later(request: HttpRequest, still: StillLooking) -> HttpResponse:
+    told = api.create_response(request, {"message": str(still)}, status=409)
+    told["Retry-After"] = str(RETRY_SECONDS)
+    return told
+
+
 @api.exception_handler(services.Refused)
 def _say_refused(request: HttpRequest, refused: services.Refused) -> HttpResponse:
     return api.create_response(request, {"message": str(refused)}, status=409)
@@ -415,7 +437,16 @@ def _in_json(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpRespons
 
 
 def _asked(request: HttpRequest) -> selectors.Asked:
-    return selectors.search_asked(owner=_user(request), raw=_json(request, "the configuration"))
+    user, raw = _user(request), _json(request, "the configuration")
+    try:
+        return selectors.search_asked(owner=user, raw=raw)
+    except Unsurveyed as unknown:
+        survey = services.survey_want(owner=user, subject=unknown.subject)
+    if survey.state == SurveyState.KNOWN:  # by now
+        return selectors.search_asked(owner=user, raw=raw)
+    if survey.state == SurveyState.REFUSED:
+        raise ConfigError.at("space.model", survey.message)
+    raise StillLooking(f"What may be cut of {survey} is not known yet. {survey.sentence} Ask again then.")
 
 
 def _json(request: HttpRequest, what: str) -> Any:

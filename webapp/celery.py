@@ -33,6 +33,13 @@ def _work_for_root_in_silence(**_: Any) -> None:
 
 
 @worker_init.connect
+def _look_where_engines_do(**_: Any) -> None:
+    from django.conf import settings  # they are read by now
+
+    os.environ["COPPICE_CACHE"] = str(settings.ENGINE_CACHE)
+
+
+@worker_init.connect
 def _share_a_byte(**_: Any) -> None:
     global _closing
     _closing = mmap.mmap(-1, 1)

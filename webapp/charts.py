@@ -227,3 +227,16 @@ CHARTS: list[Chart] = [
         ],
     },
 ]
+
+
+def charts_of(operations: str) -> list[Chart]:
+    """The table, with this word for operations.
+
+    >>> [series["label"] for series in charts_of("blocks")[4]["series"]]
+    ['blocks', 'filters', 'weights']
+    """
+    return [{**chart, "series": [_called(series, operations) for series in chart["series"]]} for chart in CHARTS]
+
+
+def _called(series: Series, operations: str) -> Series:
+    return {**series, "label": operations} if series["label"] == "operations" else series

@@ -27,11 +27,19 @@ from nasengine.errors import ConfigError
 from webapp.again import leaves
 from webapp.models import DatasetState, Search
 from webapp.selectors import Asked, datasets_of, search_asked
+from webapp.surveys import Subject, Unsurveyed
 
-BASIC_ORDER = ("name", "preset", "data.dataset", "space.kind", "strategy.kind", "target.metric", "target.value")
+BASIC_ORDER = (
+    "name", "preset", "data.dataset", "space.kind", "space.library", "space.model", "strategy.kind", "target.metric",
+    "target.value",
+)  # fmt: skip
 KIND = "kind"
-HIDDEN = ("data.path",)
-"""Not for the web: paths of the server are nobody's to give."""
+HIDDEN = {"data.path": "data__dataset", "space.path": "space__imported__weights"}
+"""Not for the web, as paths of the server are nobody's to give -> where the form says so."""
+NOT_HERE = {"space.weights": ("file",)}
+"""Values that need such a path."""
+LISTED = {"space.model": {"list": "model-names", "spellcheck": "false", "autocapitalize": "none"}}
+"""Fields whose values are offered by a list of the page."""
 GROUPS = {
     "": "General",
     "data": "Data",
@@ -153,6 +161,8 @@ class NewSearchForm(forms.Form):
     asked: Asked
     is_filled_further: bool
     """Whether an advanced field begins with a value of its own."""
+    unsurveyed: Subject | None = None
+    """The known model of which has to be found out what may be cut before this can be valid."""
 
     def __init__(self, data: Mapping[str, Any] | None = None, *, owner: User, dataset: str | None = None) -> None:
         super().__init__(data)
@@ -195,6 +205,9 @@ class NewSearchForm(forms.Form):
                 unsaid.append((setting.dotted, _text(value, setting)))
         return unsaid
 
+    def is_valid(self) -> bool:
+        return super().is_valid() and self.unsurveyed is None
+
     @property
     def basic_fields(self) -> list[BoundField]:
         basic = sorted((setting for setting in self.settings if setting.is_basic), key=lambda one: _place(one.dotted))
@@ -226,6 +239,9 @@ class NewSearchForm(forms.Form):
         """What the fields ask for, whether its target is in reach or not; None where errors prevent that."""
         try:
             return search_asked(owner=self.owner, raw=self.raw())
+        except Unsurveyed as unknown:
+            self.unsurveyed = unknown.subject
+            return None
         except ConfigError as error:
             self.add_problems(error.problems)
             return None
@@ -261,7 +277,7 @@ class NewSearchForm(forms.Form):
     def _names(self) -> dict[str, str]:
         """Dotted name -> the form's, of the settings that are read."""
         names = {setting.dotted: setting.name for setting in self._counting()}
-        return names | dict.fromkeys(HIDDEN, form_name("data.dataset"))
+        return names | HIDDEN
 
     def _counting(self) -> list[Setting]:
         """The settings that are read: of a part with several kinds those of the chosen one."""
@@ -284,7 +300,7 @@ class NewSearchForm(forms.Form):
             first = [] if basic else [("", f"As the preset ({self._shown(setting, 'quick')})")]
             widget = forms.Select(attrs=attrs, choices=[*first, *choices.items()])
         else:
-            shown = {} if basic else {"placeholder": self._shown(setting, "quick")}
+            shown = LISTED.get(setting.dotted, {}) if basic else {"placeholder": self._shown(setting, "quick")}
             numeric = setting.kind in (int, float) and not setting.is_list
             # No number input: where a browser cannot read the number it sends nothing, and nobody is told.
             attrs |= shown | {"autocomplete": "off"} | ({"inputmode": "decimal"} if numeric else {})
@@ -420,6 +436,7 @@ def _setting(dotted: str, info: FieldInfo, *annotations: Any) -> Setting:
     is_list = any(get_origin(leaf) is tuple for leaf in leaves)
     items = [item for leaf in leaves for item in (_leaves(get_args(leaf)[0]) if get_origin(leaf) is tuple else [leaf])]
     values = [value for item in items if get_origin(item) is Literal for value in get_args(item)]
+    values = [value for value in values if value not in NOT_HERE.get(dotted, ())]
     kinds = [item for item in (*items, *map(type, values)) if item in (bool, int, float)]
     return Setting(dotted, info, kinds[0] if kinds else None, str in items, tuple(map(str, values)), is_list)
 

@@ -17,7 +17,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from webapp import health
-from webapp.models import HELD_STATES, Dataset, DatasetState, Search, SearchState
+from webapp.models import HELD_STATES, Dataset, DatasetState, Search, SearchState, Survey, SurveyState
 
 
 def exposition() -> bytes:
@@ -32,6 +32,7 @@ class _Figures(Collector):
         now = timezone.now()
         yield _by_state("coppice_searches", "Searches in each state.", _counts(Search), SearchState.values)
         yield _by_state("coppice_datasets", "Data sets in each state.", _counts(Dataset), DatasetState.values)
+        yield _by_state("coppice_surveys", "Looks at known models in each state.", _counts(Survey), SurveyState.values)
         waiting = Search.objects.filter(state=SearchState.QUEUED).aggregate(since=Min("queued_at"))["since"]
         yield GaugeMetricFamily(
             "coppice_queue_wait_seconds",
@@ -65,7 +66,7 @@ class _Figures(Collector):
         yield parts
 
 
-def _counts(model: type[Search] | type[Dataset]) -> dict[str, int]:
+def _counts(model: type[Search] | type[Dataset] | type[Survey]) -> dict[str, int]:
     return dict(model.objects.order_by().values_list("state").annotate(Count("pk")))
 
 

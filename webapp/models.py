@@ -16,6 +16,7 @@ from django.db import models
 from django.urls import reverse
 
 from nasengine import catalogue
+from nasengine.spaces import imported
 
 UPLOAD = "upload:"
 """Before a data set's id, where a configuration names it: no path of this machine ever leaves or enters it."""
@@ -52,11 +53,25 @@ class SearchState(State):
     INTERRUPTED = "interrupted", "Lost its worker; goes on from its last checkpoint.", "Interrupted"
 
 
+class SurveyState(State):
+    WAITING = "waiting", "Waits for a free worker; then it takes up to a minute.", "Waiting"
+    LOOKING = "looking", "A worker tries what may be cut of it; that takes up to a minute.", "Looking"
+    KNOWN = "known", "It is known by now what may be cut of it.", "Known"
+    REFUSED = "refused", "It cannot be searched.", "Refused"
+
+
 DATASET_MOVES: dict[DatasetState, tuple[DatasetState, ...]] = {
     DatasetState.UPLOADED: (DatasetState.PACKING,),
     DatasetState.PACKING: (DatasetState.READY, DatasetState.FAILED, DatasetState.UPLOADED),
     DatasetState.READY: (),
     DatasetState.FAILED: (),
+}
+
+SURVEY_MOVES: dict[SurveyState, tuple[SurveyState, ...]] = {
+    SurveyState.WAITING: (SurveyState.LOOKING,),
+    SurveyState.LOOKING: (SurveyState.KNOWN, SurveyState.REFUSED, SurveyState.WAITING),
+    SurveyState.KNOWN: (SurveyState.WAITING,),
+    SurveyState.REFUSED: (SurveyState.WAITING,),
 }
 
 MOVES: dict[SearchState, tuple[SearchState, ...]] = {
@@ -90,6 +105,7 @@ MOVES: dict[SearchState, tuple[SearchState, ...]] = {
 }
 
 LIVE_STATES = tuple(state for state, following in MOVES.items() if following)
+SURVEYING_STATES = (SurveyState.WAITING, SurveyState.LOOKING)
 HELD_STATES = (SearchState.RUNNING, SearchState.PAUSING, SearchState.STOPPING)
 """An attempt is at work: it writes events and heartbeats, or is dead."""
 
@@ -162,6 +178,44 @@ class Dataset(models.Model):
     @property
     def images(self) -> int | None:
         return sum(sum(counts) for counts in self.facts["given"].values()) if self.facts else None
+
+
+class Survey(models.Model):
+    """What may be cut of a library's model, for images of this kind: found out once, for everybody."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    library = models.CharField(max_length=20)
+    model = models.CharField(max_length=100)
+    image_size = models.PositiveIntegerField()
+    channels = models.PositiveIntegerField()
+    classes = models.PositiveIntegerField()
+    asked_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="surveys")
+    state = models.CharField(max_length=12, choices=SurveyState.choices, default=SurveyState.WAITING)
+    attempt = models.PositiveIntegerField(default=0)
+    losses = models.PositiveIntegerField(default=0)
+    message = models.TextField(blank=True, help_text="Why it was refused.")
+    found = models.JSONField(null=True, help_text="The engine's file, as it is.")
+    queued_at = models.DateTimeField()
+    heartbeat_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(
+                fields=("library", "model", "image_size", "channels", "classes"), name="survey_once"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.model} ({self.library})"
+
+    @property
+    def sentence(self) -> str:
+        return self.message if self.state == SurveyState.REFUSED else SurveyState(self.state).sentence
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether what was found is what this version reads."""
+        return self.found is not None and self.found.get("format") == imported.FORMAT
 
 
 class Search(models.Model):
@@ -289,6 +343,16 @@ class Search(models.Model):
     def method_label(self) -> str:
         """The method that it searches with."""
         return catalogue.STRATEGIES[self.config["strategy"]["kind"]].label
+
+    @property
+    def model_name(self) -> str:
+        """Of the known model that it makes smaller; empty if its space is our own."""
+        return str(self.config["space"].get("model", ""))
+
+    @property
+    def operations_word(self) -> str:
+        """What the units of its operation choices are: in a known model blocks that may be left out."""
+        return "blocks" if self.model_name else "operations"
 
     @property
     def stage_label(self) -> str:

@@ -18,7 +18,7 @@ from django.utils import timezone
 
 from webapp import services
 from webapp.celery import app
-from webapp.models import HELD_STATES, Dataset, DatasetState, Delivery, Search, SearchState
+from webapp.models import HELD_STATES, Dataset, DatasetState, Delivery, Search, SearchState, Survey, SurveyState
 
 SILENT = "Its worker fell silent."
 BEATS_MISSED = 3
@@ -45,7 +45,8 @@ class Reaper:
     """One for each process that looks after the others."""
 
     def __init__(self) -> None:
-        self.here, self.searching, self.packing, self.waiting, self.uploaded, self.owed = (Watch() for _ in range(6))
+        self.here, self.searching, self.packing, self.looking = (Watch() for _ in range(4))
+        self.waiting, self.uploaded, self.asked, self.owed = (Watch() for _ in range(4))
 
     def reap(self) -> None:
         """Queues again what is shown as running but has been silent for too long, or whose worker is dead."""
@@ -61,15 +62,20 @@ class Reaper:
         packing = Dataset.objects.filter(state=DatasetState.PACKING).values_list("pk", "attempt", "heartbeat_at")
         for pk, attempt, beat in self.packing.unchanged(packing, seconds=settings.SILENT_SECONDS):
             services.dataset_interrupt(dataset_id=pk, attempt=attempt, reason=SILENT, is_loss=True, last_beat=beat)
+        looking = Survey.objects.filter(state=SurveyState.LOOKING).values_list("pk", "attempt", "heartbeat_at")
+        for pk, attempt, beat in self.looking.unchanged(looking, seconds=settings.SILENT_SECONDS):
+            services.survey_interrupt(survey_id=pk, attempt=attempt, reason=SILENT, is_loss=True, last_beat=beat)
 
     def resend_lost(self) -> None:
         """Sends the messages of waiting rows again where their queue is empty: the broker lost them, or it is time."""
         searches = Search.objects.filter(state=SearchState.QUEUED).order_by("queued_at")
         datasets = Dataset.objects.filter(state=DatasetState.UPLOADED).order_by("queued_at")
+        surveys = Survey.objects.filter(state=SurveyState.WAITING).order_by("queued_at")
         owed = Delivery.objects.filter(due_at__lte=timezone.now()).order_by("due_at")
         for task, queue, watch, looks in (
             ("webapp.tasks.run_search", "gpu", self.waiting, searches.values_list("pk", "queued_at")),
             ("webapp.tasks.ingest_dataset", "cpu", self.uploaded, datasets.values_list("pk", "queued_at")),
+            ("webapp.tasks.look_at_model", "cpu", self.asked, surveys.values_list("pk", "queued_at")),
             ("webapp.tasks.tell_webhook", "hooks", self.owed, owed.values_list("search_id", "due_at")),
         ):
             waiting = watch.unchanged(looks, seconds=settings.RESEND_SECONDS)

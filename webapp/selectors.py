@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -26,7 +27,7 @@ from nasengine.errors import ConfigError, EngineError
 from nasengine.names import brief
 from nasengine.outlook import QUICKEST, SLOWEST, Outlook, fitting_batch, outlook
 from nasengine.splits import DataFacts, builtin_facts
-from webapp import devices
+from webapp import devices, surveys
 from webapp.models import (
     HELD_STATES,
     UPLOAD,
@@ -38,11 +39,11 @@ from webapp.models import (
     SearchState,
     ShareLink,
 )
+from webapp.surveys import Subject, Unsurveyed
 
 LOG = "engine.log"
 TAIL_BYTES = 8000
 FEED_ROWS = 200
-LEVELS = {"operation": "Operations", "filter": "Filters", "weight": "Weights"}
 """Events in one frame or answer."""
 PACES, MIDDLE = 5, math.sqrt(QUICKEST * SLOWEST)
 """Finished searches that an estimate looks back on, and where in the benchmark's range one is that fits it best."""
@@ -61,6 +62,8 @@ class Asked:
     config: SearchConfig
     dataset: Dataset | None
     outlook: Outlook
+    subject: Subject | None
+    """The known model that it is about; None if its space is our own."""
 
     @property
     def dataset_label(self) -> str:
@@ -84,16 +87,39 @@ def search_asked(*, owner: User, raw: object) -> Asked:
 
     Raises:
         ConfigError: with the command line's sentences. Whether the target can be reached is in `outlook.problems`.
+        Unsurveyed: one that names a model of which it is not known yet what may be cut.
     """
     if not isinstance(raw, Mapping):
         config, dataset = parse(raw), None  # type: ignore[arg-type]  # parse says what is wrong with it
     else:
         raw, dataset = _without_paths(owner, raw)
         config = parse(raw)
-    look = outlook(config, _facts(config, dataset))
+    facts = _facts(config, dataset)
+    look = _outlook(config, facts)
     if config.runtime.device == "cuda":
         look = devices.judged(look)
-    return Asked(config=config, dataset=dataset, outlook=look)
+    return Asked(config=config, dataset=dataset, outlook=look, subject=Subject.of(config, facts))
+
+
+def _outlook(config: SearchConfig, facts: DataFacts) -> Outlook:
+    """Looks ahead, with what a row knows of a model if this machine does not."""
+    subject = Subject.of(config, facts)
+    if subject is not None and subject.facts is None:
+        surveys.bring(subject)
+    return outlook(config, facts)
+
+
+def bring_survey(search: Search) -> None:
+    """Puts what is known of the model that a search names, if it names one, into the cache of this machine."""
+    subject = Subject.of(*_read(search))
+    if subject is not None and subject.facts is None:
+        with contextlib.suppress(Unsurveyed):  # then its engine looks for itself
+            surveys.bring(subject)
+
+
+def _read(search: Search) -> tuple[SearchConfig, DataFacts]:
+    config = parse(engine_config(search))
+    return config, _facts(config, search.dataset)
 
 
 def _facts(config: SearchConfig, dataset: Dataset | None) -> DataFacts:
@@ -141,8 +167,7 @@ def _times(pk: UUID) -> tuple[float, float] | None:
     if search is None or not taken or report.get("ended_early"):
         return None
     try:
-        config = parse(engine_config(search))
-        return float(taken), outlook(config, _facts(config, search.dataset)).estimate["seconds_cpu"]
+        return float(taken), _outlook(*_read(search)).estimate["seconds_cpu"]
     except EngineError:  # its data set was deleted, or a version since reads it otherwise
         return None
 
@@ -152,13 +177,20 @@ def fitting_batch_of(search: Search, memory_mib: float) -> int | None:
     if not search.events.filter(kind="search_started", payload__device__istartswith="cpu").exists():
         return None
     try:
-        config = parse(engine_config(search))
+        bring_survey(search)
+        return fitting_batch(*_read(search), memory_mib)
     except ConfigError:
         return None
-    return fitting_batch(config, _facts(config, search.dataset), memory_mib)
 
 
 def _without_paths(owner: User, raw: Mapping[str, Any]) -> tuple[dict[str, Any], Dataset | None]:
+    space = raw.get("space")
+    if isinstance(space, Mapping) and (space.get("weights") == "file" or space.get("path") is not None):
+        raise ConfigError.at(
+            "space.path",
+            "files of the server cannot be named here; use weights 'none' or 'pretrained', or the command line for a "
+            "file of yours: python -m nasengine search",
+        )
     data = raw.get("data")
     if not isinstance(data, Mapping):
         return dict(raw), None
@@ -228,6 +260,11 @@ def dataset_class_rows(dataset: Dataset) -> list[tuple[str, dict[str, int], list
 def run_folder(search_id: UUID) -> Path:
     """The engine's folder of a search."""
     return Path(settings.MEDIA_ROOT) / "runs" / str(search_id)
+
+
+def survey_folder(survey_id: UUID) -> Path:
+    """Where the engine's words about a model are kept."""
+    return Path(settings.MEDIA_ROOT) / "surveys" / str(survey_id)
 
 
 def log_file(search_id: UUID) -> Path:
@@ -384,11 +421,15 @@ def search_feed(
     )
 
 
-def changes_of(strategy: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
+def changes_of(strategy: dict[str, Any], report: dict[str, Any], operations: str) -> dict[str, Any]:
     """What was pruned and came back, of the levels that were searched, and whether zeros are left of it.
 
+    Args:
+        operations: what operations are called.
+
     >>> achieved = {"params": 8, "params_dense": 8}
-    >>> changes_of({"granularities": ["filter"]}, {"achieved": achieved, "pruned": {"filter": 3, "weight": 0}})
+    >>> report = {"achieved": achieved, "pruned": {"filter": 3, "weight": 0}}
+    >>> changes_of({"granularities": ["filter"]}, report, "operations")
     {'has_zeros': False, 'returns': False, 'levels': [{'label': 'Filters', 'pruned': 3}]}
     """
     achieved = report.get("achieved") or {}
@@ -397,8 +438,8 @@ def changes_of(strategy: dict[str, Any], report: dict[str, Any]) -> dict[str, An
         "has_zeros": achieved.get("params_dense") not in (None, achieved.get("params")),
         "returns": bool(strategy.get("regrow_fraction")) or any(counts.get("regrown", {}).values()),
         "levels": [
-            {"label": label, **{key: count.get(level) for key, count in counts.items()}}
-            for level, label in LEVELS.items()
+            {"label": label.capitalize(), **{key: count.get(level) for key, count in counts.items()}}
+            for level, label in (("operation", operations), ("filter", "filters"), ("weight", "weights"))
             if level in strategy["granularities"]
         ],
     }

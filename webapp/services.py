@@ -16,6 +16,7 @@ import socket
 import uuid
 import zipfile
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ from webapp.models import (
     LIVE_STATES,
     MOVES,
     RESULT,
+    SURVEY_MOVES,
+    SURVEYING_STATES,
     ApiToken,
     Artifact,
     Dataset,
@@ -52,10 +55,13 @@ from webapp.models import (
     SearchState,
     ShareLink,
     SignInLink,
+    Survey,
+    SurveyState,
     Webhook,
     usual_name,
 )
 from webapp.selectors import Asked, packed_folder, run_folder, search_asked, share_links_of, token_hash
+from webapp.surveys import Subject
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +77,8 @@ TOLD_STATES = (SearchState.FINISHED, SearchState.FAILED)
 """Of which webhooks are told."""
 PAUSES = (60, 300, 60)
 """Seconds after each try before the next is due. After the last it is given up; longer than a try takes."""
+REFUSAL_KEPT = timedelta(hours=1)
+"""How long it is taken for granted that a model cannot be searched; memory or a download may be there by then."""
 ENDED_STATES = tuple(state for state in SearchState if state not in LIVE_STATES)
 
 
@@ -608,6 +616,116 @@ def dataset_interrupt(
             losses=losses,
             queued_at=timezone.now(),
         )
+
+
+# What may be cut of known models
+
+
+def survey_want(*, owner: User, subject: Subject, again: bool = False) -> Survey:
+    """The survey of a model: what is known, or the look that is asked for now. Whoever asks alike gets the same.
+
+    Args:
+        again: whether a refusal is to be looked at anew; one that is old is in any case.
+
+    Raises:
+        Refused: if as many models are looked at for this user as may be.
+    """
+    with transaction.atomic():
+        survey = Survey.objects.select_for_update().filter(**asdict(subject)).first()
+        if survey is None:
+            _refuse_many_surveys(owner)
+            new = {"asked_by": owner, "queued_at": timezone.now()}
+            survey, is_new = Survey.objects.get_or_create(**asdict(subject), defaults=new)
+            if is_new:
+                enqueue("webapp.tasks.look_at_model", survey.pk)
+        elif _is_to_look_again(survey, again=again):
+            _refuse_many_surveys(owner)
+            moved = survey_move(
+                survey_id=survey.pk, old=SurveyState(survey.state), new=SurveyState.WAITING, asked_by=owner, losses=0,
+                message="", queued_at=timezone.now(),
+            )  # fmt: skip
+            if moved:
+                enqueue("webapp.tasks.look_at_model", survey.pk)
+            survey.refresh_from_db()
+        return survey
+
+
+def _is_to_look_again(survey: Survey, *, again: bool) -> bool:
+    if survey.state == SurveyState.REFUSED:
+        is_old = survey.heartbeat_at is None or timezone.now() - survey.heartbeat_at > REFUSAL_KEPT
+        return again or is_old
+    return survey.state == SurveyState.KNOWN and not survey.is_readable
+
+
+def _refuse_many_surveys(owner: User) -> None:
+    under_way = Survey.objects.filter(asked_by=owner, state__in=SURVEYING_STATES).count()
+    if under_way >= settings.MAX_SURVEYS:
+        raise Refused(
+            f"As many models as may be ({under_way}) are looked at for you already; wait until one of them is done."
+        )
+
+
+def survey_move(
+    *, survey_id: UUID, old: SurveyState, new: SurveyState, fence: int | None = None, **changes: Any
+) -> bool:
+    """Moves a survey from one state to another if it is (still) there; the only place that writes its state."""
+    if new not in SURVEY_MOVES[old]:
+        raise ValueError(f"a survey does not go from {old} to {new}")
+    rows = Survey.objects.filter(pk=survey_id, state=old)
+    if fence is not None:
+        rows = rows.filter(attempt=fence)
+    return rows.update(state=new, **changes) == 1
+
+
+def survey_claim(*, survey_id: UUID) -> Survey | None:
+    """Takes a survey that waits for this process; None if it does not wait."""
+    with transaction.atomic():
+        claimed = survey_move(
+            survey_id=survey_id, old=SurveyState.WAITING, new=SurveyState.LOOKING, attempt=F("attempt") + 1,
+            heartbeat_at=timezone.now(),
+        )  # fmt: skip
+        return Survey.objects.get(pk=survey_id) if claimed else None
+
+
+def survey_beat(*, survey_id: UUID, attempt: int) -> bool:
+    """Says that somebody looks; False if the survey is no longer its own."""
+    current = Survey.objects.filter(pk=survey_id, attempt=attempt, state=SurveyState.LOOKING)
+    return current.update(heartbeat_at=timezone.now()) == 1
+
+
+def survey_know(*, survey_id: UUID, attempt: int, found: dict[str, Any]) -> bool:
+    """It is known what may be cut."""
+    looking, known = SurveyState.LOOKING, SurveyState.KNOWN
+    return survey_move(survey_id=survey_id, old=looking, new=known, fence=attempt, found=found, message="")
+
+
+def survey_refuse(*, survey_id: UUID, attempt: int, message: str) -> bool:
+    """The model cannot be searched, for this reason."""
+    looking, refused, now = SurveyState.LOOKING, SurveyState.REFUSED, timezone.now()
+    return survey_move(survey_id=survey_id, old=looking, new=refused, fence=attempt, message=message, heartbeat_at=now)
+
+
+def survey_interrupt(
+    *, survey_id: UUID, attempt: int, reason: str, is_loss: bool, last_beat: datetime | None = None
+) -> bool:
+    """Lets a survey wait again whose worker ended early; gives up after too many losses."""
+    with transaction.atomic():
+        rows = Survey.objects.select_for_update().filter(pk=survey_id, attempt=attempt, state=SurveyState.LOOKING)
+        if last_beat is not None:
+            rows = rows.filter(heartbeat_at=last_beat)
+        survey = rows.first()
+        if survey is None:
+            return False
+        losses = survey.losses + is_loss
+        if losses >= settings.MAX_LOSSES:
+            return survey_refuse(
+                survey_id=survey_id, attempt=attempt, message=f"{reason} Given up after {losses} attempts."
+            )
+        enqueue("webapp.tasks.look_at_model", survey_id)
+        return survey_move(
+            survey_id=survey_id, old=SurveyState.LOOKING, new=SurveyState.WAITING, fence=attempt, losses=losses,
+            queued_at=timezone.now(),
+        )  # fmt: skip
 
 
 def _refuse_over_quota(owner: User, given: str, size: int) -> None:

@@ -129,6 +129,10 @@ TRY_IN_BROWSER = True
 SIGN_IN_MINUTES = 30
 MAX_API_TOKENS = 20
 """Of one user."""
+MAX_SURVEYS = 5
+"""Known models that workers look at, or are to look at, for one user at a time."""
+SURVEY_SECONDS = 180.0
+"""How long a worker looks at one of them: what the engine allows itself, building the model, and a busy machine."""
 MAX_SHARE_LINKS = 20
 """Of one search."""
 
@@ -291,6 +295,7 @@ CELERY_TASK_DEFAULT_QUEUE = "cpu"
 CELERY_TASK_ROUTES = {
     "webapp.tasks.run_search": {"queue": "gpu"},
     "webapp.tasks.ingest_dataset": {"queue": "cpu"},
+    "webapp.tasks.look_at_model": {"queue": "cpu"},
     "webapp.tasks.tell_webhook": {"queue": "hooks"},  # large zips and slow addresses do not wait for each other
     "webapp.tasks.reap": {"queue": "care"},  # a worker of its own: neither a search nor a large zip holds it up
 }

@@ -23,18 +23,22 @@ from django.conf import settings
 
 from nasengine import events
 from nasengine.errors import ConfigError, EngineError
+from nasengine.spaces import imported
 from nasengine.splits import DataFacts
 from webapp import hooks, relay, selectors, services
 from webapp.celery import app, worker_is_closing
-from webapp.models import Dataset, Request, Search
+from webapp.models import Dataset, Request, Search, Survey
 from webapp.reaper import Reaper
 from webapp.selectors import LOG, engine_config, fitting_batch_of, log_file, packed_folder, run_folder
 from webapp.supervisor import Deadlines, Ended, FolderBusy, Wish, folder_lock, supervise
+from webapp.surveys import Subject
 
 REAPER = Reaper()
 """What it has seen before is known to this process alone."""
 DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 3
 """Exit codes of the engine."""
+EVENT = '{"kind":'
+"""What the line of an event begins with."""
 REASON_LENGTH = 2000
 TELL_SECONDS = 30
 """For one try to tell a webhook, more than its parts may take together; less than the pause before the next."""
@@ -52,6 +56,7 @@ def run_search(search_id: str) -> None:
     folder = run_folder(search.pk)
     try:
         config = json.dumps(engine_config(search), indent=2)
+        selectors.bring_survey(search)
     except ConfigError as error:
         services.search_fail(search_id=search.pk, attempt=search.attempt, message=str(error), problems=error.problems)
         return
@@ -103,6 +108,41 @@ def ingest_dataset(dataset_id: str) -> None:
         services.dataset_interrupt(dataset_id=dataset.pk, attempt=dataset.attempt, reason=BUSY, is_loss=True)
     else:
         _conclude_packing(dataset, ended, said, folder)
+
+
+@app.task(name="webapp.tasks.look_at_model")
+def look_at_model(survey_id: str) -> None:
+    """Finds out what may be cut of a known model."""
+    survey = services.survey_claim(survey_id=UUID(survey_id))
+    if survey is None:
+        return
+    folder = selectors.survey_folder(survey.pk)
+    said: list[events.Event] = []
+    deadline = time.monotonic() + settings.SURVEY_SECONDS
+
+    def ask() -> Wish:
+        is_mine = services.survey_beat(survey_id=survey.pk, attempt=survey.attempt)
+        return _wish(Request.NONE if is_mine and time.monotonic() < deadline else None)
+
+    def hear(lines: list[str]) -> bool:
+        said.extend(relay.parse(line for line in lines if line.startswith(EVENT)))
+        return True
+
+    shape = {"--classes": survey.classes, "--channels": survey.channels, "--image-size": survey.image_size}
+    options = [str(word) for option in shape.items() for word in option]
+    try:
+        with folder_lock(folder, seconds=settings.ENGINE_ORPHAN_SECONDS, goes_on=_beating(ask)) as lock:
+            ended = _run(
+                ["model", f"{survey.library}:{survey.model}", *options, "--json"],
+                lock=lock,
+                log=folder / LOG,
+                hear=hear,
+                ask=ask,
+            )
+    except FolderBusy:
+        services.survey_interrupt(survey_id=survey.pk, attempt=survey.attempt, reason=BUSY, is_loss=True)
+    else:
+        _conclude_survey(survey, ended, said)
 
 
 @app.task(name="webapp.tasks.tell_webhook", soft_time_limit=TELL_SECONDS, time_limit=TELL_SECONDS + 15)
@@ -230,10 +270,11 @@ def _conclude(search: Search, ended: Ended, said_last: list[events.Event]) -> No
 
 def _starved(search: Search, ended: Ended) -> str:
     fitting = fitting_batch_of(search, SHARE_OF_ROOM * ended.memory_mib)
+    smaller = "a smaller space.model" if search.model_name else "fewer space.channels"
     batch = f"a search.batch_size of {fitting}, which should fit" if fitting else "half the search.batch_size"
     return (
         f"The machine ran out of memory and ended its engine, which held {ended.memory_mib / 1024:.1f} GB by then; if "
-        f"it happens again, start a new search with {batch}, or with fewer space.channels."
+        f"it happens again, start a new search with {batch}, or with {smaller}."
     )
 
 
@@ -273,6 +314,34 @@ def _conclude_packing(dataset: Dataset, ended: Ended, said: dict[str, events.Eve
         services.dataset_fail(**mine, message=sentences or failed.message)
     else:
         services.dataset_fail(**mine, message=_reason(f"The engine ended with exit status {ended.code}.", ended))
+
+
+def _conclude_survey(survey: Survey, ended: Ended, said: list[events.Event]) -> None:
+    mine: dict[str, Any] = {"survey_id": survey.pk, "attempt": survey.attempt}
+    failed = next((event for event in said if isinstance(event, events.SearchFailed)), None)
+    if ended.code == DONE:
+        found = imported.survey(Subject.of_survey(survey).file)
+        if found is None:
+            services.survey_refuse(**mine, message=_reason("The engine ended without an answer.", ended))
+        else:
+            services.survey_know(**mine, found=found)
+    elif ended.wish == Wish.DIE:
+        late = (
+            f"What may be cut of it was not found out within {settings.SURVEY_SECONDS:.0f} seconds; take another model."
+        )
+        services.survey_refuse(**mine, message=late)
+    elif ended.wish == Wish.SAVE:
+        services.survey_interrupt(**mine, reason="Its worker was shut down.", is_loss=False)
+    elif ended.ran_out_of_memory:
+        large = "The machine ran out of memory while it was looked at; take a smaller model or smaller images."
+        services.survey_refuse(**mine, message=large)
+    elif ended.code < 0 or ended.code == STOPPED:
+        services.survey_interrupt(**mine, reason=_reason("Its engine was stopped.", ended), is_loss=True)
+    elif failed is not None:
+        services.survey_refuse(**mine, message="; ".join(text for _, text in failed.problems) or failed.message)
+    else:
+        message = _reason(f"The engine ended with exit status {ended.code}.", ended)
+        services.survey_refuse(**mine, message=message)
 
 
 def _reason(sentence: str, ended: Ended) -> str:

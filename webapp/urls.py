@@ -14,6 +14,7 @@ urlpatterns = [
     path("compare/", views.compare, name="compare"),
     path("searches/new/", views.search_new, name="search_new"),
     path("searches/new/outlook/", views.search_outlook, name="search_outlook"),
+    path("searches/new/models/", views.model_names, name="model_names"),
     path("searches/demo/", views.search_demo, name="search_demo"),
     path("searches/<uuid:pk>/", views.search_detail, name="search_detail"),
     path("searches/<uuid:pk>/events/", views.search_events, name="search_events"),

@@ -18,22 +18,23 @@ from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
-from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_GET, require_http_methods, require_POST, require_safe
+from django.views.decorators.cache import cache_control, never_cache
+from django.views.decorators.http import conditional_page, require_GET, require_http_methods, require_POST, require_safe
 from ninja.errors import AuthenticationError
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from nasengine import models
 from nasengine.errors import ConfigError
 from webapp import comparison, health, once, relay, selectors, services, trial
 from webapp import metrics as figures
 from webapp.again import again, recipes
 from webapp.api import Token
-from webapp.charts import CHARTS
+from webapp.charts import charts_of
 from webapp.files import all_files, one_file
 from webapp.forms import DescribeForm, NewSearchForm, ShareForm, TokenForm, UploadForm, WebhookForm
 from webapp.judgement import judgement
 from webapp.listing import ListForm
-from webapp.models import RESULT, WEIGHTS, ApiToken, Artifact, Dataset, Delivery, Search, Webhook
+from webapp.models import RESULT, WEIGHTS, ApiToken, Artifact, Dataset, Delivery, Search, Survey, SurveyState, Webhook
 
 PAGE_SIZE = 25
 
@@ -64,11 +65,34 @@ def search_new(request: OwnedRequest) -> HttpResponse:
             return redirect(services.search_create(owner=request.user, asked=form.asked))
         except ConfigError as error:
             form.add_problems(error.problems)
-    elif not form.is_bound and "from" in request.GET:
+    elif form.is_bound:
+        context["survey"] = survey = _survey_of(request, form)
+        if survey:
+            form.add_problems([("space.model", survey.sentence)])
+    elif "from" in request.GET:
         (model,) = _own_searches(request, [request.GET["from"]])
         unsaid = form.fill(again(model, target=request.GET.get("target", "").strip()))
         context |= {"model": model, "unsaid": unsaid}
     return render(request, "searches/new.html", context, status=422 if form.is_bound else 200)
+
+
+def _survey_of(request: OwnedRequest, form: NewSearchForm) -> Survey | None:
+    """How it stands with the model of which the form has to know what may be cut; None if it waits for nothing."""
+    if form.unsurveyed is None:
+        return None
+    try:
+        return services.survey_want(owner=request.user, subject=form.unsurveyed, again="look_again" in request.POST)
+    except services.Refused as refusal:
+        form.add_problems([("space.model", str(refusal))])
+        return None
+
+
+@require_safe
+@cache_control(private=True, max_age=86_400)
+@conditional_page
+def model_names(request: OwnedRequest) -> JsonResponse:
+    """What the libraries have, for the form to choose from."""
+    return JsonResponse({library: models.names(library) for library in models.LIBRARIES})
 
 
 def _own_searches(request: OwnedRequest, given: Sequence[str]) -> list[Search]:
@@ -118,13 +142,19 @@ def search_outlook(request: OwnedRequest) -> JsonResponse:
     """What the form's fields would lead to, without starting anything."""
     form = NewSearchForm(request.POST, owner=request.user)
     form.full_clean()
+    survey = _survey_of(request, form)
+    if survey and survey.state == SurveyState.REFUSED:
+        form.add_problems([("space.model", survey.sentence)])
     problems = [[name, sentence] for name, sentences in form.errors.items() for sentence in sentences]
-    answer: dict[str, Any] = {"feasible": not problems, "problems": problems, "warnings": form.warnings}
+    is_feasible = not problems and survey is None
+    answer: dict[str, Any] = {"feasible": is_feasible, "problems": problems, "warnings": form.warnings}
+    answer["survey"] = survey and {"state": survey.state, "sentence": survey.sentence}
     answer["greys"] = form.greys
     outlook = form.asked.outlook if hasattr(form, "asked") else None
     for name in ("metric", "full_size", "smallest_size", "target", "limits", "reach", "choices", "estimate"):
         answer[name] = getattr(outlook, name, None)
     answer["also"] = form.asked.further_targets if outlook else []
+    answer["cuttable"] = form.asked.subject and form.asked.subject.facts if outlook else None
     answer["time"] = selectors.time_of(request.user, form.asked) if outlook else None
     return JsonResponse(answer)
 
@@ -189,11 +219,11 @@ def _shown(search: Search, socket: str, events: str, *, to_owner: bool = True) -
         "after": 0,
         "socket": socket,
         "events": events,
-        "charts": CHARTS,
+        "charts": charts_of(search.operations_word),
         "state": selectors.state_frame(search, to_owner=to_owner),
     }
     report = search.report if to_owner else selectors.for_others(search.report)
-    told = selectors.changes_of(search.config["strategy"], report) if report else {}
+    told = selectors.changes_of(search.config["strategy"], report, search.operations_word) if report else {}
     return {"search": search, "config": {**search.config, "name": search.name}, "feed": feed, "report": report, **told}
 
 

@@ -1,8 +1,9 @@
 // A look into one block: its operations by score and threshold, its filters as a heat-map, how dense its convolutions are.
 
+import { depthOf, isImported } from "./bars.js";
 import { element } from "./elements.js";
 import { isOn, States, told } from "./history.js";
-import { blockName, candidate, partName, prefixOf, stateName } from "./names.js";
+import { blockName, candidate, operationWord, partName, prefixOf, stateName } from "./names.js";
 import { choicesOf } from "./network.js";
 import { scoresOf, unitsOn } from "./run.js";
 import { percent } from "./words.js";
@@ -31,8 +32,10 @@ export class Inside {
     const commit = model.commits[index] ?? null;
     if (this.#shown && this.#shown.number === number && this.#shown.commit === commit && this.#shown.started === model.started) return;
     const choices = choicesOf(model.started, number);
+    const units = candidates(model.started, number, choices);
     if (this.#shown?.number !== number || this.#shown?.started !== model.started) {
-      this.#states = new States(choices.filter(({ granularity }) => granularity !== "weight"));
+      const depth = new Set(units.map(({ choice }) => choice));
+      this.#states = new States(model.started.choices.filter((choice) => depth.has(choice) || (choice.granularity === "filter" && choices.includes(choice))));
     }
     const opened = this.#shown?.number !== number;
     this.#shown = { number, commit, started: model.started };
@@ -47,7 +50,7 @@ export class Inside {
     const held = ["[data-close]", ".scroll", "h3"].find((part) => this.#place.querySelector(part) === document.activeElement);
     this.#place.replaceChildren(
       element("div", "head", title, close),
-      ...[operations(choices, at), filters(choices, at), weights(choices, at)].filter(Boolean),
+      ...[operations(units, at), filters(choices, at), weights(choices, at)].filter(Boolean),
     );
     this.#place.hidden = false;
     if (this.#place.querySelector(".scroll")) this.#place.querySelector(".scroll").scrollTop = opened ? 0 : scroll;
@@ -64,15 +67,26 @@ function standing(model, index) {
   return { scores: {}, thresholds: {} };
 }
 
-function operations(choices, at) {
-  const rows = choices.filter(({ granularity }) => granularity === "operation").flatMap((choice) => {
+/** The units of operation choices that belong to a block: {choice, unit, name}. */
+function candidates(started, number, choices) {
+  if (isImported(started)) {
+    const named = new Map(started.choices.map((choice) => [choice.name, choice]));
+    return depthOf(started, number).map(({ choice, unit, label }) => ({ choice: named.get(choice), unit, name: label }));
+  }
+  const operations = choices.filter(({ granularity }) => granularity === "operation");
+  return operations.flatMap((choice) => choice.labels.map((label, unit) => ({ choice, unit, name: candidate(choice.name, label) })));
+}
+
+function operations(units, at) {
+  const rows = units.map(({ choice, unit, name }) => {
     const states = at.states(choice.name, choice.units);
     const scores = scoresOf(at.scores.scores[choice.name]);
     const limits = at.scores.thresholds[choice.name] ?? [];
-    return choice.labels.map((label, unit) => row(choice, unit, candidate(choice.name, label), states[unit], scores?.[unit], limits[unit] ?? limits[0], at));
+    return row(choice, unit, name, states[unit], scores?.[unit], limits[unit] ?? limits[0], at);
   });
   if (!rows.length) return null;
-  const head = element("tr", "", ...["Operation", "Score against threshold", "State"].map((text) => {
+  const word = operationWord(at.model.started);
+  const head = element("tr", "", ...[capital(word), "Score against threshold", "State"].map((text) => {
     const cell = element("th", "", text);
     cell.scope = "col";
     return cell;
@@ -81,8 +95,8 @@ function operations(choices, at) {
   const scroll = element("div", "scroll", table);
   scroll.tabIndex = 0;
   scroll.setAttribute("role", "region");
-  scroll.setAttribute("aria-label", "Operations of this block");
-  return element("div", "", element("h4", "", "Operations"), note("An operation whose score falls below the threshold, the mark, is switched off."), scroll);
+  scroll.setAttribute("aria-label", `${capital(word)}s of this part`);
+  return element("div", "", element("h4", "", `${capital(word)}s`), note(`${word === "block" ? "A" : "An"} ${word} whose score falls below the threshold, the mark, is switched off.`), scroll);
 }
 
 function row(choice, unit, name, state, score, limit, { model, index }) {
@@ -115,7 +129,7 @@ function filters(choices, at) {
     const states = at.states(choice.name, choice.units);
     const scores = scoresOf(at.scores.scores[choice.name]);
     const owner = owned.get(choice.name);
-    const name = owner ? `inside ${owner.name}` : stateOf(choice.name);
+    const name = owner ? `inside ${owner.name}` : stateOf(choice.name, at);
     const map = element("span", "heat", ...states.map((state, unit) => {
       const cell = element("i", "");
       Object.assign(cell.dataset, { unit, choice: choice.name, state, name: `filter ${unit + 1}, ${name}` });
@@ -139,7 +153,7 @@ function weights(choices, at) {
     const owner = owned.get(name);
     const fill = element("i", "");
     fill.style.width = percent(kept / units).replace(" ", "");
-    return element("li", "bar weight", element("span", "name", owner ? `${owner.name}, ${owner.part}` : stateOf(name)), element("span", "track", fill), element("span", "value", percent(kept / units, 0)));
+    return element("li", "bar weight", element("span", "name", owner ? `${owner.name}, ${owner.part}` : stateOf(name, at)), element("span", "track", fill), element("span", "value", percent(kept / units, 0)));
   });
   return element("div", "", element("h4", "", "Weights"), note("How many single weights of each convolution are left, of all that it could have."), element("ul", "densities", ...rows));
 }
@@ -162,7 +176,8 @@ function runs(name, owned, { commit }, choices) {
   return unitsOn(commit.kept[owner.choice], units)[owner.unit] === 1;
 }
 
-function stateOf(name) {
+function stateOf(name, { model }) {
+  if (isImported(model.started)) return name.replace(/_weights$/, "");
   const plain = name.replace(/_conv_weights$/, "");
   return ["stem", "last"].includes(plain) ? plain : stateName(plain.split("_").at(-1));
 }
@@ -171,3 +186,4 @@ function note(text) {
   return element("p", "soft", text);
 }
 
+const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);

@@ -7,6 +7,12 @@ const CANDIDATES = {
   sep_conv_5x5: "separable convolution 5×5", dil_conv_3x3: "dilated convolution 3×3", dil_conv_5x5: "dilated convolution 5×5",
   avg_pool_3x3: "average pooling 3×3", max_pool_3x3: "max pooling 3×3",
 };
+
+/** What a unit of an operation choice is: in a library's model a block that may be left out. */
+export function operationWord(started) {
+  return started?.space === "imported" ? "block" : "operation";
+}
+
 /** "cell 0" -> "cell 1", "layer 0" -> "layer 1". */
 export function blockName(name) {
   const found = /^(cell|layer) (\d+)$/.exec(name);

@@ -1,17 +1,21 @@
-// The picture of the network: every block as a drawing of its states and operations, at any commit of the run.
+// The picture of the network: every block as a drawing of its states and operations, at any commit of the run; blocks of a
+// library's model as bars (see bars.js).
 //
 // An operation that is on is a line, the wider the more filters pass through it. What was cut just now is dotted and red,
 // what came back has a bud. The same events give the same markup, whether they were watched or replayed.
 
+import { barDrawing, isImported, paintBars, spokenBars } from "./bars.js";
 import { element } from "./elements.js";
 import { isOn, States } from "./history.js";
 import { blockGraph } from "./graph.js";
 import { blockName } from "./names.js";
 import { unitsOn } from "./run.js";
+import { make, set } from "./svg.js";
 import { percent, plural } from "./words.js";
 
 const [THINNEST, WIDEST] = [1, 3.6];
-const SVG = "http://www.w3.org/2000/svg";
+
+const NOTHING = { svg: null, strands: [], nodes: [], bars: [], squares: [] };
 
 /**
  * Draws into `place` what `search_started` announces; `show(model, index)` moves it to a commit.
@@ -74,16 +78,19 @@ export class Network {
   #build(started) {
     this.#started = started;
     this.#shown = null;
-    this.#states = new States(started.choices.filter((choice) => choice.granularity === "operation"));
+    const shown = isImported(started) ? ["operation", "filter"] : ["operation"];
+    this.#states = new States(started.choices.filter(({ granularity }) => shown.includes(granularity)));
     this.#blocks = started.blocks.map((block, number) => this.#card(block, number, choicesOf(started, number)));
     this.#place.replaceChildren(...this.#blocks.map(({ card }) => card));
     this.pick(this.#picked);
   }
 
   #card(block, number, choices) {
-    const graph = blockGraph(choices);
-    const name = capital(blockName(block.name));
-    const canPick = this.#options.onPick && choices.length;
+    const isModel = isImported(this.#started);
+    const bare = this.#place.classList.contains("small");
+    const picture = isModel ? barDrawing(this.#started, number, choices, { bare }) : drawing(blockGraph(choices));
+    const name = isModel ? block.name : capital(blockName(block.name));
+    const canPick = this.#options.onPick && (choices.length || picture);
     const button = canPick ? element("button", "pick", name) : null;
     if (button) {
       Object.assign(button, { type: "button" });
@@ -93,15 +100,14 @@ export class Network {
     const share = element("span", "share", `${percent(block.share, 0)} of all`);
     share.title = "share of the full network's size";
     const summary = element("p", "summary");
-    const picture = graph ? drawing(graph) : { svg: null, strands: [], nodes: [] };
     const weight = element("i", "");
     const value = element("span", "value");
     const weights = choices.filter((choice) => choice.granularity === "weight");
     const bar = element("div", "bar weight", element("span", "name", "weights"), element("span", "track", weight), value);
-    const card = element("section", graph ? "block" : "block slim", element("header", "", element("h3", "", button ?? name), share), summary);
-    if (picture.svg) card.append(picture.svg);
+    const card = element("section", picture ? "block" : "block slim", element("header", "", element("h3", "", button ?? name), share), summary);
+    if (picture) card.append(picture.svg);
     if (weights.length) card.append(bar);
-    return { card, button, name, summary, choices, ...picture, weights, bar, weight, value };
+    return { card, button, name, summary, choices, ...NOTHING, ...picture, weights, bar, weight, value };
   }
 }
 
@@ -120,6 +126,7 @@ function shares(choices, kept) {
 }
 
 function drawing(graph) {
+  if (!graph) return null;
   const svg = make("svg", { viewBox: `0 0 ${graph.width} ${graph.height}`, role: "img", class: "cell" });
   svg.style.maxWidth = `${1.25 * graph.width}px`;
   const strands = graph.strands.map((strand) => {
@@ -166,7 +173,9 @@ function paint(block, { on, weights, states, isOpen, isFrontier }) {
     set(block.value, null, percent(kept / all, 0));
   }
   const filters = block.choices.filter((choice) => choice.granularity === "filter");
-  const slim = block.strands.length ? "" : filters.map(({ name }) => `${on.get(name).on} of ${plural(on.get(name).units, "filter")} on`).join(", ");
+  const bars = block.bars.length + block.squares.length ? paintBars(block, { name: block.name, on, states }) : null;
+  if (bars) block.card.classList.toggle("gone", bars.gone);
+  const slim = bars?.text ?? filters.map(({ name }) => `${on.get(name).on} of ${plural(on.get(name).units, "filter")} on`).join(", ");
   const text = !isOpen ? "waits for its stage" : block.strands.length ? `${alive} of ${plural(block.strands.length, "operation")} on` : slim;
   set(block.summary, null, text);
   if (block.svg) block.svg.setAttribute("aria-label", spoken(block, on, text));
@@ -184,20 +193,7 @@ function totals(choices, kept) {
 /** What a screen reader hears instead of the picture. */
 function spoken(block, on, summary) {
   const nodes = block.nodes.filter(({ choice }) => choice).map(({ label, choice }) => `${label} ${on.get(choice).on} of ${on.get(choice).units} filters`);
-  return `${block.name}: ${[summary, ...nodes].join(", ")}.`;
-}
-
-/** Sets an attribute, or the text for null, where it is another. */
-function set(element, name, value) {
-  if (name === null) {
-    if (element.textContent !== value) element.textContent = value;
-  } else if (element.getAttribute(name) !== value) element.setAttribute(name, value);
-}
-
-function make(tag, attributes) {
-  const made = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  return made;
+  return `${block.name}: ${[summary, ...nodes, ...spokenBars(block)].join(", ")}.`;
 }
 
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);

@@ -1,5 +1,6 @@
 // The form of a new search: asks the server, as fields change, what they would lead to, and shows it before the start.
 
+import { isUnderWay, Model } from "./model.js";
 import { bytes, count, enumerated, listed, memory, metricUnit, span, whole } from "./words.js";
 
 const form = document.getElementById("new-search");
@@ -7,29 +8,39 @@ const at = (id) => document.getElementById(id);
 const value = form.elements["target__value"];
 const slider = at("target-slider");
 const CONTROLS = ".form-control, .form-select, [type=checkbox], [role=radiogroup]";
+const ASK_AFTER = 250; // milliseconds without another key
+const LOOK_AFTER = 900; // the same for names: many a name begins like another, and each is a minute's work
+const AGAIN_AFTER = 1500; // while a worker looks at a model
+const button = form.querySelector("button.btn-primary");
+const model = new Model(form.querySelector(".model"), () => outlook("look_again"));
 let full = null;
 let asked = 0;
 let timer = null;
 
-function ask() {
+function ask(after = ASK_AFTER) {
   clearTimeout(timer);
-  timer = setTimeout(outlook, 250);
+  timer = setTimeout(outlook, after);
 }
 
-async function outlook() {
+/** `wish`: name of a button that was pressed. */
+async function outlook(wish = "") {
+  clearTimeout(timer);
   const number = ++asked;
   at("outlook").setAttribute("aria-busy", "true");
-  const answer = await told();
+  const answer = await told(wish);
   if (number !== asked) return; // a newer question is on its way
   at("outlook").removeAttribute("aria-busy");
+  button.disabled = isUnderWay(answer?.survey);
   if (answer) show(answer);
   else at("outlook-sentence").textContent = "The server cannot be asked right now; you can start the search all the same, it checks again.";
 }
 
 /** What the server says of the fields; null if it cannot be asked. */
-async function told() {
+async function told(wish) {
+  const body = new FormData(form);
+  if (wish) body.set(wish, "1");
   try {
-    const answer = await fetch(form.dataset.outlook, { method: "POST", body: new FormData(form), credentials: "same-origin" });
+    const answer = await fetch(form.dataset.outlook, { method: "POST", body, credentials: "same-origin" });
     if (answer.redirected) location.assign(location.href); // signed out
     return answer.ok && !answer.redirected ? await answer.json() : null;
   } catch {
@@ -47,7 +58,9 @@ function show(answer) {
   if (refusal) refusal.hidden = answer.feasible; // mended
   tell(at("outlook-sentence"), verdict(answer, known));
   tell(at("outlook-further"), further(answer));
-  if (!known) return wait(answer.problems.length);
+  model.show(answer);
+  if (isUnderWay(answer.survey)) ask(AGAIN_AFTER);
+  if (!known) return wait(answer);
   full = answer.full_size;
   const unit = metricUnit(answer.metric);
   const place = Math.min(100, (100 * (answer.target ?? 0)) / full);
@@ -69,21 +82,23 @@ function show(answer) {
 }
 
 /** No figures, in the room of the old ones: they would be of something else than what the fields say now. */
-function wait(problems) {
+function wait({ problems, survey }) {
   for (const name of ["target", "also", "limits", "time", "memory", "file"]) at(`outlook-${name}`).textContent = "—";
   for (const name of ["smallest", "full"]) at(`reach-${name}`).textContent = "—";
   at("reach").setAttribute("aria-label", "What can be reached is not known yet.");
-  at("outlook-basis").textContent = `These figures wait until the marked ${problems === 1 ? "field is" : "fields are"} mended.`;
+  const marked = `the marked ${problems.length === 1 ? "field is" : "fields are"} mended`;
+  at("outlook-basis").textContent = `These figures wait until ${isUnderWay(survey) ? "it is known what may be cut of the model" : marked}.`;
 }
 
 function verdict(answer, known) {
   if (answer.feasible) return "This can be reached.";
+  if (isUnderWay(answer.survey) && !answer.problems.length) return "It can start when the model has been looked at.";
   return known ? "This cannot be reached as it stands:" : "Something has to be mended first:";
 }
 
 /** Where to read on: below the button, which so stays where it is. */
 function further(answer) {
-  if (!answer.feasible) return "see below the button, and at the fields.";
+  if (answer.problems.length) return "see below the button, and at the fields.";
   const doubts = answer.warnings.length;
   return doubts ? `Read the ${doubts === 1 ? "warning" : `${doubts} warnings`} below the button first.` : "";
 }
@@ -173,6 +188,7 @@ function grey(textOf) {
 
 /** Of a part with several kinds, only what belongs to the chosen one is shown and sent. */
 function kinds() {
+  if (form.elements["space__kind"].value === "imported") model.offer();
   for (const group of form.querySelectorAll("[data-kind]")) {
     group.hidden = group.disabled = form.elements[group.dataset.kindOf].value !== group.dataset.kind;
   }
@@ -190,7 +206,7 @@ form.addEventListener("input", (event) => {
   if (event.target.name === "preset") presets();
   kinds();
   sentences();
-  ask();
+  ask(event.target.list ? LOOK_AFTER : ASK_AFTER);
 });
 
 if (form.querySelector("#advanced .problem:not(:empty)")) at("advanced").open = true;

@@ -1,6 +1,7 @@
 // The result as pictures: the network at the start and as it was found, accuracy against size, and other sizes to try on.
 
 import { forecast } from "./forecast.js";
+import { operationWord } from "./names.js";
 import { Network } from "./network.js";
 import { pareto } from "./pareto.js";
 import { unitsOn } from "./run.js";
@@ -88,7 +89,7 @@ function words(model, found, chosen, states) {
   const accuracy = !guess
     ? "How good it would be, this run cannot tell."
     : `Validation accuracy about ${percent(guess.middle, 0)} (${percent(guess.low, 0)} to ${percent(guess.high, 0)}), guessed from this run alone.`;
-  return `${whole(chosen.size)} ${unit} (${count(chosen.size / found.size * 100)} % of the found one): ${enumerated(parts.filter(Boolean)) || "the same operations and filters"}. ${accuracy}`;
+  return `${whole(chosen.size)} ${unit} (${count(chosen.size / found.size * 100)} % of the found one): ${enumerated(parts.filter(Boolean)) || `the same ${operationWord(model.started)}s and filters`}. ${accuracy}`;
 }
 
 /** [trained networks, the epochs in which the whole network was open]. */
@@ -106,7 +107,7 @@ function measured(model) {
 function counted(model, states, state) {
   const counts = { operation: 0, filter: 0 };
   for (const { name, granularity } of decided(model)) counts[granularity] += states.get(name).filter((one) => one === state).length;
-  return counts.operation + counts.filter ? units(counts) : "";
+  return counts.operation + counts.filter ? units(counts, model.started) : "";
 }
 
 /** States for the drawing: cut is what the found network has and this one has not, back the reverse. */

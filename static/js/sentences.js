@@ -1,9 +1,9 @@
 // What does an event say, in plain words? One sentence and a tone for the log; null for events too frequent to list.
 
-import { blockName, candidate, furtherTarget, networkName, stageWords } from "./names.js";
+import { blockName, candidate, furtherTarget, networkName, operationWord, stageWords } from "./names.js";
 import { amount, count, duration, enumerated, listed, metricUnit, percent, plural, whole } from "./words.js";
 
-const LEVELS = [["operation", "operation"], ["filter", "filter"], ["weight", "weight"]];
+const LEVELS = ["operation", "filter", "weight"];
 
 /** {text, tone} of an event; `model` already knows it. Tones: plain, prune, grow, good, bad. */
 export function sentence(event, model) {
@@ -15,9 +15,10 @@ export function resumed(attempt) {
   return { tone: "plain", text: `Attempt ${attempt} goes on here from what was saved; the search had been paused, or its engine was lost.` };
 }
 
-/** "12 operations, 40 filters and 1,300 weights", leaving out what is zero. */
-export function units(counts) {
-  const parts = LEVELS.filter(([level]) => counts[level] > 0).map(([level, word]) => plural(counts[level], word));
+/** "12 operations, 40 filters and 1,300 weights", leaving out what is zero; `started` says what operations are. */
+export function units(counts, started) {
+  const word = (level) => (level === "operation" ? operationWord(started) : level);
+  const parts = LEVELS.filter((level) => counts[level] > 0).map((level) => plural(counts[level], word(level)));
   return enumerated(parts) || "nothing";
 }
 
@@ -76,8 +77,8 @@ function left({ size }, { started, stage }) {
 }
 
 function committed(event, model) {
-  const pruned = units(event.pruned);
-  const regrown = units(event.regrown);
+  const pruned = units(event.pruned, model.started);
+  const regrown = units(event.regrown, model.started);
   const size = `${capital(left(event, model))} are left, the target is ${amount(event.target)}.`;
   const when = `Epoch ${event.epoch}: `;
   if (regrown !== "nothing" && pruned === "nothing") return { tone: "grow", text: `${when}${regrown} regrown. ${size}` };

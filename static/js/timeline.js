@@ -87,7 +87,7 @@ export class Timeline {
       tick.style.left = `${(100 * (index + 1)) / commits.length}%`;
       tick.style.setProperty("--cut-share", (Math.log1p(sum(commit.pruned)) / most).toFixed(3));
       tick.style.setProperty("--back-share", (Math.log1p(sum(commit.regrown)) / most).toFixed(3));
-      tick.title = `Commit ${index + 1}, epoch ${commit.epoch}: ${changes(commit)}`;
+      tick.title = `Commit ${index + 1}, epoch ${commit.epoch}: ${changes(commit, this.#model.started)}`;
       return tick;
     }));
   }
@@ -96,11 +96,11 @@ export class Timeline {
     const commit = this.#model.commits[this.index];
     if (!commit) return "The full network, before anything is pruned";
     const target = this.#model.started.also?.length ? `, target ${whole(commit.target)}` : "";
-    return `Commit ${this.index + 1} of ${this.#model.commits.length}, epoch ${commit.epoch}${target}: ${changes(commit)}`;
+    return `Commit ${this.index + 1} of ${this.#model.commits.length}, epoch ${commit.epoch}${target}: ${changes(commit, this.#model.started)}`;
   }
 }
 
-function changes({ pruned, regrown }) {
-  const [cut, back] = [units(pruned), units(regrown)];
+function changes({ pruned, regrown }, started) {
+  const [cut, back] = [units(pruned, started), units(regrown, started)];
   return [cut !== "nothing" && `${cut} pruned`, back !== "nothing" && `${back} regrown`].filter(Boolean).join("; ") || "no change";
 }

@@ -85,10 +85,11 @@ def script(context: BrowserContext) -> Page:
 
 
 @pytest.fixture(autouse=True)
-def stage(settings: Any, tmp_path: Path) -> None:
+def stage(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.DATA_DIR = tmp_path
     settings.MEDIA_ROOT = tmp_path / "media"
     settings.ENGINE_CACHE = tmp_path / "cache"
+    monkeypatch.setenv("COPPICE_CACHE", str(tmp_path / "cache"))
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 

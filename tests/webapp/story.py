@@ -29,7 +29,7 @@ from nasengine import events
 from nasengine.architecture import Choice, Plan
 from nasengine.outlook import plan_of
 from nasengine.splits import builtin_facts
-from tests.webapp import tiny_network
+from tests.webapp import tiny_model, tiny_network
 
 STEPS = 8
 """Progress events of an epoch."""
@@ -50,7 +50,11 @@ class _Run:
         self.config, self.chance = config, chance
         self.luck = random.Random(1)
         """For scores alone: what falls does not depend on how it is told."""
-        self.plan: Plan = plan_of(config, builtin_facts("digits"))
+        self.plan: Plan = (
+            tiny_model.tiny_plan(image_size=config.data.image_size, channels=1, classes=10)
+            if config.space.kind == "imported"
+            else plan_of(config, builtin_facts("digits"))
+        )
         self.on: dict[str, set[int]] = {
             c.name: set(range(c.units)) for c in self.plan.choices if c.granularity != "weight"
         }
@@ -178,16 +182,17 @@ class _Run:
             )
             yield events.CheckpointSaved(phase="search", epoch=epoch)
         operations = next(choice for choice in plan.choices if choice.granularity == "operation")
-        yield events.CollapseAverted(
-            stage=stage,
-            epoch=epoch,
-            block=plan.blocks[operations.block],
-            choice=operations.name,
-            unit=1,
-            label=operations.labels[1],
-            score=0.41,
-            threshold=0.45,
-        )
+        if not operations.optional:
+            yield events.CollapseAverted(
+                stage=stage,
+                epoch=epoch,
+                block=plan.blocks[operations.block],
+                choice=operations.name,
+                unit=1,
+                label=operations.labels[1],
+                score=0.41,
+                threshold=0.45,
+            )
         yield self.committed(stage, epoch, "stage_end", 0.1, blocks)
         yield events.StageFinished(
             stage=stage,
@@ -458,6 +463,10 @@ if __name__ == "__main__":
     command, arguments = sys.argv[1], sys.argv[2:]
     if command == "devices":
         sys.stdout.write('{"gpus": []}\n')
+        sys.exit()
+    if command == "model":
+        time.sleep(2)  # to be seen at
+        sys.stdout.write(f"{json.dumps(tiny_model.look(arguments))}\n")
         sys.exit()
     if command != "search":  # packing is quick enough for real
         os.execv(sys.executable, [sys.executable, "-m", "nasengine", *sys.argv[1:]])

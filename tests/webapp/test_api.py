@@ -188,9 +188,10 @@ def test_the_document_says_what_a_configuration_is(page: Client) -> None:
     document = page.get("/api/v1/openapi.json").json()
     body = document["paths"]["/api/v1/searches"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body["properties"]["target"]["properties"]["value"]["description"].startswith("A number, or a percentage")
-    cells, chain = body["properties"]["space"]["oneOf"]
+    cells, chain, imported = body["properties"]["space"]["oneOf"]
     assert (cells["properties"]["kind"]["const"], chain["properties"]["kind"]["const"]) == ("cells", "chain")
     assert "nodes" in cells["properties"] and "expansions" in chain["properties"]
+    assert imported["properties"]["library"]["enum"] == ["timm", "torchvision"]
     assert "$defs" not in json.dumps(body) and "$ref" not in json.dumps(body)
 
 
@@ -215,7 +216,7 @@ def test_a_configuration_is_described_without_starting_it(page: Client) -> None:
     answer = page.post("/api/v1/describe", json.dumps(raw), content_type="application/json")
     assert answer.status_code == 200, answer.content
     told, look = answer.json(), outlook(parse(raw), builtin_facts("digits"))
-    assert told == {"config": parse(raw).model_dump(mode="json"), **look.to_json()}
+    assert told == {"config": parse(raw).model_dump(mode="json"), **look.to_json(), "cuttable": None}
     assert told["feasible"] is True and [field for field, _ in told["warnings"]] == ["target.value"]
     assert not Search.objects.exists()
 

@@ -47,7 +47,7 @@ def test_a_newcomer_searches_digits_from_the_form_to_the_files(browser: Browser,
         page = context.new_page()
         page.goto(stack.link)
         page.get_by_role("link", name="Start your first search").click()
-        page.get_by_label("Name").fill("First search")
+        page.get_by_label("Name", exact=True).fill("First search")
         page.get_by_text("Quick", exact=True).click()
         page.get_by_label("Data set").select_option("digits")
         page.get_by_text("Parameters", exact=True).click()
@@ -261,7 +261,7 @@ def test_a_chain_is_asked_for_and_a_family_comes_back(context: BrowserContext, s
     """Only the chosen space's settings are shown and sent; each further target has its row, files and sentences."""
     page = context.new_page()
     page.goto("/searches/new/")
-    page.get_by_label("Name").fill("A family")
+    page.get_by_label("Name", exact=True).fill("A family")
     page.get_by_text("Advanced:").click()
     page.get_by_label("Nodes").fill("99")
     expect(page.locator("#outlook-sentence")).to_have_text("Something has to be mended first:")
@@ -304,7 +304,7 @@ def test_a_zip_is_uploaded_packed_shown_and_offered_to_search_on(
 ) -> None:
     page = context.new_page()
     page.goto("/datasets/")
-    page.get_by_label("Name").fill("Shades")
+    page.get_by_label("Name", exact=True).fill("Shades")
     page.get_by_label("Zip file").set_input_files(shades(tmp_path))
     page.get_by_role("button", name="Upload").click()
     page.wait_for_url(re.compile(r"/datasets/[0-9a-f-]{36}/$"))

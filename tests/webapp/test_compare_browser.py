@@ -155,7 +155,7 @@ def test_a_clone_comes_with_its_settings_and_starts(page: Page, two: tuple[str, 
     page.goto(two[0])
     page.get_by_role("link", name="Clone and edit").click()
     expect(page.get_by_role("heading", name="Filled in like Oak in 1 second")).to_be_visible()
-    page.get_by_label("Name").fill("Oak again in 1 second")
+    page.get_by_label("Name", exact=True).fill("Oak again in 1 second")
     page.get_by_label("Target", exact=True).fill("30%")
     page.get_by_role("button", name="Search", exact=True).click()
     expect_state(page, "Finished")

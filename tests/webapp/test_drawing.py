@@ -30,6 +30,7 @@ TOLD = told_by()
 A_FAMILY = told_by(
     {"space": {"kind": "chain"}, "target": {"value": "40%", "also": ["30%", 20_000]}, "search": {"epochs": 16}}
 )
+A_MODEL = told_by({"space": {"kind": "imported", "model": "test_resnet"}, "target": {"value": "40%"}})
 TALES = pytest.mark.parametrize(
     "told", [pytest.param(TOLD, id="cells"), pytest.param(A_FAMILY, id="a family of chains")]
 )
@@ -106,6 +107,64 @@ def test_a_line_is_as_wide_as_the_filters_that_pass(script: Page, told: list[dic
         assert width == pytest.approx(1 + 2.6 * min(share(inner), share(feeds)), abs=0.006)
 
 
+def test_a_known_model_is_drawn_as_bars_and_squares(script: Page) -> None:
+    """At any commit: each bar as long as what stays, its ends as long as what changed; each block on or out."""
+    commits = [event for event in A_MODEL if event["kind"] == "committed"]
+    choices = next(event for event in A_MODEL if event["kind"] == "search_started")["choices"]
+    decided = {choice["name"]: choice for choice in choices if choice["granularity"] != "weight"}
+    assert {choice["granularity"] for choice in decided.values()} == {"filter", "operation"}
+    last = len(commits) - 1
+    for index in (last, 2, -1, last):  # also backwards
+        on = {name: set(range(choice["units"])) for name, choice in decided.items()}
+        before, was_off = on, {name: set() for name in on}
+        for commit in commits[: index + 1]:
+            before, on = on, {name: set(bits(commit["kept"][name], decided[name]["units"])) for name in decided}
+            was_off = {name: was_off[name] | (set(range(decided[name]["units"])) - on[name]) for name in on}
+        drawn = script.evaluate(BARS, [A_MODEL, CHARTS, index])
+        assert {bar["name"] for bar in drawn["bars"]} == {
+            name for name, choice in decided.items() if choice["granularity"] == "filter"
+        }
+        for bar in drawn["bars"]:
+            name, units = bar["name"], decided[bar["name"]]["units"]
+            assert bar["text"] == f"{len(on[name])} of {units}"
+            assert bar["fill"] == pytest.approx(len(on[name]) / units, abs=0.01)
+            assert bar["cut"] == pytest.approx(len(before[name] - on[name]) / units, abs=0.01)
+            assert bar["back"] == pytest.approx(len(on[name] & was_off[name]) / units, abs=0.01)
+        squares = {(name, unit): state for name, unit, state in drawn["squares"]}
+        depth = {name: choice["labels"] for name, choice in decided.items() if choice["granularity"] == "operation"}
+        labels = {(name, unit): label for name, own in depth.items() for unit, label in enumerate(own)}
+        assert set(squares) == set(labels)
+        for (name, unit), state in squares.items():
+            assert (state in ("on", "back", "back-now")) == (unit in on[name])
+        out = {labels[name, unit] for name, unit in labels if unit not in on[name]}
+        assert set(drawn["gone"]) == out
+    assert out and drawn["said"].startswith("layer1.0: "), "the story leaves blocks out"
+
+
+BARS = """async ([told, charts, index]) => {
+  const { add, emptyRun } = await import("/static/js/run.js");
+  const { Network } = await import("/static/js/network.js");
+  if (!window.picture) {
+    const run = emptyRun(charts);
+    add(run, told);
+    window.picture = { run, network: new Network(document.getElementById("main")) };
+  }
+  window.picture.network.show(window.picture.run.model, index);
+  const long = (row, kind) => Number(row.querySelector(`.${kind}`).getAttribute("width"));
+  return {
+    bars: [...document.querySelectorAll(".bars g")].map((row) => ({
+      name: row.querySelector("title").textContent.split(": ")[0],
+      text: row.lastElementChild.textContent,
+      ...Object.fromEntries(["fill", "cut", "back"].map((kind) => [kind, long(row, kind) / long(row, "frame")])),
+    })),
+    squares: [...document.querySelectorAll(".square")].map(({ dataset: { choice, unit, state } }) =>
+      [choice, Number(unit), state]),
+    gone: [...document.querySelectorAll(".block.gone h3")].map((title) => title.textContent),
+    said: document.querySelector(".bars").getAttribute("aria-label"),
+  };
+}"""
+
+
 def test_a_unit_says_when_it_fell_why_and_when_it_came_back(script: Page) -> None:
     """Of every unit that ever changed: as many sentences as changes, with score, threshold and cost."""
     stories = script.evaluate(
@@ -132,7 +191,10 @@ def test_a_unit_says_when_it_fell_why_and_when_it_came_back(script: Page) -> Non
     )
 
 
-def test_a_replayed_page_and_a_page_that_was_cut_off_50_times_draw_the_very_same(context: BrowserContext) -> None:
+@pytest.mark.parametrize("model", ["", "test_resnet"], ids=["cells", "a known model"])
+def test_a_replayed_page_and_a_page_that_was_cut_off_50_times_draw_the_very_same(
+    context: BrowserContext, model: str
+) -> None:
     """The socket is cut on purpose while the run goes on; its drawing ends as that of a page opened afterwards."""
     page = context.new_page()
     cuts = {"n": 0}
@@ -155,7 +217,7 @@ def test_a_replayed_page_and_a_page_that_was_cut_off_50_times_draw_the_very_same
     page.add_init_script(
         "const wait = window.setTimeout; window.setTimeout = (f, ms, ...a) => wait(f, Math.min(ms, 40), ...a);"
     )
-    start(page, "Cut off, 45 seconds")
+    start(page, "Cut off, 45 seconds", model=model)
     expect_state(page, "Finished", 180)
     expect(page.locator("#network .block").first).to_be_visible()
     expect(page.locator("#log li").first).to_contain_text("Finished")
@@ -222,6 +284,29 @@ HEAT_MAPS = """rows => rows.map((row) => [
   row.querySelectorAll("i[data-state=on], i[data-state^=back]").length,
   row.querySelector(".value").textContent,
 ])"""
+
+
+def test_a_known_model_is_looked_into(context: BrowserContext, said: list[str]) -> None:
+    """Its widths as heat maps by their layers' names, its blocks by score; no word of operations or cells."""
+    page = context.new_page()
+    start(page, "A model, 3 seconds", model="test_resnet")
+    expect_state(page, "Finished")
+    expect(page.locator("#network .block")).to_have_count(10)
+    page.get_by_role("button", name="layer1.1").click()
+    inside = page.locator("#inside")
+    expect(inside.get_by_role("heading", name="Inside layer1.1")).to_be_focused()
+    expect(inside.locator(".operations tbody th")).to_have_text(["layer1.1"])
+    expect(inside.locator(".strips .name")).to_have_text(["layer1.1.conv1"])
+    units = inside.locator(".strips li").evaluate_all(HEAT_MAPS)
+    assert units and all(text == f"{on} of {count}" for count, on, text in units)
+    page.locator("#network .square").first.dispatch_event("pointerover")
+    expect(page.locator("#tip")).to_contain_text("block layer1.1")
+    expect(page.locator("#network-found .bars").first).to_be_visible()
+    expect(page.locator("#what-if-text")).to_contain_text("the network that was found")
+    expect(page.locator("#log")).to_contain_text(re.compile(r"\d+ blocks?.* pruned"))
+    shown = "\n".join(page.locator("#result, #live").all_inner_texts())
+    assert not re.search(r"\b(operations?|cells?)\b", shown, re.IGNORECASE), shown
+    assert said == []
 
 
 # The result as pictures

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, expect
 
+from nasengine.models import names
 from tests.webapp.browsing import NARROW, SOON, WIDE
 from tests.webapp.stack import Stack
 from webapp.templatetags import words
@@ -69,7 +70,7 @@ def test_warnings_stand_beside_the_button_lead_to_their_fields_and_forbid_nothin
     expect_reachable(page, "Read the 2 warnings below the button first.")
     page.get_by_role("link", name="8 epochs for 2 stages").click()
     expect(page.get_by_label("Search epochs")).to_be_focused()
-    page.get_by_label("Name").fill("warned, 2 seconds")
+    page.get_by_label("Name", exact=True).fill("warned, 2 seconds")
     page.get_by_role("button", name="Search", exact=True).click()
     page.wait_for_url(LIVE)
 
@@ -98,6 +99,43 @@ def test_time_memory_and_file_are_told_with_what_they_rest_on(page: Page) -> Non
     page.locator("[name=strategy__kind][value=dms]").check()  # which leaves no zeros
     expect(page.locator("#outlook-basis")).to_have_text(re.compile(r"^Time: (?!.*zeros)"))
     expect(page.locator("#outlook-sentence")).to_have_text("This can be reached.")
+
+
+@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
+def test_a_known_model_is_chosen_from_a_list_and_looked_at_first(page: Page, size: dict[str, int]) -> None:
+    """By keyboard; meanwhile the button waits with its reason, then figures and facts stand there."""
+    model = "mobilenetv3_small_050" if size == WIDE else "mobilenetv3_small_075"
+    page.set_viewport_size(size)  # type: ignore[arg-type]
+    page.goto("/searches/new/")
+    expect_reachable(page)
+    name, button = page.get_by_label("Model", exact=True), page.get_by_role("button", name="Search", exact=True)
+    expect(name).to_be_hidden()
+    page.locator("[name=space__kind]:checked").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    expect(name).to_be_visible()
+    expect(page.locator("#model-names option")).to_have_count(len(names("timm")), timeout=SOON)
+    page.get_by_label("Library").select_option("torchvision")
+    expect(page.locator("#model-names option")).to_have_count(len(names("torchvision")))
+    page.get_by_label("Library").select_option("timm")
+    name.fill(f"{model}x")
+    error = page.locator("#id_space__imported__model_error")
+    expect(error).to_contain_text(f"did you mean {model}")
+    expect(button).to_be_enabled()
+    name.fill(model)
+    expect(page.locator("#survey [data-waits]")).to_contain_text("Looking at what may be cut of this model… ")
+    expect(page.locator("#outlook-sentence")).to_have_text("It can start when the model has been looked at.")
+    expect(button).to_be_disabled()
+    expect(error).to_have_text("")
+    expect_reachable(page)
+    expect(button).to_be_enabled()
+    expect(page.locator("#survey [data-facts]")).to_contain_text("12 of 14 channel groups can be narrowed")
+    page.get_by_text("2 groups of channels stay whole; 6 blocks can be left out").click()
+    expect(page.get_by_role("row", name="fc 10 its numbers are the answer")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    page.get_by_label("Name", exact=True).fill("a model, 2 seconds")
+    button.click()
+    page.wait_for_url(LIVE)
 
 
 def spot(place: Locator) -> list[int]:
@@ -144,7 +182,7 @@ def test_everything_fits_with_long_input_and_all_unfolded(page: Page, size: dict
     page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
     page.goto("/searches/new/")
     page.get_by_text("Advanced:").click()
-    page.get_by_label("Name").fill("W" * 200)
+    page.get_by_label("Name", exact=True).fill("W" * 200)
     page.get_by_label("Target", exact=True).fill("9" * 200)
     page.get_by_label("Further targets").fill("x" * 200)
     expect(page.locator("#id_name_error")).to_contain_text("it has 200 characters; leave at most 80")
@@ -166,7 +204,7 @@ def test_without_javascript_the_form_works_and_nothing_empty_is_shown(
     page.get_by_role("button", name="Search", exact=True).click()
     expect(page.locator("#id_target__value_error")).to_contain_text("give at least")
     page.get_by_label("Target", exact=True).fill("40%")
-    page.get_by_label("Name").fill("plain, 2 seconds")
+    page.get_by_label("Name", exact=True).fill("plain, 2 seconds")
     page.get_by_role("button", name="Search", exact=True).click()
     page.wait_for_url(LIVE)
     context.close()

@@ -41,7 +41,7 @@ def scenes(browser: Browser, cookies: list[dict[str, object]], stack: Stack, tmp
     found = {"form": "/searches/new/", "data sets": "/datasets/", "api": "/tokens/", "lost": "/no/"}
     page.goto("/datasets/")
     page.locator("input[type=file]").set_input_files(shades(tmp_path_factory.mktemp("zip")))
-    page.get_by_label("Name").fill("Shades")
+    page.get_by_label("Name", exact=True).fill("Shades")
     page.get_by_role("button", name="Upload").click()
     page.wait_for_url(re.compile(r"/datasets/[0-9a-f-]{36}/$"))
     expect(page.locator("#dataset .badge-state")).to_have_text("Ready", timeout=90_000)
@@ -49,6 +49,8 @@ def scenes(browser: Browser, cookies: list[dict[str, object]], stack: Stack, tmp
     found["finished"] = start(page, "A quick one, 2 seconds")
     expect_state(page, "Finished")
     another = start(page, "Another one, 2 seconds")
+    expect_state(page, "Finished")
+    found["a model"] = start(page, "A known model, 2 seconds", model="test_resnet")
     expect_state(page, "Finished")
     found["failed"] = start(page, "One that fails, 2 seconds")
     expect_state(page, "Failed")
@@ -81,6 +83,10 @@ def test_no_page_breaks_a_serious_rule_of_axe(themed: Page, scenes: dict[str, st
     for name, address in scenes.items():
         opened(themed, name, address)
         themed.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
+        if name == "form":
+            themed.locator("[name=space__kind][value=imported]").check(force=True)
+            themed.get_by_label("Model", exact=True).fill("test_resnet")
+            expect(themed.locator("#survey [data-facts]")).to_be_visible()
         if themed.locator("#network .pick").count():
             themed.locator("#network .pick").nth(1).click()
         themed.wait_for_timeout(700)
@@ -143,5 +149,5 @@ def test_nothing_jumps_while_a_page_fills(context: BrowserContext, scenes: dict[
 
 def opened(page: Page, name: str, address: str) -> None:
     page.goto(address)
-    if name in ("finished", "failed", "live", "shared"):
+    if name in ("finished", "failed", "live", "shared", "a model"):
         expect(page.locator("#network .block").first).to_be_visible(timeout=60_000)

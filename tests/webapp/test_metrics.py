@@ -59,6 +59,7 @@ def test_it_counts_what_there_is(
         1,
         0,
     ]
+    assert found["coppice_surveys{known}"] == 0
     assert found["coppice_datasets{ready}"] == 1 and found["coppice_upload_bytes"] == ready_dataset.bytes
     assert 3600 <= found["coppice_queue_wait_seconds"] < 3700
     assert 3600 <= found["coppice_heartbeat_age_seconds"] < 3700
