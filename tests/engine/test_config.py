@@ -32,7 +32,7 @@ def problems(given: Any) -> list[tuple[str, str]]:
     return list(caught.value.problems)
 
 
-DMS = "kind, granularities, importance, warmup_fraction, decay_fraction, pressure, commit_every"
+DMS = "kind, recipe, granularities, importance, warmup_fraction, decay_fraction, pressure, commit_every"
 PARTS = "name, seed, preset, data, space, strategy, target, search, retrain, baseline, runtime"
 DATASETS = "digits, cifar10, cifar100, fashion_mnist, svhn, folder, zip"
 FEW_PIXELS = "8 pixels are too few for 3 halvings; use at least 16, or fewer reductions"
