@@ -329,6 +329,8 @@ def weighted_norm(norm: nn.Module, x: Tensor, weights: Tensor) -> Tensor:
         done = done * norm.weight
     if norm.bias is not None:
         done = done + norm.bias
+    for part in ("drop", "act"):  # timm has norms that go on
+        done = getattr(norm, part, nn.Identity())(done)
     return done if last else done.movedim(-1, 1)
 
 

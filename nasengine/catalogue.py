@@ -65,7 +65,7 @@ STRATEGIES = {
     "dms": Strategy(
         label="DMS",
         sentence="Learns how many operations and filters stay. It leaves no zeros, so what is small is fast, too.",
-        paths={"scale": "nasengine.strategies.dms:strategy"},
+        paths=dict.fromkeys(("scale", "prune", "gates"), "nasengine.strategies.dms:strategy"),
         spaces=("cells", "chain", "imported"),
     ),
 }

@@ -26,8 +26,9 @@ BITS, VALUES = ".bits", ".values"
 """Ends of the names under which the sparse file keeps a weight: which of its numbers are there, and those numbers."""
 
 Cut = Mapping[str, Any]
-"""layer: dotted name of a module or parameter. side: out, in, or through (channels pass one by one, or are normalised).
-of: its channels now. keep: numbers of those that stay, ascending."""
+"""layer: dotted name of a module, a parameter or a number. side: out, in, or through (channels pass one by one, or are
+normalised), rows (first dimension of a parameter), heads (of an attention), size (a number or a shape that counts
+channels). of: its channels now. keep: numbers of those that stay, ascending."""
 UNEVEN = "the groups inside a layer would differ in size"
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 
@@ -299,7 +300,7 @@ def rebuilt(architecture: Mapping[str, Any]) -> nn.Module:
         architecture["library"], architecture["model"], architecture["outputs"], architecture["channels"],
         architecture["image_size"],
     )  # fmt: skip
-    return cut(without(model, architecture["removed"]), architecture["cuts"])
+    return cut(without(opened(model), architecture["removed"]), architecture["cuts"])
 
 
 def library_model(library: str, name: str, classes: int, channels: int, image_size: int) -> nn.Module:
@@ -353,6 +354,37 @@ def _read_channels(model: nn.Module, channels: int) -> None:
     )
 
 
+class Attention(nn.Module):
+    """Attention of tokens [N, L, E] to each other, as torch's own, in two layers that can be cut.
+
+    Args:
+        torchs: that it computes the same as.
+    """
+
+    def __init__(self, torchs: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.num_heads, self.scale, self.dropout = torchs.num_heads, torchs.head_dim**-0.5, torchs.dropout
+        self.qkv, self.proj = nn.Linear(torchs.embed_dim, 3 * torchs.embed_dim), torchs.out_proj
+        self.qkv.weight, self.qkv.bias = torchs.in_proj_weight, torchs.in_proj_bias
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, **_: Any) -> tuple[Tensor, None]:
+        """What attention makes of them, and never its weights; all three must be the same tensor."""
+        if key is not query or value is not query:
+            raise ValueError("this attention is of tokens to each other; queries, keys and values must be the same")
+        q, k, v = self.qkv(query).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        dropout = self.dropout if self.training else 0.0
+        seen = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scale)
+        return self.proj(seen.transpose(1, 2).flatten(2)), None
+
+
+def opened(model: nn.Module) -> nn.Module:
+    """The model itself, with torch's attention, which nobody can look into, as layers."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.MultiheadAttention) and module.batch_first and module.in_proj_weight is not None:
+            model.set_submodule(name, Attention(module))
+    return model
+
+
 def without(model: nn.Module, blocks: Iterable[str]) -> nn.Module:
     """The model itself, with nothing in the place of these blocks."""
     for block in blocks:
@@ -371,9 +403,9 @@ def cut(model: nn.Module, cuts: Iterable[Cut]) -> nn.Module:
 
 
 def named(model: nn.Module, name: str) -> Any:
-    """The module or parameter of a dotted name."""
+    """The module, parameter or number of a dotted name; the model itself of none."""
     owner, _, last = name.rpartition(".")
-    return getattr(model.get_submodule(owner), last)
+    return getattr(model.get_submodule(owner), last) if name else model
 
 
 def _narrow(model: nn.Module, name: str, cuts: Mapping[str, Cut]) -> None:
@@ -385,14 +417,19 @@ def _narrow(model: nn.Module, name: str, cuts: Mapping[str, Cut]) -> None:
                 "model, the classes and the image size that it was made for"
             )
     keeps = {side: one["keep"] for side, one in cuts.items()}
-    if isinstance(layer, nn.Parameter):
-        owner, _, last = name.rpartition(".")
-        holder, keep = model.get_submodule(owner), keeps["through"]
-        setattr(holder, last, _chosen(layer, keep, parameter_dim(layer)))
-        if getattr(holder, "normalized_shape", None) == (layer.numel(),):
-            holder.normalized_shape = (len(keep),)
-    else:
+    owner, _, last = name.rpartition(".")
+    if isinstance(layer, nn.Module):
         narrow(layer, keeps)
+    elif isinstance(layer, Tensor):
+        holder = model.get_submodule(owner)
+        for side, keep in keeps.items():
+            setattr(holder, last, _chosen(getattr(holder, last), keep, 0 if side == "rows" else parameter_dim(layer)))
+            if getattr(holder, "normalized_shape", None) == (layer.numel(),):
+                holder.normalized_shape = (len(keep),)
+    else:
+        size = len(keeps["size"])
+        fewer = tuple(n if n == 1 else size for n in layer) if isinstance(layer, tuple) else size
+        setattr(model.get_submodule(owner), last, fewer)
 
 
 def narrow(layer: nn.Module, keeps: Mapping[str, list[int]]) -> nn.Module:
@@ -401,6 +438,8 @@ def narrow(layer: nn.Module, keeps: Mapping[str, list[int]]) -> nn.Module:
         _narrow_convolution(layer, keeps)
     elif isinstance(layer, nn.Linear):
         _narrow_linear(layer, keeps)
+    elif "heads" in keeps:
+        layer.num_heads = len(keeps["heads"])
     else:
         _narrow_norm(layer, keeps["through"])
     return layer
@@ -411,11 +450,21 @@ def parameter_dim(parameter: Tensor) -> int | None:
     return next((d for d in reversed(range(parameter.ndim)) if parameter.shape[d] > 1), None)
 
 
-def channels(layer: nn.Module | Tensor, side: str) -> int | None:
+def written(value: Any) -> int | None:
+    """The number of channels that a number or a shape may stand for: of a shape the only one that is not 1."""
+    numbers = [n for n in value if n != 1] if type(value) is tuple else [value]
+    return numbers[0] if len(numbers) == 1 and type(numbers[0]) is int else None
+
+
+def channels(layer: nn.Module | Tensor | int | tuple[int, ...], side: str) -> int | None:
     """How many channels a side of a layer has; nothing if it is of a kind that cannot be cut."""
+    if isinstance(layer, int | tuple):
+        return written(layer)
     if isinstance(layer, Tensor):
-        dim = parameter_dim(layer)
+        dim = 0 if side == "rows" else parameter_dim(layer)
         return None if dim is None else layer.shape[dim]
+    if side == "heads":
+        return layer.num_heads
     match layer:
         case nn.Linear():
             return {"out": layer.out_features, "in": layer.in_features}.get(side)

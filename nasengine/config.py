@@ -44,6 +44,8 @@ FEWEST_PIXELS = 32
 FEWEST_EPOCHS = 4
 """Of a stage, on average."""
 CONSTANT_COST = 0.1
+FINE_LR = 0.005
+"""Of weights that are trained already: a tenth of what fresh ones begin with."""
 SHORT_SEARCH = 24
 """Epochs below which a search has one early stage only, whatever the space: more would leave each too little."""
 PRESET_PARTS = {"data": "", "space": "cells", "strategy": "mgas", "search": "", "retrain": "", "runtime": ""}
@@ -167,6 +169,8 @@ class BlocksSpace(Part):
 
     stops_early: ClassVar[bool] = True
     """Whether blocks in the middle have an exit of their own, at which a stage can end."""
+    begins_trained: ClassVar[bool] = False
+    """Whether its weights were trained before the search begins."""
 
     @property
     def depth(self) -> int:
@@ -305,6 +309,11 @@ class ImportedSpace(Part):
             raise ConfigError.at("space.path", f"weights '{self.weights}' take no file; leave it out, or use file")
         return self
 
+    @property
+    def begins_trained(self) -> bool:
+        """Whether its weights were trained before the search begins."""
+        return self.weights != "none"
+
     def check_images(self, image_size: int) -> None:
         """Nothing: which images it takes shows when it is built."""
 
@@ -393,6 +402,8 @@ class MGASConfig(Part):
         unit="epochs", ge=0, le=MOST_EPOCHS,
     )  # fmt: skip
 
+    wants_trained: ClassVar[bool] = False
+
     @model_validator(mode="after")
     def levels_and_cuts_are_sound(self) -> Self:
         _check_once("strategy.granularities", self.granularities, "level")
@@ -439,6 +450,12 @@ class DMSConfig(Part):
     """Differentiable model scaling (arXiv 2405.07194): how many stay of each kind is learned, importance says which."""
 
     kind: Literal["dms"] = option("dms", "The search method.", title="Method", advanced=False)
+    recipe: Literal["scale", "prune", "gates"] = option(
+        "scale",
+        "scale: weights and ratios learn together. The others begin with trained weights. prune: the same at a tenth "
+        "of the learning rate. gates: ratios alone learn, which takes minutes; the retraining may have 0 epochs.",
+        title="Recipe",
+    )
     granularities: tuple[Literal["operation", "filter"], ...] = option(
         ("operation", "filter"),
         "Levels at which units may be pruned. Single weights are not: what is found is small without zeros.",
@@ -453,8 +470,9 @@ class DMSConfig(Part):
         title="Importance",
     )
     warmup_fraction: float = option(
-        0.1, "Share of the search that trains weights only; at least one epoch.", title="Warm-up share", ge=0, le=0.8
-    )
+        0.1, "Share of the search in which nothing goes yet and units are observed; at least one epoch.",
+        title="Warm-up share", ge=0, le=0.8,
+    )  # fmt: skip
     decay_fraction: float = option(
         0.8,
         "Share of the time after the warm-up in which the size falls to its target. In the rest operations are settled "
@@ -476,9 +494,13 @@ class DMSConfig(Part):
         ge=1, le=MOST_EPOCHS,
     )  # fmt: skip
 
-    recipe: ClassVar[str] = "scale"
     stage_shares: ClassVar[None] = None
     held_out: ClassVar[float] = 0.0
+
+    @property
+    def wants_trained(self) -> bool:
+        """Whether it makes sense with weights alone that were trained before the search."""
+        return self.recipe != "scale"
 
     @model_validator(mode="after")
     def levels_are_sound(self) -> Self:
@@ -590,7 +612,10 @@ class SearchPlan(Part):
         None, "Images a step. Empty: 64, or 32 if there are fewer than 8,000 training images.",
         title="Batch size", unit="images", ge=2, le=4096,
     )  # fmt: skip
-    lr: float = option(0.05, "Learning rate of the weights (SGD).", title="Learning rate", gt=0, le=1)
+    lr: float = option(
+        0.05, "Learning rate of the weights (SGD); a tenth of the usual for DMS's recipe prune, none for gates.",
+        title="Learning rate", gt=0, le=1,
+    )  # fmt: skip
     weight_decay: float = option(3e-4, "Weight decay of the weights.", title="Weight decay", ge=0, le=0.1)
 
     def batch(self, train: int, learning: int) -> int:
@@ -602,8 +627,9 @@ class RetrainConfig(Part):
     """How the found network is trained at the end."""
 
     epochs: int = option(
-        150, "Epochs of training for the found network.", title="Retraining epochs", unit="epochs", ge=1, le=5000
-    )
+        150, "Epochs of training for the found network. 0: it stays as the search left it.",
+        title="Retraining epochs", unit="epochs", ge=0, le=5000,
+    )  # fmt: skip
     start: Literal["scratch", "inherit"] = option(
         "inherit", "Start from the weights that the search learned, or from fresh ones.", title="Start from"
     )
@@ -611,6 +637,35 @@ class RetrainConfig(Part):
         0.05, "Highest learning rate of the one-cycle schedule.", title="Retraining learning rate", gt=0, le=1
     )
     weight_decay: float = option(5e-4, "Weight decay.", title="Retraining weight decay", ge=0, le=0.1)
+    teacher: Literal["none", "full"] = option(
+        "none",
+        "full: the whole space is trained first, by the same recipe, and the found network learns from its answers "
+        "beside the labels; so do the random ones. It takes longer, and may or may not help.",
+        title="Teacher",
+    )
+    teacher_weight: float = option(
+        0.5, "Share of the teacher's answers in what is learned; the labels have the rest.", title="Teacher's weight",
+        ge=0, le=1,
+    )  # fmt: skip
+    temperature: float = option(
+        4.0,
+        "How much the answers of the teacher are softened: above 1, what it takes for unlikely counts more.",
+        title="Teacher's temperature",
+        ge=0.5,
+        le=20,
+    )
+
+    @model_validator(mode="after")
+    def no_epochs_change_nothing(self) -> Self:
+        if not self.epochs and self.start == "scratch":
+            raise ConfigError.at(
+                "retrain.start", "fresh weights that are not trained know nothing; use inherit, or some retrain.epochs"
+            )
+        if not self.epochs and self.teacher != "none":
+            raise ConfigError.at(
+                "retrain.teacher", "a teacher helps while a network is trained; use none, or some retrain.epochs"
+            )
+        return self
 
 
 class BaselineConfig(Part):
@@ -669,6 +724,12 @@ class SearchConfig(Part):
         if self.space.kind not in entry.spaces:
             raise ConfigError.at(
                 "strategy.kind", f"{entry.label} searches the spaces {', '.join(entry.spaces)}, not {self.space.kind}"
+            )
+        if self.strategy.wants_trained and not self.space.begins_trained:
+            raise ConfigError.at(
+                "strategy.recipe",
+                f"'{self.strategy.recipe}' begins with trained weights, and here they are random; use scale, or a "
+                "known model with weights",
             )
         depth = self.space.depth
         if self.cuts and not self.space.stops_early:
@@ -763,6 +824,8 @@ def _completed(raw: Mapping[str, Any]) -> dict[str, Any]:
     space = _part(raw, "space")
     if {"cells", "layers"} & set(space) and "reductions" not in space and isinstance(filled["space"], dict):
         filled["space"].pop("reductions", None)  # the preset's positions belong to the preset's number of blocks
+    if _part(raw, "strategy").get("recipe") == "prune" and isinstance(filled["search"], dict):
+        filled["search"].setdefault("lr", FINE_LR)
     also = _part(raw, "target").get("also")
     if isinstance(also, list | tuple) and isinstance(filled["search"], dict) and "epochs" not in _part(raw, "search"):
         filled["search"]["epochs"] += FEWEST_EPOCHS * len(also)  # each further target has a stage of its own

@@ -33,8 +33,9 @@ class Member:
     """One side of one layer that a group runs through.
 
     Attributes:
-        layer: dotted name of a module, or of a parameter that belongs to no layer.
-        side: out, in, or through (a norm, or a free parameter).
+        layer: dotted name of a module, of a parameter that belongs to no layer, or of a number in a module.
+        side: out, in, or through (a norm, or a free parameter); of a free parameter also rows, its first dimension.
+            heads of an attention; size of a number that says how many channels there are.
         of: all channels of that side.
         channels: for each element, the channels that are its own.
     """
@@ -61,8 +62,8 @@ class Group:
 
     @property
     def layers(self) -> frozenset[str]:
-        """Names of all its layers."""
-        return frozenset(member.layer for member in self.members)
+        """Names of all its layers, and of the attention whose heads they are."""
+        return frozenset(member.layer for member in self.members if member.side != "size")
 
 
 @dataclass(frozen=True)
@@ -185,19 +186,37 @@ def _work(shell: nn.Module, sender: Connection, shape: tuple[int, ...], until: f
         sender.send(("refused", f"its channel groups cannot be found ({told(error)}); take another model"))
 
 
+def candidates(model: nn.Module, shape: tuple[int, ...], stream: torch.Generator) -> tuple[list[Group], list[Frozen]]:
+    """Groups to be proved, and what is known to be none.
+
+    Args:
+        model: in eval mode, with random weights; it stays as it is.
+        shape: of a batch of one image.
+        stream: for the images.
+    """
+    from nasengine import attention, tracing
+
+    # Copies are traced: some models keep what they computed, and with it a graph that could not be copied later.
+    traced, frozen = tracing.groups(copy.deepcopy(model), torch.randn(shape, generator=stream))
+    heads, stiff = attention.groups(copy.deepcopy(model), torch.randn((4, *shape[1:]), generator=stream))
+    judged = tuple(f"{one.name}." for one in (*heads, *stiff))
+    again = (tracing.ATTENTION, tracing.LOST)  # says of an attention's layers what is said of its heads
+    others = [one for one in frozen if not (one.name.startswith(judged) and one.reason in again)]
+    return [*traced, *heads], [*others, *stiff]
+
+
 def _found(model: nn.Module, shape: tuple[int, ...], until: float, say: Callable[[str], None]) -> Coupling:
-    from nasengine import proof, tracing
+    from nasengine import proof
     from nasengine.cutting import sliced
     from nasengine.multiply_adds import counted
 
     stream = torch.Generator().manual_seed(0)
     say("tracing the model")
     proof.randomised(model, shape, stream)
-    # A copy is traced: some models keep what they computed, and with it a graph that could not be copied later.
-    candidates, frozen = tracing.groups(copy.deepcopy(model), torch.randn(shape, generator=stream))
-    say(f"proving {len(candidates)} groups")
+    possible, frozen = candidates(model, shape, stream)
+    say(f"proving {len(possible)} groups")
     images = torch.randn((2, *shape[1:]), generator=stream, dtype=torch.float64)
-    groups, failed, difference = proof.proved(model.double(), candidates, images, stream, until)
+    groups, failed, difference = proof.proved(model.double(), possible, images, stream, until)
     count = counted(model, images[:1])
     thinnest = counted(sliced(model, groups, {group.name: [0] for group in groups}), images[:1])
     touched = frozenset().union(*(group.layers for group in groups))

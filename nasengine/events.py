@@ -33,11 +33,11 @@ class DataProgress(Event):
 
     kind: ClassVar[str] = "data_progress"
     what: str
-    """One of: downloading, packing."""
+    """One of: downloading, packing, tracing (a known model is looked at)."""
     done: int
     total: int | None
     unit: str
-    """One of: bytes, images."""
+    """One of: bytes, images, models."""
     eta_seconds: float | None
 
 
@@ -233,7 +233,8 @@ class RetrainEpoch(Event):
 
     kind: ClassVar[str] = "retrain_epoch"
     network: str
-    """``found``, ``at 12000`` for the network of a further target, ``random 1`` and so on for those compared with."""
+    """``found``, ``at 12000`` for the network of a further target, ``random 1`` and so on for those compared with,
+    ``teacher`` for the one that helps them."""
     epoch: int
     epochs: int
     train: dict[str, float | None]

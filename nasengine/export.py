@@ -389,7 +389,8 @@ def _bounds(report: Mapping[str, Any]) -> dict[str, int]:
 
 def _comparison(report: Mapping[str, Any]) -> str:
     early = f"Ended early on request: {', '.join(report['ended_early'])}.\n\n" if report["ended_early"] else ""
-    return early + (f"{report['baseline']['sentence']}\n\n" if report["baseline"] else "")
+    parts = (report["teacher"], report["baseline"])
+    return early + "".join(f"{part['sentence']}\n\n" for part in parts if part)
 
 
 def _model_card(report: Mapping[str, Any]) -> str:

@@ -10,6 +10,9 @@ from nasengine.coupling import Coupling, Frozen
 from nasengine.depth import Run
 from nasengine.multiply_adds import Count
 
+HARDLY = 0.001
+"""Share below which a figure says nothing."""
+
 
 def facts(
     model: str, image_size: int, coupling: Coupling, depth: Sequence[Run], count: Count, least: float
@@ -42,12 +45,13 @@ def facts(
 def _sentence(model: str, image_size: int, coupling: Coupling, depth: Sequence[Run], count: Count, least: float) -> str:
     """The same in a few sentences."""
     all_groups, blocks = len(coupling.groups) + len(coupling.frozen), sum(len(run.blocks) for run in depth)
+    left = f"{least:.1%}" if least >= HARDLY else f"less than {HARDLY:.1%}"
     sentences = [
         f"{model}: {_millions(count.params)} parameters, {_millions(count.macs)} multiply-adds at {image_size} pixels.",
         f"{len(coupling.groups)} of {all_groups} channel groups can be narrowed; they reach {coupling.reach:.0%} of "
         f"the multiply-adds.",
         f"{blocks} block{' can go as a whole' if blocks == 1 else 's can go as wholes'}." if blocks else "",
-        f"At the smallest {least:.1%} of the multiply-adds are left.",
+        f"At the smallest {left} of the multiply-adds are left.",
         f"Not: {_frozen(coupling.frozen)}." if coupling.frozen else "",
     ]
     return " ".join(sentence for sentence in sentences if sentence)

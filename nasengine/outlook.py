@@ -30,6 +30,8 @@ SEARCH_SHARE = 0.9
 """Time of an average search step, pruned and with its look at held-out images, against a step of the full space."""
 RETRAIN_SHARE = 0.55
 """Time of a retraining step against a step of the full space, roughly."""
+TEACHER_SHARE, ANSWERS_SHARE = 0.8, 0.2
+"""The same of the teacher's own training, and of its answers in each step of those that it helps."""
 QUICKEST, SLOWEST = 0.55, 1.25
 """Time of measured searches against their estimate, on one core of an AMD EPYC: 0.58 for a quick search of the digits,
 0.68 to 1.23 for those of `benchmarks/accuracy_at_size.jsonl`. A smaller target takes less."""
@@ -231,9 +233,13 @@ def fitting_batch(config: SearchConfig, facts: DataFacts, memory_mib: float) -> 
 
 
 def _memory(config: SearchConfig, plan: Plan, values: int) -> tuple[float, float]:
-    """MiB of the engine's process at its peak: what it takes whatever the batch, and for each image of one."""
+    """MiB of the engine's process at its peak: what it takes whatever the batch, and for each image of one.
+
+    A teacher is the whole space at once, and nothing of it is computed twice.
+    """
     weights = lowered(plan, {}).params_dense
-    return TORCH_MIB + weights * 16 / 2**20, values * 8 * config.runtime.memory_share / 2**20
+    share = config.runtime.memory_share if config.retrain.teacher == "none" else 1.0
+    return TORCH_MIB + weights * 16 / 2**20, values * 8 * share / 2**20
 
 
 def _estimate(config: SearchConfig, plan: Plan, whole: Architecture, target: int, train: int) -> dict[str, float]:
@@ -243,8 +249,10 @@ def _estimate(config: SearchConfig, plan: Plan, whole: Architecture, target: int
     step = len(plan.layers) * SECONDS_PER_LAYER + values * batch * SECONDS_PER_VALUE
     steps = max(1, train // batch)
     networks = 1 + len(config.target.also) + config.baseline.random
-    epochs = SEARCH_SHARE * config.search.epochs + RETRAIN_SHARE * config.retrain.epochs * networks
-    seconds = step * steps * epochs
+    retraining = RETRAIN_SHARE * networks
+    if config.retrain.teacher == "full":
+        retraining += TEACHER_SHARE + ANSWERS_SHARE * networks
+    seconds = step * steps * (SEARCH_SHARE * config.search.epochs + retraining * config.retrain.epochs)
     smallest_stored = smallest(plan, config.strategy.granularities, "params")
     least, most = _file_bytes(
         whole, config.target.metric, target, smallest_stored, zeros="weight" in config.strategy.granularities

@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from nasengine.compact import BATCH_NORMS, Cut, cut, named, narrow
 from nasengine.coupling import Frozen, Group
 from nasengine.cutting import recipe
 from nasengine.errors import told
+from nasengine.written_sizes import sizes
 
 TOLERANCE = 1e-12
 """Rounding stays a thousand times below; a group that is wrong may be felt in the output as little as 1e-8."""
@@ -56,6 +58,9 @@ def proved(
             largest = max(largest, difference)
             return held + more
         if len(more) == 1:
+            (group,) = more
+            if numbered := _with_sizes(model, group):
+                return with_more(held, (numbered,))
             frozen.append(Frozen(more[0].name, more[0].width, reason))
             return held
         half = len(more) // 2
@@ -77,6 +82,12 @@ def _checked(model: nn.Module, groups: Sequence[Group], images: Tensor, stream: 
     return difference, f"cut, the model computes something else (by {difference:.1g} of its output)"
 
 
+def _with_sizes(model: nn.Module, group: Group) -> Group | None:
+    """The group with what the model may have written down of its channels; nothing if it has that already."""
+    found = tuple(sizes(model, {member.of: member.channels for member in group.members}))
+    return None if not found or set(found) <= set(group.members) else replace(group, members=(*group.members, *found))
+
+
 def _some(width: int, stream: torch.Generator) -> list[int]:
     """At least half of the elements, and not all."""
     count = int(torch.randint((width + 1) // 2, width, (), generator=stream))
@@ -88,7 +99,7 @@ def relative_difference(model: nn.Module, cuts: Sequence[Cut], images: Tensor) -
     """Largest difference between the model silenced and the model cut, over the largest output."""
     with silenced(model, cuts):
         expected = model(images)
-    found = cut(copy.deepcopy(model), cuts)(images)
+    found = cut(copy.deepcopy(model), cuts).eval()(images)  # in eval mode anew: some forget then what they kept
     if found.shape != expected.shape:
         raise ValueError(f"its output is {list(found.shape)} instead of {list(expected.shape)}")
     return float((found - expected).abs().max() / expected.abs().max())

@@ -34,13 +34,14 @@ def reported(
     where: torch.device,
     judgement: Mapping[str, Any],
     early: Sequence[str] = (),
+    teacher: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The report; `achieved.bytes` is filled in when the file is written.
 
     `network` is trained, on the CPU, in eval mode; `measured` holds its figures, `random` those of random networks;
     `family` holds reports of the search's other networks, each with its `folder`; `counts` holds `pruned`, `regrown`
     and `survived`, each by granularity; `judgement` says what it gets wrong (`mistakes.judged`); `early` names the
-    phases that ended early on request.
+    phases that ended early on request; `teacher` holds the figures of the network that taught all others.
     """
     image = images.validation.x[:1].cpu()
     return {
@@ -60,6 +61,7 @@ def reported(
             "latency_device": device.label(torch.device("cpu")),
         },
         "accuracy": {"validation": measured["validation"], "test": measured["test"]},
+        "teacher": _teacher(teacher) if teacher else None,
         "baseline": _baseline(measured["test"], random, images, config) if random else None,
         "family": [_member(other) for other in family],
         "parity": dict(parity),
@@ -82,6 +84,14 @@ def reported(
         },
         **judgement,
     }
+
+
+def _teacher(measured: Mapping[str, Any]) -> dict[str, Any]:
+    sentence = (
+        f"A teacher helped: the whole space was trained first ({measured['params']:,} parameters, "
+        f"{100 * measured['test']:.1f} % on the test images), and what is told here learned from its answers, too."
+    )
+    return {**measured, "sentence": sentence}
 
 
 def _baseline(

@@ -1,4 +1,4 @@
-"""Training a compact network at the end: the found one, and random ones of its size by the same recipe."""
+"""Training a compact network at the end: the found one, by the same recipe its teacher and random ones of its size."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class Retraining:
         precision: fp32 or bf16.
         stream: for fresh weights.
         key: tells this network's batches from those of others.
+        teacher: whose answers it learns from, too.
     """
 
     def __init__(
@@ -43,10 +44,12 @@ class Retraining:
         plan: RetrainConfig,
         precision: str,
         stream: torch.Generator,
-        key: int,
+        key: int | str,
+        teacher: train.Teacher | None = None,
     ) -> None:
         self.network, self.masks = network, masks
         self.feed, self.plan, self.precision, self.key = feed, plan, precision, key
+        self.teacher = teacher
         if plan.start == "scratch":
             train.fresh(self.network, stream)
             train.keep_pruned(self.network, self.masks)
@@ -64,7 +67,7 @@ class Retraining:
             torch.manual_seed(device.number(self.feed.seed, "retrain", self.key, epoch, step))  # for dropout
             meter.add(
                 len(batch[1]),
-                train.retrain_step(self.network, batch, self.optimizer, self.masks, self.precision, lr),
+                train.retrain_step(self.network, batch, self.optimizer, self.masks, self.precision, lr, self.teacher),
             )
         self.network.eval()
 

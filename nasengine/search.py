@@ -29,6 +29,7 @@ from nasengine.cache import whole
 from nasengine.compact import Classifier, built
 from nasengine.config import SearchConfig, parse
 from nasengine.control import Control
+from nasengine.coupling import SECONDS
 from nasengine.discretise import ladder
 from nasengine.errors import CheckpointError, ConfigError, EngineError, Interrupted, TrainingError
 from nasengine.events import Event
@@ -37,14 +38,18 @@ from nasengine.outlook import batch_size, outlook, plan_of, resolved
 from nasengine.report import reported, versions
 from nasengine.retraining import Retraining, random_decision
 from nasengine.strategies.base import Decision, Draw, Moment, Point, Stage
-from nasengine.supernet import Kept, Supernet, architecture
-from nasengine.survey import Survey, ensured
+from nasengine.supernet import Kept, Supernet, architecture, everything
+from nasengine.survey import Survey, ensured, is_due
 
 logger = logging.getLogger(__name__)
 
 JUDGING_BATCHES = 4
 """Held-out batches that a strategy may look at to decide."""
 CERTIFICATE_IMAGES = 64
+RETRAIN_EPOCH, TEACHER_EPOCH, ANSWERS = 1 / 3, 0.5, 0.1
+"""Time of an epoch of the retraining, of the teacher's, and what its answers add to each, in epochs of the search."""
+TEACHER = "teacher"
+"""Who is trained in the phase `teach`."""
 RESULT, FAMILY = "result", "family"
 """Folders of the main target's network, and of those of further targets."""
 PROGRESS_SECONDS, SAVE_SECONDS = 0.4, 5.0
@@ -108,6 +113,8 @@ class _Run:
         self.measured: list[dict[str, Any]] = []
         self.members: list[dict[str, Any]] = []
         self.randoms: list[dict[str, Any]] = []
+        self.teacher: dict[str, Any] | None = None
+        """State and figures of the teacher, once it is trained."""
         self.folders: list[str] = []
         self.stopped = self.finished = False
         """What `Control.stop` and `Control.finish` asked for, once it is obeyed."""
@@ -187,6 +194,7 @@ class _Run:
             "counts": self.counts,
             "members": self.members,
             "randoms": self.randoms,
+            "teacher": self.teacher,
             "returned": self.returned,
             "measured": self.measured,
             "folders": self.folders,
@@ -195,7 +203,7 @@ class _Run:
             "versions": versions(),
             "meant": self._meant(),
         }
-        if self.position.phase == "retrain":
+        if self.position.phase in ("teach", "retrain"):
             train.check_finite(self.retraining.network.parameters(), "retrain.lr")
             state |= {"network": self.retraining.state()}
         checkpoint.save(self.folder / "checkpoint.pt", state)
@@ -225,6 +233,7 @@ class _Run:
             self.meter = train.Meter(**saved["meter"])
             self.counts, self.measured = saved["counts"], saved["measured"]
             self.stopped, self.finished, self.early = saved.get("ended", (False, False, []))
+            self.teacher = saved.get("teacher")
             self.seconds, self.members, self.randoms = saved["seconds"], saved["members"], saved["randoms"]
             self.returned = moved(saved["returned"])
         except (KeyError, TypeError, RuntimeError) as error:
@@ -244,6 +253,8 @@ class _Run:
             yield from self._said_again()
             return
         packed = yield from self._loaded(silent=resumed)
+        if is_due(self.config, packed.facts) and not resumed:
+            yield events.DataProgress(what="tracing", done=0, total=None, unit="models", eta_seconds=SECONDS)
         survey = ensured(self.config, packed.facts)
         if self.saved is not None and self.saved.get("sha256") != packed.sha256:
             raise ConfigError.at(
@@ -300,9 +311,11 @@ class _Run:
                     yield from self._stage(stage)
             self.seconds["search"] = self._elapsed()
             self.since = time.perf_counter()
-            self.position = _Position(phase="retrain")
+            self.position = _Position(phase="retrain" if self.config.retrain.teacher == "none" else "teach")
             if self.early:
                 self._time_anew()
+        if self.position.phase == "teach":
+            yield from self._teaching()
         yield from self._retrainings()
         yield from self._published()
 
@@ -402,9 +415,9 @@ class _Run:
         before = self.net.kept
         self.net.keep_momentum(self.weights)
         self.net.commit(decision.kept)
-        self.weights = train.weights_optimizer(self.net, self.config.search.lr, self.config.search.weight_decay)
+        self._new_weights_optimizer()
         closes = point == "end" or decision.closes
-        if closes and moment.stage.fits and self.strategy.recalibrates:
+        if closes and moment.stage.fits and (self.strategy.recalibrates or not self.config.retrain.epochs):
             gains, key = self.strategy.gains(self.net), ("judge", moment.stage.index, moment.epoch)
             with device.autocast(self.device, self.config.runtime.precision):
                 train.recalibrate(self.net, gains, self.feeds.learning, *key)
@@ -479,7 +492,14 @@ class _Run:
                 logger.warning("no random network of the found one's size was found; the comparison ends here")
                 return
             alive = {name: units.to(self.device) for name, units in kept.items()}
-            self.randoms.append(self._compact(self.net.with_(self.net.nursery, alive)))
+            if self.config.retrain.epochs:
+                net = self.net.with_(self.net.nursery, alive)
+            else:  # what is done for the found one is all that is done for it, too
+                net = self.net.with_(copy.deepcopy(self.net.nursery), alive)
+                train.ready(net, weights=self.strategy.trains_weights)
+                with device.autocast(self.device, self.config.runtime.precision):
+                    train.recalibrate(net, self.strategy.gains(net), self.feeds.learning, "judge random", number)
+            self.randoms.append(self._compact(net))
 
     def _compact(self, net: Supernet) -> dict[str, Any]:
         """A committed network as it is kept until it is trained."""
@@ -501,8 +521,13 @@ class _Run:
         x, y = self.feeds.judging.plain(JUDGING_BATCHES * size, "judge", moment.stage.index, moment.epoch)
         return list(zip(x.split(size), y.split(size), strict=True))
 
-    def _new_optimizers(self, stage: Stage) -> None:
+    def _new_weights_optimizer(self) -> None:
+        """After each change of shape."""
+        train.ready(self.net, weights=self.strategy.trains_weights)
         self.weights = train.weights_optimizer(self.net, self.config.search.lr, self.config.search.weight_decay)
+
+    def _new_optimizers(self, stage: Stage) -> None:
+        self._new_weights_optimizer()
         self.scores = self.strategy.optimizer(Moment(stage=stage, epoch=0, step=0, steps=self.steps))
 
     def _masked(self, draw: Draw) -> dict[str, float | None]:
@@ -511,7 +536,7 @@ class _Run:
         found = train.evaluated(
             lambda x: self.net(x, draw.masks, draw.gains, draw.off), self.images.validation, self.images
         )
-        self.net.train()
+        train.ready(self.net, weights=self.strategy.trains_weights)
         return found
 
     def _drawn(self, moment: Moment) -> Draw:
@@ -551,19 +576,20 @@ class _Run:
 
     # -- the found network and those it is compared with -----------------------------------------------------------
 
+    def _teaching(self) -> Iterator[Event]:
+        """The whole network, with the weights as the search left them; one that was ended early teaches nobody."""
+        whole = everything(self.plan, self.device)
+        self._prepare(self._compact(self.net.with_(self.net.nursery, whole)), key=TEACHER)
+        yield from self._training()
+        if not self.finished:
+            self.teacher = {"state": self.retraining.network.state_dict(), "measured": self.retraining.measured()}
+        self.position, self.meter = _Position(phase="retrain"), train.Meter()
+
     def _retrainings(self) -> Iterator[Event]:
+        teacher = self._taught_by()
         while (index := self.position.stage) < len(self._networks):
-            self._prepare(index)
-            total = self.config.retrain.epochs
-            for epoch in range(self.position.epoch, total):
-                yield from self._retrain_epoch(index, epoch)
-                if self.finished or index >= len(self._networks):
-                    break
-                self.position = _Position(phase="retrain", stage=index, epoch=epoch + 1)
-                self.meter = train.Meter()
-                if epoch + 1 < total and time.perf_counter() - self.last_saved > SAVE_SECONDS:
-                    self.save()
-                    yield events.CheckpointSaved(phase="retrain", epoch=epoch + 1)
+            self._prepare(self._networks[index], key=index, teacher=teacher)
+            yield from self._training()
             if index >= len(self._networks):  # a random network that nobody waits for any more
                 break
             if self.finished:
@@ -578,17 +604,28 @@ class _Run:
         """What is to be trained: the search's own networks, from large to small, then random ones."""
         return [*self.members, *([] if self.stopped else self.randoms)]
 
-    def _prepare(self, index: int) -> None:
-        """The compact network number `index`, with its weights at the start or as they were saved."""
-        kept = self._networks[index]
-        network, masks = self._network(kept), kept["masks"]
+    def _prepare(self, kept: dict[str, Any], *, key: int | str, teacher: train.Teacher | None = None) -> None:
+        """A compact network with its weights at the start, or as they were saved if it was in hand then."""
         self.retraining = Retraining(
-            network, {name: mask.to(self.device) for name, mask in masks.items()}, feed=self.feeds.all,
-            plan=self.config.retrain, precision=self.config.runtime.precision,
-            stream=device.generator("cpu", self.config.seed, "retrain", index), key=index,
+            self._network(kept), {name: mask.to(self.device) for name, mask in kept["masks"].items()},
+            feed=self.feeds.all, plan=self.config.retrain, precision=self.config.runtime.precision,
+            stream=device.generator("cpu", self.config.seed, "retrain", key), key=key, teacher=teacher,
         )  # fmt: skip
-        if self.saved is not None and "network" in self.saved and self.saved["position"]["stage"] == index:
-            self.retraining.load(self.saved["network"])
+        if self.saved is not None and "network" in self.saved:
+            place = self.saved["position"]
+            if (place["phase"], place["stage"]) == (self.position.phase, self.position.stage):
+                self.retraining.load(self.saved["network"])
+
+    def _taught_by(self) -> train.Teacher | None:
+        """The trained teacher, if there is one."""
+        if self.teacher is None:
+            return None
+        part = self.config.retrain
+        network = self._network({"kept": everything(self.plan), "state": self.teacher["state"]})
+        return train.Teacher(
+            network=network.to(memory_format=torch.channels_last), weight=part.teacher_weight,
+            temperature=part.temperature,
+        )  # fmt: skip
 
     def _keep_the_better(self, index: int) -> None:
         """Of a training that was ended early: the network as it is, or as the search left it (validation decides)."""
@@ -603,18 +640,36 @@ class _Run:
         network.load_state_dict(member["state"])
         return network.eval()
 
-    def _retrain_epoch(self, index: int, epoch: int) -> Iterator[Event]:
+    def _training(self) -> Iterator[Event]:
+        """All epochs of the network in hand, unless it is ended early."""
+        total = self.config.retrain.epochs
+        for epoch in range(self.position.epoch, total):
+            yield from self._retrain_epoch(epoch)
+            if self._enough:
+                break
+            self.position = replace(self.position, epoch=epoch + 1, step=0)
+            self.meter = train.Meter()
+            if epoch + 1 < total and time.perf_counter() - self.last_saved > SAVE_SECONDS:
+                self.save()
+                yield events.CheckpointSaved(phase="retrain", epoch=epoch + 1)
+
+    @property
+    def _enough(self) -> bool:
+        """Whether nobody waits any more for what is being trained."""
+        return self.finished or self.position.stage >= len(self._networks)
+
+    def _retrain_epoch(self, epoch: int) -> Iterator[Event]:
         for step in self.retraining.steps(epoch, self.position.step, self.meter):
-            self.position = _Position(phase="retrain", stage=index, epoch=epoch, step=step)
+            self.position = replace(self.position, epoch=epoch, step=step)
             self._obey()
             self._shorten()
-            if self.finished or index >= len(self._networks):
+            if self._enough:
                 self.retraining.network.eval()
                 return
         self.position.step = self.feeds.all.steps
         fraction = self._fraction()
         yield events.RetrainEpoch(
-            network=self._title(index),
+            network=self._title(),
             epoch=epoch + 1,
             epochs=self.config.retrain.epochs,
             train=self.meter.means(),
@@ -623,7 +678,11 @@ class _Run:
             eta_seconds=self._eta(fraction),
         )
 
-    def _title(self, index: int) -> str:
+    def _title(self) -> str:
+        """What the network in hand is called."""
+        index = self.position.stage
+        if self.position.phase == "teach":
+            return TEACHER
         if index >= len(self.members):
             return f"random {index - len(self.members) + 1}"
         target = self.members[index]["target"]
@@ -652,6 +711,7 @@ class _Run:
                 family=[other for _, other in ready] if is_main else [],
                 parity=member["parity"], counts=member["counts"], seconds=self.seconds, where=self.device,
                 judgement=judgement.told, early=self.early,
+                teacher=self.teacher["measured"] if self.teacher else None,
             )  # fmt: skip
             folder = RESULT if is_main else f"{FAMILY}/{member['target']}"
             (self.folder / folder).parent.mkdir(exist_ok=True)
@@ -715,16 +775,22 @@ class _Run:
         return sum(s.epochs for s in self.stages[: stage.index]) + epoch + 1
 
     def _fraction(self) -> float:
-        """Share of the whole run that is over, by epochs; a retraining epoch counts a third."""
-        retrain = self.config.retrain.epochs / 3
+        """Share of the whole run that is over, by epochs; one of retraining counts as `RETRAIN_EPOCH` says."""
+        searching, epochs = self.config.search.epochs, self.config.retrain.epochs
+        teaching, each = 0.0, RETRAIN_EPOCH
+        if self.config.retrain.teacher == "full":
+            teaching, each = TEACHER_EPOCH * epochs, RETRAIN_EPOCH + ANSWERS
         networks = len(self.look.family) + (0 if self.stopped else self.config.baseline.random)
-        total = self.config.search.epochs + retrain * networks
-        steps = self.steps if self.position.phase == "search" else self.feeds.all.steps
-        part = self.position.epoch + self.position.step / max(1, steps)
-        if self.position.phase == "search":
-            done = sum(s.epochs for s in self.stages[: self.position.stage]) + part
-        else:
-            done = self.config.search.epochs + retrain * self.position.stage + part / 3
+        total = searching + teaching + each * epochs * networks
+        where = self.position
+        part = where.epoch + where.step / max(1, self.steps if where.phase == "search" else self.feeds.all.steps)
+        match where.phase:
+            case "search":
+                done = sum(s.epochs for s in self.stages[: where.stage]) + part
+            case "teach":
+                done = searching + TEACHER_EPOCH * part
+            case _:
+                done = searching + teaching + each * (epochs * where.stage + part)
         return min(1.0, done / total)
 
     def _eta(self, fraction: float) -> float | None:

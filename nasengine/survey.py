@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -77,12 +78,23 @@ def ensured(config: SearchConfig, facts: DataFacts) -> Survey | None:
     Raises:
         ConfigError: if the model cannot be built for these images, or cannot be followed.
     """
-    space = config.space
-    if space.kind != "imported":
+    if config.space.kind != "imported":
         return None
-    shape = {"image_size": config.data.image_size, "channels": facts.channels, "classes": len(facts.class_names)}
+    space, shape = config.space, _shape(config, facts)
     known = imported.survey(imported.file(space.library, space.model, **shape))
     return Survey.from_json(known) if known else written(space.library, space.model, **shape)
+
+
+def is_due(config: SearchConfig, facts: DataFacts) -> bool:
+    """Whether there is a model that nobody has looked at: `ensured` will take its time."""
+    space = config.space
+    return space.kind == "imported" and not imported.survey(
+        imported.file(space.library, space.model, **_shape(config, facts))
+    )
+
+
+def _shape(config: SearchConfig, facts: DataFacts) -> dict[str, int]:
+    return {"image_size": config.data.image_size, "channels": facts.channels, "classes": len(facts.class_names)}
 
 
 def written(
@@ -200,6 +212,9 @@ def _layer(model: nn.Module, name: str, sides: _Sides, count: Count, made: int, 
             costs.append(Cost("params", 1, sides.listed(name, "out", own.pop("bias").numel())))
     for parameter, value in own.items():
         costs += sides.of_parameter(name, parameter, value, module)
+    if macs and (name, "heads") in sides.members:  # the products of queries, keys and values
+        costs.append(Cost("macs", macs // module.num_heads, sides.listed(name, "heads", module.num_heads)))
+        macs %= module.num_heads
     through = channels_of(module, "through")
     usual = {
         "channels": sides.listed(name, "through", through) if through else (ONE,),
@@ -237,9 +252,13 @@ class _Sides:
     def of_parameter(self, layer: str, name: str, value: Tensor, module: nn.Module) -> list[Cost]:
         """What a parameter takes that is no weight of a convolution or a linear layer."""
         free = f"{layer}.{name}" if layer else name
-        if (free, "through") in self.members:
-            width = value.shape[parameter_dim(value)]
-            return [Cost("params", value.numel() // width, self.listed(free, "through", width))]
+        dims = {
+            side: dim for side, dim in (("rows", 0), ("through", parameter_dim(value))) if (free, side) in self.members
+        }
+        if dims:
+            widths = [value.shape[dim] for dim in dims.values()]
+            listings = [self.listed(free, side, width) for side, width in zip(dims, widths, strict=True)]
+            return [Cost("params", value.numel() // math.prod(widths), *listings)]
         width = channels_of(module, "through") or 0
         if (layer, "through") in self.members and value.numel() == width:
             return [Cost("params", 1, self.listed(layer, "through", width))]

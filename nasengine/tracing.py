@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,8 @@ from nasengine.coupling import Frozen, Group, Member
 Place = tuple[int, str, int]
 """Number of a node, side (out, in, through), number of a channel."""
 CONVOLUTION = nn.modules.conv._ConvNd
+LAST = 2**64 - 1
+"""How autograd writes down dimension -1."""
 LOST = "its channels are rearranged in a way that cannot be followed"
 SINGLE = "it has a single element"
 ATTENTION = "attention: heads stay as they are"
@@ -74,8 +77,11 @@ class _Trace:
 def _traced(model: nn.Module, example: Tensor) -> _Trace:
     from torch_pruning import DependencyGraph, ops
 
-    # Times one, so that the classes end in an operation of their own, by which the output is known.
-    graph = DependencyGraph().build_dependency(model, example, forward_fn=lambda net, x: net(x) * 1.0, verbose=False)
+    with _mended():
+        # Times one, so that the classes end in an operation of their own, by which the output is known.
+        graph = DependencyGraph().build_dependency(
+            model, example, forward_fn=lambda net, x: net(x) * 1.0, verbose=False
+        )
     names = {module: name for name, module in model.named_modules()} | dict(graph._param_to_name)
     order = {module: place for place, module in enumerate(names)}
     nodes = sorted(graph.module2node.values(), key=lambda node: order.get(node.module, len(order)))
@@ -114,13 +120,55 @@ def _traced(model: nn.Module, example: Tensor) -> _Trace:
     return trace
 
 
+@contextmanager
+def _mended() -> Iterator[None]:
+    """Torch-Pruning with two faults of its index maps put right.
+
+    Where channels do not divide it would end; here it goes on, and those are lost. Of splits it follows those of the
+    second dimension alone; here those of the last one too, where tokens have their channels.
+    """
+    from torch_pruning.dependency import index_mapping
+
+    reshape, split = index_mapping.update_reshape_index_mapping, index_mapping.update_split_index_mapping
+
+    def reshaped(graph: Any, node: Any) -> None:
+        try:
+            reshape(graph, node)
+        except ZeroDivisionError:
+            for edge in (edge for near in (node, *node.inputs, *node.outputs) for edge in near.dependencies):
+                if node in (edge.source, edge.target):
+                    edge.index_mapping[0] = _nowhere
+
+    def parted(graph: Any, node: Any) -> None:
+        operation = node.grad_fn
+        dim, sizes = (getattr(operation, f"_saved_{name}", None) for name in ("dim", "self_sym_sizes"))
+        if sizes is not None and len(sizes) > 2 and dim in (len(sizes) - 1, LAST):
+            node.grad_fn = None  # by which it sees that the dimension is not the second
+            node.enable_index_mapping = True  # not so behind a class token
+        split(graph, node)
+        node.grad_fn = operation
+
+    index_mapping.update_reshape_index_mapping, index_mapping.update_split_index_mapping = reshaped, parted
+    try:
+        yield
+    finally:
+        index_mapping.update_reshape_index_mapping, index_mapping.update_split_index_mapping = reshape, split
+
+
+def _nowhere(_: Any) -> Any:
+    raise IndexError
+
+
 def _along(edge: Any, given: Sequence[int], limit: int) -> tuple[list[tuple[int, int]], list[int]]:
     """Pairs of channel numbers before and behind an edge; and those of which it is not clear where they go."""
     from torch_pruning._helpers import _HybridIndex
 
     found = [_HybridIndex(idx=channel, root_idx=channel) for channel in given]
-    for mapping in edge.index_mapping:
-        found = found if mapping is None else mapping(found)
+    try:
+        for mapping in edge.index_mapping:
+            found = found if mapping is None else mapping(found)
+    except (ZeroDivisionError, IndexError):  # a map that was worked out wrongly
+        return [], list(given)
     if any(here is None for _, here in found):
         return [], list(given)
     pairs = [(here, there) for there, here in found if 0 <= there < limit]

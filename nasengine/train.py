@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from nasengine import data, device, splits
-from nasengine.compact import Borrowed, rebuilt
+from nasengine.compact import BATCH_NORMS, Borrowed, rebuilt
 from nasengine.data import Images, Split
 from nasengine.errors import TrainingError
-from nasengine.objectives import task_loss
+from nasengine.objectives import distillation, task_loss
 from nasengine.strategies.base import Batch, Draw, Moment, Strategy
 from nasengine.supernet import Supernet
 
@@ -127,6 +127,20 @@ class Feeds:
         return self.deciding or self.learning
 
 
+def ready(net: Supernet, *, weights: bool) -> None:
+    """Puts a network into training mode, its weights to learn or to rest.
+
+    Without a gradient the optimizer leaves them alone, decay and momentum included. Training mode is then for batch
+    norms alone, as in DMS's code for resting weights: dropout would be noise that nothing learns from.
+    """
+    net.train()
+    for parameter in net.live.values():
+        parameter.requires_grad_(requires_grad=weights)
+    if not weights:
+        for module in net.modules():
+            module.training = module is net or isinstance(module, BATCH_NORMS)
+
+
 def weights_optimizer(net: Supernet, lr: float, weight_decay: float) -> torch.optim.SGD:
     """SGD over every live parameter, with the momentum that the supernet kept; batch norms are not decayed."""
     decayed, free = [], []
@@ -211,11 +225,37 @@ def _pass(
     return dict(zip((*losses, "accuracy"), numbers, strict=True)), draws
 
 
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """A trained network whose answers another one learns from beside the labels; it does not change.
+
+    Attributes:
+        weight: share of its answers in the loss, 0 to 1; the labels have the rest.
+        temperature: as in `objectives.distillation`.
+    """
+
+    network: nn.Module
+    weight: float
+    temperature: float
+
+    def __post_init__(self) -> None:
+        self.network.eval().requires_grad_(requires_grad=False)
+
+    def blended(self, task: Tensor, logits: Tensor, images: Tensor) -> Tensor:
+        """The loss of a student that answered `images` with `logits`."""
+        with torch.no_grad():
+            answers = self.network(images)
+        return (1 - self.weight) * task + self.weight * distillation(logits, answers, self.temperature)
+
+
 def retrain_step(
     network: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer, masks: Mapping[str, Tensor], precision: str,
-    lr: float,
+    lr: float, teacher: Teacher | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """One step of the compact network; pruned weights stay exactly zero.
+
+    Returns:
+        accuracy on the batch and the loss by its labels, which is to be compared whether a teacher helps or not.
 
     Raises:
         TrainingError: if the loss is not a finite number.
@@ -225,16 +265,16 @@ def retrain_step(
         group["lr"] = lr
     with device.autocast(images.device, precision):
         logits = network(images)
-        loss = task_loss(logits, labels)
-    value = float(loss.detach())
-    if not math.isfinite(value):
+        task = task_loss(logits, labels)
+        loss = task if teacher is None else teacher.blended(task, logits, images)
+    if not math.isfinite(float(loss.detach())):
         raise TrainingError(not_a_number("the loss", "retrain.lr", " while retraining"))
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(network.parameters(), CLIP, foreach=True)
     optimizer.step()
     keep_pruned(network, masks)
-    return {"loss": value, "accuracy": float((logits.detach().argmax(1) == labels).float().mean())}
+    return {"loss": float(task.detach()), "accuracy": float((logits.detach().argmax(1) == labels).float().mean())}
 
 
 def retrain_optimizer(network: nn.Module, weight_decay: float) -> torch.optim.SGD:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nasengine import models
-from nasengine.compact import library_model
+from nasengine.compact import library_model, opened
 from nasengine.errors import ConfigError, told
 from nasengine.names import brief
 
@@ -76,7 +76,7 @@ def built(
         _load(model, Path(path or ""), f"{name} ({library})", heads(model, other))
     if weights == "pretrained":
         _download(model, library, name, channels)
-    return model
+    return opened(model)
 
 
 def heads(model: nn.Module, other: nn.Module) -> set[str]:

@@ -149,10 +149,12 @@ class Strategy(nn.Module, ABC):
         decision_fraction: share of the training images that only its own parameters learn from; with 0 they learn from
             the very batches that the weights learn from.
         recalibrates: whether statistics of batch norms are estimated anew after the cut that ends a search.
+        trains_weights: whether weights learn while it searches; if not, statistics of batch norms alone follow.
     """
 
     decision_fraction: float = 0.0
     recalibrates: bool = False
+    trains_weights: bool = True
 
     @abstractmethod
     def stages(self, net: Supernet) -> list[Stage]:

@@ -1,6 +1,7 @@
 """DMS: how many units of each choice stay is learned by gradient, which ones their importance says.
 
-Source: DMS (ICML 2024, arXiv 2405.07194), the recipe that trains weights and ratios of a random network together.
+Source: DMS (ICML 2024, arXiv 2405.07194). Its three pipelines are recipes: `scale` trains weights and ratios together
+(DMS_np), `prune` does so from trained weights (DMS_p), `gates` trains ratios alone, with trained weights (DMS_p-).
 Differs: places are mid-ranks and importance is Fisher's by default (`topk`); the current size is that of the hard
 network at both levels; what is far from staying is pruned for good before the end, so that the search gets cheaper as
 it goes on; the weight of the size grows where it lags behind, instead of being tuned by hand; the end is an exact fit,
@@ -73,6 +74,7 @@ class DMS(Strategy):
         limits: Mapping[str, int],
     ) -> None:  # fmt: skip
         super().__init__()
+        self.trains_weights = part.recipe != "gates"
         self.part, self.epochs, self.targets, self.metric = part, epochs, tuple(targets), metric
         self.further, self.metrics = dict(limits), (metric, *limits)
         self.choices = {level: [c for c in plan.choices if c.granularity == level] for level in LEVELS}

@@ -81,9 +81,15 @@ function settle() {
 
 function preparation({ what, done, total, unit, eta_seconds: eta }) {
   const write = unit === "bytes" ? (n) => `${count(n)}B` : whole;
-  const word = { downloading: "Downloading the images", packing: "Packing the images" }[what] ?? what;
+  const word = {
+    downloading: "Downloading the images",
+    packing: "Packing the images",
+    tracing: "Looking at what may be cut of the model",
+  }[what] ?? what;
   at("before-data-text").textContent =
-    `${word}: ${write(done)}${total ? ` of ${write(total)}` : ""}${unit === "images" ? " images" : ""}${eta ? `, ${duration(eta)} left` : ""}`;
+    unit === "models"
+      ? `${word}, up to ${duration(eta)}`
+      : `${word}: ${write(done)}${total ? ` of ${write(total)}` : ""}${unit === "images" ? " images" : ""}${eta ? `, ${duration(eta)} left` : ""}`;
   const bar = at("before-data-bar");
   if (total) bar.value = done / total;
   else bar.removeAttribute("value");

@@ -21,8 +21,9 @@ export function header(model, state) {
 /** The figures of the search so far, or of its result. */
 export function figures(model) {
   const { started } = model;
+  const retrain = model.retrain?.network === "teacher" ? null : model.retrain; // its figures are nobody's result
   const report = model.result?.report;
-  const trained = model.retrain && (furtherTarget(model.retrain.network) ?? started.target);
+  const trained = retrain && (furtherTarget(retrain.network) ?? started.target);
   const commit = (trained && model.commits.findLast((one) => one.target === trained)) ?? model.commits.at(-1);
   const isFit = commit && ["fit", "stage_end"].includes(commit.reason);
   const stays = trained || (isFit && commit.seq > (model.progress?.seq ?? 0)); // what is off at other times may come back
@@ -36,9 +37,9 @@ export function figures(model) {
   at("figure-size-note").textContent = isEarly
     ? `${unit} of the open blocks; this stage aims at ${amount(target)}, the search at ${amount(started.target)}${also}`
     : `${unit}, target ${amount(target)}${also}`;
-  const accuracy = report?.accuracy?.validation ?? model.retrain?.validation?.accuracy ?? model.epoch?.validation?.accuracy;
+  const accuracy = report?.accuracy?.validation ?? retrain?.validation?.accuracy ?? model.epoch?.validation?.accuracy;
   at("figure-accuracy").textContent = percent(accuracy);
-  at("figure-accuracy-note").textContent = model.retrain ? "on validation images, retrained" : "on validation images";
+  at("figure-accuracy-note").textContent = retrain ? "on validation images, retrained" : "on validation images";
   const isFinal = isFit && commit.seq > (model.epoch?.seq ?? 0);
   const kept = isFinal ? commit.totals : (model.epoch?.kept ?? commit?.totals);
   for (const level of ["operation", "filter", "weight"]) {

@@ -62,6 +62,7 @@ export function stageWords(name) {
 export function networkName(network) {
   const target = furtherTarget(network);
   if (network === "found") return "the found network";
+  if (network === "teacher") return "the teacher (the whole space)";
   return target === null ? `a network to compare with (${network})` : `the network for the target ${whole(target)}`;
 }
 

@@ -89,6 +89,20 @@ class Gated(Net):
         return self.after(one * torch.sigmoid(other))
 
 
+class GatedTokens(Net):
+    """The same of tokens, one of which is a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.after = nn.Linear(8, 12), nn.Linear(6, 8)
+        self.first = nn.Parameter(torch.randn(1, 1, 8))
+
+    def body(self, x: Tensor) -> Tensor:
+        tokens = torch.cat([self.first.expand(x.shape[0], -1, -1), x.flatten(2).transpose(1, 2)], dim=1)
+        one, other = self.both(tokens).chunk(2, dim=-1)
+        return (tokens + self.after(one * torch.sigmoid(other))).transpose(1, 2).unsqueeze(3)
+
+
 class Normed(Net):
     """A layer norm and group norms, with a free factor for each channel."""
 
@@ -152,6 +166,31 @@ class Rigid(Net):
         y = self.rigid(x)
         x = x + self.free(y.reshape(y.shape[0], 6, *y.shape[2:]))
         return x + self.outer(self.inner(x))
+
+
+class Shaped(nn.Module):
+    """A factor for each channel, put in its place by a shape that is written down."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.shape, self.factor = (width, 1, 1), nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor.view(self.shape)
+
+
+class Noted(Net):
+    """A number of channels is written down where it can be changed; the same number also says something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stiff, self.shaped, self.free = conv(8, 6), Shaped(6), conv(6, 8)
+        self.hidden, self.patch_size = 6, 6
+
+    def body(self, x: Tensor) -> Tensor:
+        y = self.shaped(self.stiff(x))
+        y = torch.nn.functional.pad(y.reshape(y.shape[0], self.hidden, *y.shape[2:]), [0, self.patch_size - 6])
+        return x + self.free(y)
 
 
 class Pieced(Net):
@@ -257,4 +296,4 @@ class Around(nn.Module):
         return last(x, x, x)[0] if isinstance(last, nn.MultiheadAttention) else last(x)
 
 
-SOUND = (Residual, Dense, Squeezed, Grouped, Gated, Normed, RootNormed, Flat)
+SOUND = (Residual, Dense, Squeezed, Grouped, Gated, GatedTokens, Normed, RootNormed, Flat, Noted)

@@ -59,6 +59,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "search.epochs": 12,
         "retrain.epochs": 1,
     },
+    "teacher": {"retrain.teacher": "full", "baseline.random": 1, "target.also": ["60%"], "search.epochs": 12},
     "known model": {
         "space": {"kind": "imported", "model": "test_resnet"},
         "strategy": {"kind": "dms"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from small import raw
@@ -385,15 +385,49 @@ def test_all_targets_come_from_large_to_small_and_once() -> None:
     assert TargetConfig(value=250).family(1000) == (250,)
 
 
-@pytest.mark.parametrize(
-    "strategy",
-    [{"recipe": "coppice"}, {"recipe": "published"}, {"kind": "dms"}],
-    ids=lambda part: "".join(part.values()),
-)
-def test_every_recipe_has_a_strategy(strategy: dict[str, str]) -> None:
-    wanted = parse({"strategy": strategy}).strategy
-    assert wanted.recipe == strategy.get("recipe", wanted.recipe)
-    assert callable(resolved(catalogue.STRATEGIES[wanted.kind].paths[wanted.recipe]))
+@pytest.mark.parametrize("kind", METHODS)
+def test_every_recipe_has_a_strategy(kind: str) -> None:
+    recipes = get_args(METHODS[kind].model_fields["recipe"].annotation)
+    assert set(recipes) == set(catalogue.STRATEGIES[kind].paths)
+    for recipe in recipes:
+        space = {"kind": "imported", "weights": "pretrained"}
+        wanted = parse({"strategy": {"kind": kind, "recipe": recipe}, "space": space}).strategy
+        assert wanted.recipe == recipe
+        assert callable(resolved(catalogue.STRATEGIES[wanted.kind].paths[wanted.recipe]))
+
+
+@pytest.mark.parametrize("recipe", ["prune", "gates"])
+@pytest.mark.parametrize("space", [{"kind": "cells"}, {"kind": "chain"}, {"kind": "imported", "weights": "none"}])
+def test_a_recipe_that_begins_with_trained_weights_is_refused_where_they_are_random(
+    space: dict[str, str], recipe: str
+) -> None:
+    wanted = {"strategy": {"kind": "dms", "recipe": recipe}}
+    sentence = (
+        f"'{recipe}' begins with trained weights, and here they are random; use scale, or a known model with weights"
+    )
+    assert problems({**wanted, "space": space}) == [("strategy.recipe", sentence)]
+    for given in ({"weights": "pretrained"}, {"weights": "file", "path": "a.safetensors"}):
+        assert parse({**wanted, "space": {"kind": "imported", **given}}).strategy.recipe == recipe
+
+
+def test_trained_weights_are_pruned_at_a_lower_learning_rate_unless_it_is_given() -> None:
+    space = {"kind": "imported", "weights": "pretrained"}
+    for recipe, rate in (("scale", 0.05), ("prune", 0.005), ("gates", 0.05)):
+        wanted = {"space": space, "strategy": {"kind": "dms", "recipe": recipe}}
+        first = parse(wanted)
+        assert first.search.lr == rate
+        assert parse(first.model_dump(mode="json")) == first
+        assert parse({**wanted, "search": {"lr": 0.01}}).search.lr == 0.01
+
+
+def test_a_retraining_of_no_epochs_leaves_what_the_search_found_and_no_less() -> None:
+    assert parse(raw({"retrain.epochs": 0})).retrain.epochs == 0
+    assert problems(raw({"retrain.epochs": 0, "retrain.start": "scratch"})) == [
+        ("retrain.start", "fresh weights that are not trained know nothing; use inherit, or some retrain.epochs")
+    ]
+    assert problems(raw({"retrain.epochs": 0, "retrain.teacher": "full"})) == [
+        ("retrain.teacher", "a teacher helps while a network is trained; use none, or some retrain.epochs")
+    ]
 
 
 def test_what_a_configuration_prints_is_a_configuration() -> None:

@@ -19,9 +19,9 @@ def test_a_paragraph_says_how_far_a_model_can_be_narrowed(capsys: pytest.Capture
     code, out, _ = run(capsys, "timm:vit_tiny_patch16_224", "--image-size", "32", "--classes", "10")
     assert code == 0
     assert out == (
-        "vit_tiny_patch16_224 (timm): 5.49 M parameters, 27.2 M multiply-adds at 32 pixels. 13 of 25 channel groups "
-        "can be narrowed; they reach 100% of the multiply-adds. At the narrowest 0.6% of all are left. "
-        "Not: blocks.0.attn.qkv and 11 more (attention: heads stay as they are).\n"
+        "vit_tiny_patch16_224 (timm): 5.49 M parameters, 27.2 M multiply-adds at 32 pixels. 25 of 25 channel groups "
+        "can be narrowed; they reach 100% of the multiply-adds. 12 blocks can go as wholes. At the smallest less than "
+        "0.1% of the multiply-adds are left.\n"
     )
 
 
@@ -31,6 +31,13 @@ def test_the_same_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0
     assert (said["library"], said["name"], said["classes"], said["image_size"]) == ("torchvision", "resnet18", 10, 32)
     assert (said["params"], said["macs"], said["reach"], said["frozen"]) == (11_181_642, 37_016_576, 1.0, [])
+    assert [run["blocks"] for run in said["depth"]] == [
+        ["layer1.0", "layer1.1"],
+        ["layer2.1"],
+        ["layer3.1"],
+        ["layer4.1"],
+    ]
+    assert said["sentence"].startswith("resnet18 (torchvision): 11.2 M parameters, 37 M multiply-adds at 32 pixels. ")
     assert said["groups"][0] == {
         "name": "conv1",
         "width": 64,
@@ -44,7 +51,7 @@ def test_the_same_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["timm:resnet81"], "timm has no model 'resnet81'; did you mean resnet18"),
+        (["timm:resnet81"], "timm has no model 'resnet81' that sorts images into classes; did you mean resnet18"),
         (["resnet18"], "'resnet18' names no library; write it as in timm:resnet18 or torchvision:resnet18"),
         (["torchvision:resnet18", "--seconds", "1"], "its channel groups were not found within 1 s ("),
     ],

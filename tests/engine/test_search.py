@@ -264,7 +264,7 @@ def test_every_search_stopped_and_continued_ends_with_the_very_same_networks(
     assert len({(position["phase"], position["stage"]) for position in positions}) >= 2
     assert content(tmp_path, *places) == content(run.folder, *places)
     kinds = [event["kind"] for event in told(tmp_path)]
-    for kind in {event.kind for event in run.said} - {"progress", "checkpoint_saved"}:
+    for kind in {event.kind for event in run.said} - {"progress", "checkpoint_saved", "data_progress"}:
         assert kinds.count(kind) == sum(event.kind == kind for event in run.said), kind
     for place in places:
         was, now = (json.loads((root / place / "report.json").read_text()) for root in (run.folder, tmp_path))

@@ -1,0 +1,185 @@
+"""Heads of attention as groups, found by what each of them depends on.
+
+A head's part of the attended values is laid out one head after the other in what the last layer of an attention reads.
+The slopes of that part say which rows of which layers are the head's own: so it does not matter whether queries, keys
+and values are one layer or three, and in what order. Heads that are mixed have slopes in each other's rows.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nasengine.compact import channels, cut, named, parameter_dim
+from nasengine.coupling import Frozen, Group, Member
+from nasengine.cutting import recipe
+from nasengine.errors import told
+from nasengine.written_sizes import sizes
+
+CONVOLUTION = nn.modules.conv._ConvNd
+MIXED = "attention: its heads are mixed with each other"
+STIFF = "attention: with fewer heads it no longer runs"
+Rows = tuple[int, ...]
+
+
+def groups(model: nn.Module, images: Tensor) -> tuple[tuple[Group, ...], tuple[Frozen, ...]]:
+    """A candidate for each attention with several heads, and those whose heads cannot go one by one.
+
+    Args:
+        model: with weights that are not zero, all of which require gradients, in eval mode.
+        images: [N, C, H, W], some, lest a row be found idle by chance.
+    """
+    found: list[Group] = []
+    frozen: list[Frozen] = []
+    for name, call in _calls(model, images).items():
+        attention, heads = model.get_submodule(name), model.get_submodule(name).num_heads
+        width = channels(named(attention, call.reader), "in") if call.reader else None
+        if not width or width % heads:
+            continue
+        members = _members(attention, call, heads, width)
+        if members is None:
+            frozen.append(Frozen(name, heads, MIXED))
+        elif any(member.side == "out" for member in members):
+            if said := _stiff(attention, call, Group(name, heads, tuple(members))):
+                frozen.append(Frozen(name, heads, f"{STIFF} ({said})"))
+            else:
+                prefixed = (replace(member, layer=f"{name}.{member.layer}".rstrip(".")) for member in members)
+                found.append(Group(name, heads, tuple(prefixed)))
+    return tuple(found), tuple(frozen)
+
+
+@dataclass
+class _Call:
+    """What an attention was given, the layer in it that ran last, and what that layer read."""
+
+    given: tuple[Any, ...] = ()
+    named: dict[str, Any] = field(default_factory=dict)
+    reader: str = ""
+    read: Tensor | None = None
+
+
+def _calls(model: nn.Module, images: Tensor) -> dict[str, _Call]:
+    """Each attention with several heads that holds no other such."""
+    several = [
+        name
+        for name, module in model.named_modules()
+        if name and isinstance(heads := getattr(module, "num_heads", None), int) and heads > 1
+    ]
+    calls = {name: _Call() for name in several if not any(other.startswith(f"{name}.") for other in several)}
+    with ExitStack() as hooks:
+        for name, call in calls.items():
+            attention = model.get_submodule(name)
+            hooks.callback(attention.register_forward_pre_hook(_notes_call(call), with_kwargs=True).remove)
+            for within, layer in attention.named_modules():
+                if isinstance(layer, CONVOLUTION | nn.Linear):
+                    hooks.callback(layer.register_forward_pre_hook(_notes_read(call, within)).remove)
+        if calls:
+            model(images)
+    return calls
+
+
+def _notes_call(call: _Call) -> Any:
+    def hook(_: nn.Module, given: tuple[Any, ...], its: dict[str, Any]) -> None:
+        call.given, call.named = given, its
+
+    return hook
+
+
+def _notes_read(call: _Call, name: str) -> Any:
+    def hook(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+        call.reader, call.read = name, given[0]
+
+    return hook
+
+
+def _stiff(attention: nn.Module, call: _Call, group: Group) -> str:
+    """What the attention says if a head is taken from it; nothing if it runs."""
+    cuts = recipe([group], {group.name: range(1, group.width)})
+    attention.eval()  # anew: some forget then what they kept, which could not be copied
+    try:
+        with torch.no_grad():
+            cut(copy.deepcopy(attention), cuts)(*call.given, **call.named)
+    except Exception as error:  # an attention that is cut may fail in any way
+        return told(error)
+    return ""
+
+
+def _members(attention: nn.Module, call: _Call, heads: int, width: int) -> list[Member] | None:
+    """All that has rows for each head; nothing if heads share some of their rows, but not all."""
+    names, parameters = zip(*attention.named_parameters(), strict=True)
+    members: list[Member] = []
+    for name, slopes in zip(names, zip(*_slopes(call.read, parameters, heads), strict=True), strict=True):
+        if any(slope is None for slope in slopes):
+            continue
+        places = _sides(attention, name)
+        found = {(layer, sides): _alike([_touched(slope, dim) for slope in slopes]) for layer, sides, dim in places}
+        own = next((place for place, rows in found.items() if _apart(rows)), None)
+        if own:
+            layer, sides = own
+            of = channels(named(attention, layer), sides[0])
+            members += [Member(layer, side, of, tuple(found[own])) for side in sides]
+        elif any(len(set(rows)) > 1 for rows in found.values()):
+            return None
+    size = width // heads
+    read = tuple(tuple(range(head * size, (head + 1) * size)) for head in range(heads))
+    reader = Member(call.reader, "in", width, read)
+    return [*members, reader, *sizes(attention, {width: read}), *_counts(attention, heads)]
+
+
+def _slopes(read: Tensor, parameters: Sequence[Tensor], heads: int) -> list[tuple[Tensor | None, ...]]:
+    """For each head, how its part of what was read moves with each parameter."""
+    weights = torch.randn(read.shape, generator=torch.Generator().manual_seed(0))
+    parts = (read * weights).chunk(heads, dim=1 if read.ndim == 4 else -1)
+    return [torch.autograd.grad(part.sum(), parameters, retain_graph=True, allow_unused=True) for part in parts]
+
+
+def _sides(attention: nn.Module, parameter: str) -> list[tuple[str, tuple[str, ...], int]]:
+    """Where a parameter may hold rows of heads: its layer (or itself), the sides that go with them, its dimension."""
+    owner, _, last = parameter.rpartition(".")
+    layer = attention.get_submodule(owner)
+    if isinstance(layer, CONVOLUTION | nn.Linear):
+        depthwise = isinstance(layer, CONVOLUTION) and layer.groups > 1
+        return [(owner, ("out", "in") if depthwise else ("out",), 0)] if last == "weight" else []
+    if channels(layer, "through") is not None:
+        return [(owner, ("through",), 0)] if last == "weight" else []
+    across = parameter_dim(getattr(layer, last))
+    through = [] if across is None else [(parameter, ("through",), across)]
+    return through if across == 0 else [(parameter, ("rows",), 0), *through]
+
+
+def _touched(slope: Tensor, dim: int) -> Rows:
+    """Numbers of the slices that are not all zero."""
+    slices = slope.movedim(dim, 0).reshape(slope.shape[dim], -1)
+    return tuple(slices.any(1).nonzero().flatten().tolist())
+
+
+def _alike(rows: list[Rows]) -> list[Rows]:
+    """Heads lie at equal distances; where one has a row, all have, but some are idle by chance behind an activation."""
+    if not all(rows) or len({row for its in rows for row in its}) < sum(map(len, rows)):
+        return rows
+    step = int(median(after[0] - before[0] for before, after in pairwise(rows)))
+    first = {row - head * step for head, its in enumerate(rows) for row in its}
+    return [tuple(sorted(row + head * step for row in first)) for head in range(len(rows))]
+
+
+def _apart(rows: Sequence[Rows]) -> bool:
+    """Whether each head has rows, as many as the others, and none of theirs."""
+    each = {len(its) for its in rows}
+    return len(each) == 1 and 0 not in each and len({row for its in rows for row in its}) == len(rows[0]) * len(rows)
+
+
+def _counts(attention: nn.Module, heads: int) -> Iterator[Member]:
+    """The number of heads itself, and others that say the same."""
+    each = tuple((head,) for head in range(heads))
+    yield Member("", "heads", heads, each)
+    for name, value in vars(attention).items():
+        if type(value) is int and value == heads and "heads" in name and name != "num_heads":
+            yield Member(name, "size", heads, each)

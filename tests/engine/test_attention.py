@@ -1,0 +1,151 @@
+"""Promises of `attention`: a head is one element, whoever wrote the attention; what cannot lose one is told."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_coupling import images, independent, some, stream
+from timm.layers import Attention
+from timm.models.cait import TalkingHeadAttn
+from timm.models.levit import Attention as LevitAttention
+from timm.models.metaformer import Attention as MetaAttention
+from timm.models.swin_transformer import WindowAttention
+from torch import Tensor, nn
+
+from nasengine.attention import MIXED, STIFF, groups
+from nasengine.compact import opened, rebuilt
+from nasengine.coupling import Frozen, Group, Member, candidates
+from nasengine.cutting import recipe, sliced
+from nasengine.multiply_adds import counted
+from nasengine.proof import proved, randomised, relative_difference
+
+SIDE, WIDTH, HEADS = 16, 24, 3
+
+
+class Attending(nn.Module):
+    """Sixteen patches look at each other."""
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.patch, self.norm = nn.Conv2d(3, WIDTH, 4, stride=4), nn.LayerNorm(WIDTH)
+        self.attention, self.head = attention, nn.Linear(WIDTH, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        given = self.norm(x)
+        torchs = hasattr(self.attention, "dropout")
+        seen = self.attention(given, given, given, need_weights=False)[0] if torchs else self.attention(given)
+        return self.head((x + seen).mean(1))
+
+
+SOUND: dict[str, Callable[[], nn.Module]] = {
+    "timm's": lambda: Attention(WIDTH, num_heads=HEADS, qkv_bias=True),
+    "torch's": lambda: nn.MultiheadAttention(WIDTH, HEADS, batch_first=True),
+    "with a bias for each pair of places": lambda: WindowAttention(WIDTH, num_heads=HEADS, window_size=(4, 4)),
+    "with wider values than keys": lambda: LevitAttention(WIDTH, 4, HEADS, attn_ratio=2.0, resolution=(4, 4)),
+}
+
+
+@cache
+def found(kind: str) -> tuple[nn.Module, tuple[Group, ...], tuple[Frozen, ...]]:
+    model = opened(Attending(SOUND[kind]()))
+    randomised(model, (1, 3, SIDE, SIDE), stream())
+    possible, frozen = candidates(model, (1, 3, SIDE, SIDE), stream())
+    held, failed, _ = proved(model.double(), possible, images(), stream())
+    return model, held, (*frozen, *failed)
+
+
+def heads_of(model: nn.Module) -> tuple[tuple[Group, ...], tuple[Frozen, ...]]:
+    randomised(model, (1, 3, SIDE, SIDE), stream())
+    return groups(model, torch.randn((4, 3, SIDE, SIDE), generator=stream()))
+
+
+@pytest.mark.parametrize("kind", SOUND)
+def test_heads_are_a_group_beside_that_of_the_stream(kind: str) -> None:
+    _, held, frozen = found(kind)
+    assert ({group.name: group.width for group in held}, frozen) == ({"patch": WIDTH, "attention": HEADS}, ())
+
+
+@pytest.mark.parametrize("kind", SOUND)
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_cut_heads_compute_what_silenced_ones_do_and_cost_their_share(kind: str, seed: int) -> None:
+    model, held, _ = found(kind)
+    kept = some(held, seed)
+    assert relative_difference(model, recipe(held, kept), images()) < 1e-12
+    small = sliced(model, held, kept)
+    count = counted(small, images()[:1])
+    assert (count.params, count.macs) == independent(small, SIDE)
+    all_heads = counted(model, images()[:1]).by_layer["attention"]
+    assert count.by_layer["attention"] * HEADS == all_heads * len(kept["attention"])
+
+
+def test_a_head_is_its_rows_of_all_three_its_columns_of_the_last_layer_and_one_of_a_number() -> None:
+    _, held, _ = found("timm's")
+    one, two, three = (tuple(range(start, start + 8)) for start in (0, 8, 16))
+    rows = tuple(tuple(part + row for part in (0, WIDTH, 2 * WIDTH) for row in head) for head in (one, two, three))
+    assert held[-1] == Group(
+        "attention",
+        HEADS,
+        (
+            Member("attention.qkv", "out", 3 * WIDTH, rows),
+            Member("attention.proj", "in", WIDTH, (one, two, three)),
+            Member("attention.attn_dim", "size", WIDTH, (one, two, three)),
+            Member("attention", "heads", HEADS, ((0,), (1,), (2,))),
+        ),
+    )
+    assert held[-1].layers == {"attention", "attention.qkv", "attention.proj"}
+
+
+def test_a_row_that_is_idle_by_chance_still_belongs_to_its_head() -> None:
+    model = Attending(SOUND["with wider values than keys"]())
+    randomised(model, (1, 3, SIDE, SIDE), stream())
+    images = torch.randn((4, 3, SIDE, SIDE), generator=stream())
+    (expected,), _ = groups(copy.deepcopy(model), images)
+    with torch.no_grad():
+        model.attention.qkv.bn.bias[12] = -100  # a value of the first head, never seen behind the activation
+    assert groups(model, images) == ((expected,), ())
+
+
+def test_heads_that_are_mixed_or_without_which_nothing_runs_stay_as_they_are() -> None:
+    assert heads_of(Attending(TalkingHeadAttn(WIDTH, HEADS))) == ((), (Frozen("attention", HEADS, MIXED),))
+    held, (one,) = heads_of(Attending(MetaAttention(WIDTH, head_dim=8)))
+    assert not held and one.reason.startswith(f"{STIFF} (shape '[4, 16, 24]' is invalid for input of size")
+
+
+def test_a_single_head_is_no_group() -> None:
+    assert heads_of(Attending(Attention(WIDTH, num_heads=1))) == ((), ())
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_torchs_attention_computes_the_same_when_it_is_opened(training: bool) -> None:
+    model = randomised(Attending(SOUND["torch's"]()), (1, 3, SIDE, SIDE), stream()).double().train(training)
+    expected = model(images())
+    before = {value.data_ptr() for value in model.parameters()}
+    assert type(opened(model).attention) is not nn.MultiheadAttention
+    with pytest.raises(ValueError, match=r"^this attention is of tokens to each other; queries, keys and values must"):
+        model.attention(torch.zeros(1, 2, WIDTH), torch.zeros(1, 2, WIDTH), torch.zeros(1, 2, WIDTH))
+    assert torch.allclose(model(images()), expected, rtol=1e-12, atol=1e-12)
+    assert {value.data_ptr() for value in model.parameters()} == before, "the weights are the same"
+
+
+def test_heads_of_torchvisions_transformer_are_cut_by_hand_in_a_few_lines_of_json() -> None:
+    layer, kept = "encoder.layers.encoder_layer_0.self_attention", [1, 2, 5]
+    columns = [64 * head + column for head in kept for column in range(64)]
+    cuts = [
+        {"layer": layer, "side": "heads", "of": 12, "keep": kept},
+        {"layer": f"{layer}.proj", "side": "in", "of": 768, "keep": columns},
+        {"layer": f"{layer}.qkv", "side": "out", "of": 2304, "keep": [768 * i + c for i in range(3) for c in columns]},
+    ]
+    shape = {"outputs": 10, "channels": 3, "image_size": 32, "removed": []}
+    model = rebuilt({"library": "torchvision", "model": "vit_b_32", "cuts": cuts, **shape})
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    whole = rebuilt({"library": "torchvision", "model": "vit_b_32", "cuts": [], **shape})
+    gone = sum(value.numel() for value in whole.parameters()) - sum(value.numel() for value in model.parameters())
+    assert gone == 9 * 64 * (3 * (768 + 1) + 768)
