@@ -13,6 +13,7 @@ const LOOK_AFTER = 900; // the same for names: many a name begins like another, 
 const AGAIN_AFTER = 1500; // while a worker looks at a model
 const button = form.querySelector("button.btn-primary");
 const model = new Model(form.querySelector(".model"), () => outlook("look_again"));
+let waits = false; // for what a worker finds out of a model
 let full = null;
 let asked = 0;
 let timer = null;
@@ -30,7 +31,9 @@ async function outlook(wish = "") {
   const answer = await told(wish);
   if (number !== asked) return; // a newer question is on its way
   at("outlook").removeAttribute("aria-busy");
-  button.disabled = isUnderWay(answer?.survey);
+  waits = answer ? isUnderWay(answer.survey) : waits;
+  button.disabled = answer !== null && waits;
+  if (waits) ask(AGAIN_AFTER);
   if (answer) show(answer);
   else at("outlook-sentence").textContent = "The server cannot be asked right now; you can start the search all the same, it checks again.";
 }
@@ -59,7 +62,6 @@ function show(answer) {
   tell(at("outlook-sentence"), verdict(answer, known));
   tell(at("outlook-further"), further(answer));
   model.show(answer);
-  if (isUnderWay(answer.survey)) ask(AGAIN_AFTER);
   if (!known) return wait(answer);
   full = answer.full_size;
   const unit = metricUnit(answer.metric);

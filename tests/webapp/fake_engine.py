@@ -178,9 +178,9 @@ def chats(folder: Path) -> int:
 def model(arguments: list[str]) -> int:
     """The name of the model chooses what becomes of the look at it."""
     name = arguments[0].partition(":")[2]
-    if name == "alexnet":
-        said = "alexnet (torchvision) does not take images of 8 pixels and 1 channel; try another image size or model"
-        say(events.SearchFailed(error="ConfigError", message=said, problems=[["space.model", said]]))
+    if name == tiny_model.REFUSED:
+        problems = [["space.model", tiny_model.REFUSAL]]
+        say(events.SearchFailed(error="ConfigError", message=tiny_model.REFUSAL, problems=problems))
         return 2
     if name == "vgg11":
         os.kill(os.getpid(), signal.SIGKILL)

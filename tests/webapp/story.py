@@ -466,6 +466,10 @@ if __name__ == "__main__":
         sys.exit()
     if command == "model":
         time.sleep(2)  # to be seen at
+        if arguments[0].endswith(f":{tiny_model.REFUSED}"):
+            problems = [["space.model", tiny_model.REFUSAL]]
+            _say(events.SearchFailed(seq=1, error="ConfigError", message=tiny_model.REFUSAL, problems=problems))
+            sys.exit(2)
         sys.stdout.write(f"{json.dumps(tiny_model.look(arguments))}\n")
         sys.exit()
     if command != "search":  # packing is quick enough for real

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, e
 from nasengine.models import names
 from tests.webapp.browsing import NARROW, SOON, WIDE
 from tests.webapp.stack import Stack
+from tests.webapp.tiny_model import REFUSAL, REFUSED
 from webapp.templatetags import words
 
 pytestmark = [pytest.mark.browser, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -136,6 +137,23 @@ def test_a_known_model_is_chosen_from_a_list_and_looked_at_first(page: Page, siz
     page.get_by_label("Name", exact=True).fill("a model, 2 seconds")
     button.click()
     page.wait_for_url(LIVE)
+
+
+def test_a_model_that_was_refused_can_be_looked_at_again(page: Page) -> None:
+    page.goto("/searches/new/")
+    expect_reachable(page)
+    page.locator("[name=space__kind][value=imported]").check(force=True)
+    page.get_by_label("Library").select_option("torchvision")
+    page.get_by_label("Model", exact=True).fill(REFUSED)
+    problem = page.locator("#outlook-problems li")
+    for _ in range(2):
+        expect(page.locator("#survey [data-waits]")).to_be_visible()
+        expect(problem).to_have_text(f"Model: {REFUSAL}")
+        expect(page.locator("#survey [data-waits]")).to_be_hidden()
+        page.get_by_role("button", name="Look again").click()
+    page.get_by_label("Model", exact=True).fill("resnet18")
+    expect_reachable(page)
+    expect(page.get_by_role("button", name="Look again")).to_be_hidden()
 
 
 def spot(place: Locator) -> list[int]:

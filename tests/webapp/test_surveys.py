@@ -20,7 +20,9 @@ from nasengine import models
 from nasengine.spaces import imported
 from tests.webapp import tiny_model
 from tests.webapp.cast import config, soon
+from tests.webapp.tiny_model import REFUSAL
 from webapp import selectors, services, tasks
+from webapp.again import again
 from webapp.models import Search, SearchState, Survey, SurveyState
 from webapp.reaper import Reaper
 from webapp.surveys import Subject
@@ -33,7 +35,6 @@ FORM = {
     "space__imported__library": "timm", "space__imported__model": "test_resnet", "target__metric": "macs",
     "target__value": "40%",
 }  # fmt: skip
-REFUSAL = "alexnet (torchvision) does not take images of 8 pixels and 1 channel; try another image size or model"
 
 
 def subject(model: str = "test_resnet", library: str = "timm") -> Subject:
@@ -170,7 +171,8 @@ def test_clone_and_edit_names_the_same_model(page: Client, asked: Callable[..., 
     search = start(page)
     filled = page.get("/searches/new/", {"from": str(search.pk)}).context["form"]
     assert filled["space__kind"].value() == "imported" and filled["space__imported__model"].value() == "test_resnet"
-    assert page.get(search.url).status_code == 200
+    assert again(search)["space"] == {"kind": "imported", "library": "timm", "model": "test_resnet"}
+    assert "test_resnet · DMS" in page.get(search.url).content.decode()
 
 
 def start(page: Client) -> Search:

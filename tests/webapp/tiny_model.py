@@ -16,6 +16,11 @@ from nasengine.spaces import imported
 
 WIDTHS = (8, 12, 16)
 """Of each stage."""
+REFUSED, REFUSAL = (
+    "alexnet",
+    "alexnet (torchvision) does not take images of 8 pixels and 1 channel; try another image size or model",
+)
+"""A model of which nothing may be cut, and why."""
 BLOCKS = 3
 """Of a stage; all but its first can be left out."""
 
