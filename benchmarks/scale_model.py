@@ -1,8 +1,9 @@
-"""A trained model made smaller: DMS against what is usually done, at equal multiply-adds and equal training.
+"""A trained model made smaller: DMS against what is usually done, at equal multiply-adds and equal fine-tuning.
 
 ResNet-18 and MobileNetV2 of torchvision are trained on a fixed part of CIFAR-10, once for each seed. Each method cuts
-that very network to a share of its multiply-adds; what others save by not searching, they train longer at the end.
-Scored on the 10,000 test images. Each row is written when it is done; started again, it goes on where it was.
+that very network to a share of its multiply-adds, then all are trained on alike (with --equal-time those that did not
+search for longer, by what DMS takes for it). Scored on the 10,000 test images. Each row is written when it is done;
+started again, it goes on where it was.
 
     python -m benchmarks.scale_model cifar10.zip                  # about 3 hours on two cores
     python -m benchmarks.scale_model cifar10.zip --quick          # 10 minutes: shows that it works, proves nothing
@@ -20,7 +21,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,8 @@ class Setting:
     search_epochs: int = 6
     tune_epochs: int = 10
     image_size: int = 32
+    more_epochs: int = 0
+    """Of fine-tuning for all but DMS."""
 
 
 QUICK = Setting(images=(400, 100, 1000), base_epochs=2, search_epochs=4, tune_epochs=1)
@@ -117,7 +120,8 @@ class Bench:
         """Of the job's files."""
         setting = self.setting
         name = f"{job.model}-{job.size.rstrip('%')}-{job.method}-{job.seed}".replace(" ", "_")
-        return self.folder / f"{name}-{setting.base_epochs}-{setting.search_epochs}-{setting.tune_epochs}"
+        more = 0 if job.method == "DMS" else setting.more_epochs
+        return self.folder / f"{name}-{setting.base_epochs}-{setting.search_epochs}-{setting.tune_epochs + more}"
 
     def row(self, job: Job) -> dict[str, Any] | None:
         """The job's row, if it was made before."""
@@ -296,7 +300,7 @@ def _peer(job: Job, bench: Bench) -> dict[str, Any]:
     target = bed.config.target.resolved(lowered(bed.survey.plan, {}).macs)
     small = PEERS[job.method](bed, bed.model(bench.weights(job)), target)
     macs = counted(small, bed.example).macs
-    trained = bed.trained(small, setting.search_epochs + setting.tune_epochs, bed.config.retrain.lr)
+    trained = bed.trained(small, setting.tune_epochs + setting.more_epochs, bed.config.retrain.lr)
     accuracy = train.evaluated(trained.network, bed.images.open_test(), bed.images)["accuracy"]
     return {"target": target, "params": export.nonzero(small), "macs": macs, "test": accuracy}
 
@@ -381,9 +385,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--workers", type=int, default=2, help="networks at a time, one thread each")
     parser.add_argument("--quick", action="store_true", help="few images and epochs, and one seed")
+    parser.add_argument("--equal-time", action="store_true", help="others fine-tune for as many epochs as DMS searches")
     parser.add_argument("--json", action="store_true", help="one JSON object a row instead of the table")
     asked = parser.parse_args(arguments)
     setting, seeds = (QUICK, 1) if asked.quick else (Setting(), asked.seeds)
+    if asked.equal_time:
+        setting = replace(setting, more_epochs=setting.search_epochs)
     try:
         bench = Bench.of(asked.archive, asked.out, setting)
     except (ConfigError, OSError, zipfile.BadZipFile) as error:
