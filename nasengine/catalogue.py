@@ -94,7 +94,7 @@ METRICS = {"params": "parameters", "macs": "multiply-adds"}
 PRESETS = {
     "quick": Preset(
         label="Quick",
-        sentence="A small space, images of at most 16 pixels, few epochs: minutes on two CPU cores. Shows the method "
+        sentence="A small space, small images, few epochs: minutes on two CPU cores. Shows the method "
         "on your data. It cannot promise the best network that they allow, nor tell by one run whether searching pays.",
     ),
     "standard": Preset(

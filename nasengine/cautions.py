@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from nasengine import catalogue, splits
 from nasengine.architecture import Plan
 from nasengine.catalogue import METRICS
-from nasengine.config import FEWEST_EPOCHS, MOST_EPOCHS, SearchConfig
+from nasengine.config import FEWEST_EPOCHS, FEWEST_PIXELS, MOST_EPOCHS, SearchConfig
 from nasengine.durations import duration
 from nasengine.names import brief
 from nasengine.splits import DataFacts
@@ -120,7 +120,8 @@ def _where_more(config: SearchConfig, facts: DataFacts) -> tuple[str, str]:
 
 def _size_of_images(config: SearchConfig) -> Iterator[Caution]:
     known, asked = catalogue.DATASETS.get(config.data.dataset), config.data.image_size
-    if known is not None and asked > known.image_size:
+    needed = FEWEST_PIXELS if config.space.kind == "imported" else 0
+    if known is not None and asked > max(known.image_size, needed):
         yield (
             "data.image_size",
             f"the images have {known.image_size} pixels a side: at {asked} they show no more and take "

@@ -831,11 +831,11 @@ def _completed(raw: Mapping[str, Any]) -> dict[str, Any]:
         filled["search"]["epochs"] += FEWEST_EPOCHS * len(also)  # each further target has a stage of its own
     data = filled["data"]
     if isinstance(data, dict) and "image_size" not in _part(raw, "data"):
-        if space.get("kind") == "imported":
-            data["image_size"] = max(data["image_size"], FEWEST_PIXELS)
         builtin = catalogue.DATASETS.get(str(data.get("dataset", "digits")))
         if builtin is not None:
             data["image_size"] = min(data["image_size"], builtin.image_size)
+        if space.get("kind") == "imported":
+            data["image_size"] = max(data["image_size"], FEWEST_PIXELS)
     return filled
 
 

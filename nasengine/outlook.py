@@ -22,6 +22,8 @@ from nasengine.splits import DataFacts
 
 SECONDS_PER_LAYER, SECONDS_PER_VALUE = 4.1e-4, 4.4e-9
 """Forward and backward of a layer on one CPU core: a fixed part, and a part for each number it produces."""
+SECONDS_PER_MODULE, SECONDS_PER_MAC = 1e-3, 8e-11
+"""The same of a library's module, and for each multiply-add; six models of five families took 0.6 to 1.1 times that."""
 FEWEST = 10
 """Training images without which nothing is tried."""
 TORCH_MIB = 700
@@ -176,12 +178,12 @@ def _problems(
     least, full = reach[metric]
     for field, size in (("target.value", target), *(("target.also", size) for size in family if size != target)):
         if size > full:
-            mend = f"give at most {full:,}, or a larger space (more blocks or channels)"
+            mend = f"give at most {full:,}, or {_another(config, 'larger')}"
             found.append((field, f"{size:,} {METRICS[metric]} are more than the whole space has; {mend}"))
         if size < least:
-            mend = f"give at least {least:,}, or a smaller space (fewer blocks or channels)"
+            mend = f"give at least {least:,}, or {_another(config, 'smaller')}"
             found.append((field, f"{size:,} {METRICS[metric]} are below what this space can surely reach; {mend}"))
-    found += _limit_problems(limits, reach)
+    found += _limit_problems(config, limits, reach)
     found += _stage_problems(config, plan)
     learning = learning_images(config, counts["train"])
     if problem := splits.batch_problem(learning, batch_size(config, counts["train"])):
@@ -197,12 +199,21 @@ def _problems(
     return found
 
 
-def _limit_problems(limits: dict[str, int], reach: dict[str, tuple[int, int]]) -> list[tuple[str, str]]:
+def _another(config: SearchConfig, size: str) -> str:
+    """What space would do."""
+    if config.space.kind == "imported":
+        return f"a {size} model"
+    return f"a {size} space ({'more' if size == 'larger' else 'fewer'} blocks or channels)"
+
+
+def _limit_problems(
+    config: SearchConfig, limits: dict[str, int], reach: dict[str, tuple[int, int]]
+) -> list[tuple[str, str]]:
     found = []
     for metric, limit in limits.items():
         least, _ = reach[metric]
         if limit < least:
-            mend = f"give at least {least:,}, or a smaller space (fewer blocks or channels)"
+            mend = f"give at least {least:,}, or {_another(config, 'smaller')}"
             sentence = f"{limit:,} {METRICS[metric]} are below what this space can surely reach; {mend}"
             found.append((f"target.limits.{metric}", sentence))
     return found
@@ -246,7 +257,11 @@ def _estimate(config: SearchConfig, plan: Plan, whole: Architecture, target: int
     values = activations(plan, plan.layers, {})
     batch = batch_size(config, train)
     fixed, each = _memory(config, plan, values)
-    step = len(plan.layers) * SECONDS_PER_LAYER + values * batch * SECONDS_PER_VALUE
+    step = values * batch * SECONDS_PER_VALUE
+    if config.space.kind == "imported":
+        step += len(plan.layers) * SECONDS_PER_MODULE + whole.macs * batch * SECONDS_PER_MAC
+    else:
+        step += len(plan.layers) * SECONDS_PER_LAYER
     steps = max(1, train // batch)
     networks = 1 + len(config.target.also) + config.baseline.random
     retraining = RETRAIN_SHARE * networks

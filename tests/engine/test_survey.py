@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nasengine import coupling, survey
 from nasengine.architecture import layer_params, lowered, smallest
 from nasengine.compact import cut, without
+from nasengine.config import parse
 from nasengine.depth import Run, runs
 from nasengine.errors import ConfigError
 from nasengine.multiply_adds import counted
@@ -145,3 +146,13 @@ def test_of_blocks_within_blocks_the_inner_ones_go() -> None:
 def test_a_block_that_runs_twice_stays() -> None:
     block = Block()
     assert removable(block, block) == ()
+
+
+def test_small_images_are_enlarged_for_a_known_model_and_nobody_is_warned_of_it() -> None:
+    config = parse({"space": {"kind": "imported", "model": "test_resnet"}, "target": {"value": "50%"}})
+    assert config.data.image_size == 32
+    survey.ensured(config, builtin_facts("digits"))
+    look = outlook(config, builtin_facts("digits"))
+    assert look.feasible and "data.image_size" not in dict(look.warnings)
+    ((_, text),) = outlook(parse({**config.model_dump(), "target": {"value": 10**9}}), builtin_facts("digits")).problems
+    assert text.endswith("or a larger model")
