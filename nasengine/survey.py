@@ -158,7 +158,10 @@ def planned(model: nn.Module, example: Tensor, groups: Sequence[Group], depth: S
     """The plan of a model; its size with all kept is that of the model."""
     places = _places(model, example)
     order = [name for name in places if name and (_own(model, name) or count.by_layer.get(name))]
-    blocks = {name: _block(model, name, depth) for name in order}
+    blocks: dict[str, str] = {}
+    for before, name in zip(("", *order), order, strict=False):  # a norm on its own is shown with what it is behind
+        alone = channels_of(model.get_submodule(name), "through") is not None and "." not in name
+        blocks[name] = blocks[before] if before and alone else _block(model, name, depth)
     names = list(dict.fromkeys(blocks.values()))
     number = {name: names.index(block) for name, block in blocks.items()}
     sides = _Sides(groups)

@@ -15,8 +15,8 @@ SHARPEST = {"operation": 4.0, "filter": 1.0}
 """Sharpness for each element of a choice: 4 N where a choice has few elements (appendix A), N for widths."""
 SOFTEST = 16.0
 """Least sharpness: with fewer elements the masks of all of them would be half on."""
-LEAST = -3.0
-"""Least ratio, in elements: there every mask is above 0.95, and a search starts without harm."""
+HARMLESS = 3.0
+"""Logit of the least important mask at the least ratio: all are above 0.95, so a search starts without harm."""
 
 
 def places(importance: Tensor, groups: Tensor, starts: Tensor, sizes: Tensor) -> Tensor:
@@ -58,9 +58,10 @@ def sharpness(level: str, sizes: Tensor) -> Tensor:
     return (SHARPEST[level] * sizes).clamp(min=SOFTEST)
 
 
-def bounds(sizes: Tensor, floors: Tensor, living: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def bounds(sizes: Tensor, floors: Tensor, steepness: Tensor, living: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """[G] least and largest ratio: from all elements that live, wholly on, to `floors` elements left."""
-    return (sizes - (sizes if living is None else living) + LEAST) / sizes, 1 - floors / sizes
+    dead = 0 if living is None else sizes - living
+    return (dead + 0.5) / sizes - HARMLESS / steepness, 1 - floors / sizes
 
 
 def importance(slopes: Tensor, masks: Tensor, kind: str) -> Tensor:

@@ -236,7 +236,8 @@ class DMS(Strategy):
 
     def _range(self, level: str) -> tuple[Tensor, Tensor]:
         """[choices] ratios at which all that lives is on, and at which only floors are."""
-        return topk.bounds(*(getattr(self, f"{part}_{level}") for part in ("units", "floors", "living")))
+        units, floors_, living = (getattr(self, f"{part}_{level}") for part in ("units", "floors", "living"))
+        return topk.bounds(units, floors_, topk.sharpness(level, units), living)
 
     def _is_settled(self, level: str, moment: Moment) -> bool:
         """Whether nothing of it moves any more: operations make the size jump, so filters alone end the search."""

@@ -41,11 +41,13 @@ def test_01_at_ratio_zero_the_least_important_are_not_wholly_on() -> None:
     assert float(masks(64, 0.0).sum()) - 64 == pytest.approx(-0.68, abs=0.02)
 
 
+@pytest.mark.parametrize("level", ["filter", "operation"])
 @pytest.mark.parametrize("n", [1, 2, 8, 64, 300])
-def test_01_at_the_least_ratio_nothing_is_missing(n: int) -> None:
+def test_01_at_the_least_ratio_nothing_is_missing_and_the_way_is_no_longer_than_it_must_be(n: int, level: str) -> None:
     counts = torch.tensor([n])
-    least, _ = topk.bounds(counts, torch.tensor([1]))
-    assert float(masks(n, least.item(), float(topk.sharpness("filter", counts))).min()) > 0.95
+    steepness = topk.sharpness(level, counts)
+    least, _ = topk.bounds(counts, torch.tensor([1]), steepness)
+    assert 0.95 < float(masks(n, least.item(), float(steepness)).min()) < 0.96
 
 
 @given(n=SIZES, halves=st.integers(0, 192))
@@ -66,7 +68,8 @@ def test_02_a_larger_ratio_never_keeps_more(n: int, a: float, b: float) -> None:
 @given(n=SIZES, floor=st.integers(1, 96))
 def test_02_at_its_bounds_a_choice_keeps_its_floor_and_everything(n: int, floor: int) -> None:
     floor = min(floor, n)
-    least, most = topk.bounds(torch.tensor([n]).double(), torch.tensor([floor]))
+    sizes = torch.tensor([n]).double()
+    least, most = topk.bounds(sizes, torch.tensor([floor]), topk.sharpness("filter", sizes))
     places = placed(torch.rand(n))
     assert int(topk.hard(places, most).sum()) == floor
     assert int(topk.hard(places, least).sum()) == n
