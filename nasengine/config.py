@@ -696,7 +696,7 @@ class RuntimeConfig(Part):
     memory_share: float = option(
         0.55,
         "Share of the memory that training the whole space at once takes. What does not fit is computed twice instead "
-        "of kept, earlier blocks first: more time. 1: keep everything.",
+        "of kept, earlier blocks first: more time. 1: keep everything. A known model keeps everything.",
         title="Memory share",
         gt=0,
         le=1,
@@ -732,6 +732,8 @@ class SearchConfig(Part):
                 "known model with weights",
             )
         depth = self.space.depth
+        if self.runtime.compile and self.space.kind == "imported":
+            raise ConfigError.at("runtime.compile", "a known model is not compiled while it is searched; leave it off")
         if self.cuts and not self.space.stops_early:
             raise ConfigError.at(
                 "strategy.cuts", "a model of a library has no exits before its end; leave the stage ends empty"

@@ -246,10 +246,11 @@ def fitting_batch(config: SearchConfig, facts: DataFacts, memory_mib: float) -> 
 def _memory(config: SearchConfig, plan: Plan, values: int) -> tuple[float, float]:
     """MiB of the engine's process at its peak: what it takes whatever the batch, and for each image of one.
 
-    A teacher is the whole space at once, and nothing of it is computed twice.
+    Of a teacher, which is the whole space at once, and of a known model nothing is computed twice.
     """
     weights = lowered(plan, {}).params_dense
-    share = config.runtime.memory_share if config.retrain.teacher == "none" else 1.0
+    is_whole = config.retrain.teacher != "none" or config.space.kind == "imported"
+    share = 1.0 if is_whole else config.runtime.memory_share
     return TORCH_MIB + weights * 16 / 2**20, values * 8 * share / 2**20
 
 

@@ -809,8 +809,8 @@ def _in_words() -> Iterator[None]:
     except Exception as error:
         if _is_out_of_memory(error):
             raise TrainingError(
-                "the device ran out of memory; lower search.batch_size, space.channels or runtime.memory_share in "
-                "a new search; the last checkpoint of this one is intact"
+                "the device ran out of memory; lower search.batch_size, space.channels or runtime.memory_share, or "
+                "take a smaller model, in a new search; the last checkpoint of this one is intact"
             ) from error
         if fault := _file_fault(error):
             raise TrainingError(

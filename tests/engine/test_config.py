@@ -357,6 +357,8 @@ def test_a_known_model_is_searched_as_a_whole() -> None:
         assert (found.space.model, found.cuts, found.data.image_size) == ("mobilenetv3_small_100", (), 32)
     ((field, text),) = problems({"space": {"kind": "imported"}, "strategy": {"cuts": [1]}})
     assert field == "strategy.cuts" and text.startswith("a model of a library has no exits before its end; leave")
+    ((field, text),) = problems({"space": {"kind": "imported"}, "runtime": {"compile": True}})
+    assert (field, text) == ("runtime.compile", "a known model is not compiled while it is searched; leave it off")
 
 
 def test_a_quick_search_has_a_stage_end_in_the_middle() -> None:
