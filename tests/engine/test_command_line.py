@@ -458,8 +458,8 @@ def test_memory_that_runs_out_is_a_sentence_and_the_checkpoint_goes_on(tmp_path:
     found = subprocess.run(search, cwd=ROOT, env=surroundings(), capture_output=True, text=True, check=False)
     assert found.returncode == 1, found.stderr
     sentence = (
-        "the device ran out of memory; lower search.batch_size, space.channels or runtime.memory_share, or take a smaller "
-        "model, in a new search; the last checkpoint of this one is intact"
+        "the device ran out of memory; lower search.batch_size, space.channels or runtime.memory_share, or take a "
+        "smaller model, in a new search; the last checkpoint of this one is intact"
     )
     assert found.stderr == f"error: {sentence}\n"
     last = json.loads(found.stdout.splitlines()[-1])
