@@ -38,7 +38,7 @@ FORM = {
 
 
 def subject(model: str = "test_resnet", library: str = "timm") -> Subject:
-    return Subject(library=library, model=model, image_size=8, channels=1, classes=10)
+    return Subject(library=library, model=model, image_size=32, channels=1, classes=10)
 
 
 def named(model: str = "test_resnet", library: str = "timm", **changes: Any) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def test_the_form_lets_a_worker_look_and_then_says_what_may_be_cut(page: Client,
 
 
 def shape() -> dict[str, int]:
-    return {"image_size": 8, "channels": 1, "classes": 10}
+    return {"image_size": 32, "channels": 1, "classes": 10}
 
 
 def test_without_javascript_the_form_says_what_it_waits_for(page: Client) -> None:
@@ -351,7 +351,7 @@ def test_what_the_real_engine_refuses_is_told_in_its_words(asked: Callable[..., 
     settings.ENGINE_COMMAND = [sys.executable, "-m", "nasengine"]
     survey = look(asked("alexnet", "torchvision"))
     assert survey.state == SurveyState.REFUSED
-    assert survey.message.startswith("alexnet (torchvision) does not take images of 8 pixels and 1 channel (")
+    assert survey.message.startswith("alexnet (torchvision) does not take images of 32 pixels and 1 channel (")
     assert survey.message.endswith("); try another image size or model")
 
 
