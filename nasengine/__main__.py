@@ -198,9 +198,15 @@ def _describe(parsed: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
         facts = packing.loaded(wanted.data).facts
     if wanted.space.kind == "imported":
+        from nasengine import zoo
         from nasengine.survey import ensured
 
         ensured(wanted, facts)
+        if wanted.space.weights == "file":  # whether they fit
+            zoo.built(
+                wanted.space.library, wanted.space.model, classes=len(facts.class_names), channels=facts.channels,
+                image_size=wanted.data.image_size, weights="file", path=wanted.space.path,
+            )  # fmt: skip
     look = outlook(wanted, facts)
     yield {
         "config": wanted.model_dump(mode="json"),

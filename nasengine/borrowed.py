@@ -31,11 +31,13 @@ class Origin:
         header: library, model, outputs, channels: what a result's ``architecture.json`` says of it.
         model: with its first weights, on the CPU.
         survey: what may be cut of it.
+        fresh: names of what stayed random though weights were given.
     """
 
     header: Mapping[str, Any]
     model: nn.Module
     survey: Survey
+    fresh: frozenset[str] = frozenset()
     numbers: nn.Module = field(init=False)
     """The same with the place of each number in place of the number: cut, it tells which numbers stay."""
 
@@ -56,6 +58,7 @@ class BorrowedNet(Supernet):
 
     def __init__(self, origin: Origin, nursery: dict[str, Tensor], kept: Kept, exit_: str | None = None) -> None:
         self.origin = origin
+        self.fresh = frozenset(map(_key, origin.fresh))
         super().__init__(origin.survey.plan, nursery, kept, exit_)
 
     @classmethod

@@ -367,20 +367,27 @@ class Attention(nn.Module):
         self.qkv, self.proj = nn.Linear(torchs.embed_dim, 3 * torchs.embed_dim), torchs.out_proj
         self.qkv.weight, self.qkv.bias = torchs.in_proj_weight, torchs.in_proj_bias
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, **_: Any) -> tuple[Tensor, None]:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, **other: Any) -> tuple[Tensor, None]:
         """What attention makes of them, and never its weights; all three must be the same tensor."""
         if key is not query or value is not query:
             raise ValueError("this attention is of tokens to each other; queries, keys and values must be the same")
+        if other.get("attn_mask") is not None or other.get("key_padding_mask") is not None or other.get("is_causal"):
+            raise ValueError("this attention is of all tokens to each other; it takes no mask")
         q, k, v = self.qkv(query).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
         seen = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scale)
         return self.proj(seen.transpose(1, 2).flatten(2)), None
 
 
+def _is_plain(attention: nn.MultiheadAttention) -> bool:
+    plain = attention.in_proj_weight is not None and attention.bias_k is None and not attention.add_zero_attn
+    return attention.batch_first and plain
+
+
 def opened(model: nn.Module) -> nn.Module:
     """The model itself, with torch's attention, which nobody can look into, as layers."""
     for name, module in list(model.named_modules()):
-        if isinstance(module, nn.MultiheadAttention) and module.batch_first and module.in_proj_weight is not None:
+        if isinstance(module, nn.MultiheadAttention) and _is_plain(module):
             model.set_submodule(name, Attention(module))
     return model
 

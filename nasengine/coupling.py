@@ -25,7 +25,8 @@ from nasengine.errors import ConfigError, told
 
 SECONDS = 60.0
 PATIENCE = 0.2
-"""Share of the time after which nothing new is proved."""
+"""Share of the time, as the process has had it, that is left when nothing new is proved any more: so what is found does
+not depend on how busy a machine is, unless it is too busy to find anything."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,12 @@ class Coupling:
         groups: that can, each proved.
         frozen: that cannot, each with its reason.
         reach: share of the model's multiply-adds in layers that a group runs through.
-        least: share of them that is left with a single element in each group.
         difference: largest relative difference in the proof.
     """
 
     groups: tuple[Group, ...]
     frozen: tuple[Frozen, ...]
     reach: float
-    least: float
     difference: float
 
     def to_json(self) -> dict[str, Any]:
@@ -105,7 +104,7 @@ class Coupling:
             for group in raw["groups"]
         )
         frozen = tuple(Frozen(**one) for one in raw["frozen"])
-        return cls(groups, frozen, raw["reach"], raw["least"], raw["difference"])
+        return cls(groups, frozen, raw["reach"], raw["difference"])
 
 
 def _member(raw: Mapping[str, Any]) -> Member:
@@ -127,7 +126,7 @@ def coupling(model: nn.Module, example: Tensor, *, seconds: float = SECONDS) -> 
     until = time.monotonic() + seconds
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     receiver, sender = context.Pipe(duplex=False)
-    process = _started(context, model, (sender, tuple(example.shape), until - PATIENCE * seconds))
+    process = _started(context, model, (sender, tuple(example.shape), (1 - PATIENCE) * seconds))
     sender.close()
     try:
         return _answer(receiver, until, seconds)
@@ -207,7 +206,6 @@ def candidates(model: nn.Module, shape: tuple[int, ...], stream: torch.Generator
 
 def _found(model: nn.Module, shape: tuple[int, ...], until: float, say: Callable[[str], None]) -> Coupling:
     from nasengine import proof
-    from nasengine.cutting import sliced
     from nasengine.multiply_adds import counted
 
     stream = torch.Generator().manual_seed(0)
@@ -218,7 +216,6 @@ def _found(model: nn.Module, shape: tuple[int, ...], until: float, say: Callable
     images = torch.randn((2, *shape[1:]), generator=stream, dtype=torch.float64)
     groups, failed, difference = proof.proved(model.double(), possible, images, stream, until)
     count = counted(model, images[:1])
-    thinnest = counted(sliced(model, groups, {group.name: [0] for group in groups}), images[:1])
     touched = frozenset().union(*(group.layers for group in groups))
     reached = sum(macs for layer, macs in count.by_layer.items() if layer in touched)
-    return Coupling(groups, (*frozen, *failed), reached / count.macs, thinnest.macs / count.macs, difference)
+    return Coupling(groups, (*frozen, *failed), reached / count.macs, difference)

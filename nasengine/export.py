@@ -17,7 +17,7 @@ from torch import Tensor
 from nasengine import compact
 from nasengine.architecture import Architecture
 from nasengine.borrowed import BorrowedNet
-from nasengine.compact import Borrowed, Classifier, Network
+from nasengine.compact import Classifier, Network
 from nasengine.errors import ConfigError, ExportError
 from nasengine.multiply_adds import counted
 from nasengine.onnx_file import onnx_model
@@ -132,7 +132,8 @@ def publish(
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    # Copies: a file has no way to say that two names share one tensor.
+    state = {name: value.detach().cpu().clone().contiguous() for name, value in network.state_dict().items()}
     save_file(state, part / "model.safetensors")
     report["achieved"]["bytes"] = (part / "model.safetensors").stat().st_size
     report["achieved"]["bytes_sparse"] = len(save(sparse(state)))
@@ -160,7 +161,7 @@ def write_onnx(network: Classifier, sample: Tensor, path: Path) -> None:
     Raises:
         ExportError: if onnxruntime's answers differ.
     """
-    if isinstance(network, Borrowed):
+    if _is_borrowed(network):
         path.write_bytes(onnx_of(network, sample))
     else:
         path.write_bytes(onnx_model(network).SerializeToString())
@@ -196,7 +197,7 @@ def exported(run: Path, kind: str, path: Path) -> dict[str, Any]:
 
 
 def _write_sparse(network: Classifier, path: Path) -> None:
-    state = network.state_dict()
+    state = {name: value.clone() for name, value in network.state_dict().items()}
     save_file(sparse(state), path)
     again = compact.dense(load_file(path), network)
     if again.keys() != state.keys() or not all(torch.equal(again[name], state[name]) for name in state):
@@ -344,8 +345,8 @@ def _checksum_problems(folder: Path) -> list[str]:
 
 def macs(network: Classifier) -> int:
     """Multiply-adds for one image; those of a library's model are counted as it runs."""
-    if isinstance(network, Borrowed):
-        return counted(network, _noise(network, 1)).macs
+    if _is_borrowed(network):
+        return counted(network, _noise(network, 1).to(network.mean.device)).macs
     stored = network.architecture
     return Architecture(
         space=stored["space"],
@@ -355,6 +356,11 @@ def macs(network: Classifier) -> int:
         kept=stored["kept"],
         sources={},
     ).macs
+
+
+def _is_borrowed(network: Classifier) -> bool:
+    """Whether it is a library's model; one that was loaded by its own ``model.py`` has a class of its own."""
+    return "library" in network.architecture
 
 
 def _noise(network: Classifier, n: int) -> Tensor:
@@ -404,9 +410,12 @@ def _model_card(report: Mapping[str, Any]) -> str:
             "Zeros among the weights save space once the file is compressed, not time: ordinary hardware\n"
             "multiplies them too.\n\n"
         )
+    model = report.get("model")
+    where = f"among what can be cut of {model}" if model else f"in the {report['space']} space"
+    needs = f"torch, safetensors and {model.partition(':')[0]}" if model else "torch and safetensors"
     return f"""# {report["name"] or "A network found by Coppice"}
 
-Found by {report["method"]} in the {report["space"]} space on `{report["data"]["name"]}`, seed {report["seed"]}.
+Found by {report["method"]} {where} on `{report["data"]["name"]}`, seed {report["seed"]}.
 
 | | |
 |---|---|
@@ -425,6 +434,6 @@ network = load(".")                             # plain PyTorch, in eval mode
 logits = network(network.preprocess(images))    # uint8 images [N, H, W, C]
 ```
 
-`model.py` needs torch and safetensors. `model.onnx` takes images normalised as `preprocess` does. The masked network of
+`model.py` needs {needs}. `model.onnx` takes images normalised as `preprocess` does. The masked network of
 the search and this one differ by {report["parity"]["fp32"]:.1e} (fp32) of the largest output.
 """

@@ -75,6 +75,11 @@ def _millions(n: int) -> str:
     return f"{n / 1e6:.3g} M"
 
 
+def reasons(frozen: tuple[Frozen, ...]) -> str:
+    """Why what is frozen is so, in brackets; nothing if nothing is."""
+    return f" ({_frozen(frozen)})" if frozen else ""
+
+
 def _frozen(frozen: tuple[Frozen, ...]) -> str:
     """One name for each reason, and how many share it."""
     by_reason: dict[str, list[str]] = defaultdict(list)

@@ -24,6 +24,8 @@ SECONDS_PER_LAYER, SECONDS_PER_VALUE = 4.1e-4, 4.4e-9
 """Forward and backward of a layer on one CPU core: a fixed part, and a part for each number it produces."""
 SECONDS_PER_MODULE, SECONDS_PER_MAC = 1e-3, 8e-11
 """The same of a library's module, and for each multiply-add; six models of five families took 0.6 to 1.1 times that."""
+TWIN_BYTES = 16
+"""For each weight of a known model besides: it as it was, and the places of its numbers, twice."""
 FEWEST = 10
 """Training images without which nothing is tried."""
 TORCH_MIB = 700
@@ -185,6 +187,11 @@ def _problems(
             found.append((field, f"{size:,} {METRICS[metric]} are below what this space can surely reach; {mend}"))
     found += _limit_problems(config, limits, reach)
     found += _stage_problems(config, plan)
+    if not any(choice.granularity in config.strategy.granularities for choice in plan.choices):
+        there = ", ".join(sorted({choice.granularity for choice in plan.choices}))
+        found.append(
+            ("strategy.granularities", f"there is nothing to prune at these levels; this space has {there or 'none'}")
+        )
     learning = learning_images(config, counts["train"])
     if problem := splits.batch_problem(learning, batch_size(config, counts["train"])):
         found.append(("search.batch_size", problem))
@@ -251,7 +258,8 @@ def _memory(config: SearchConfig, plan: Plan, values: int) -> tuple[float, float
     weights = lowered(plan, {}).params_dense
     is_whole = config.retrain.teacher != "none" or config.space.kind == "imported"
     share = 1.0 if is_whole else config.runtime.memory_share
-    return TORCH_MIB + weights * 16 / 2**20, values * 8 * share / 2**20
+    held = TWIN_BYTES if config.space.kind == "imported" else 0
+    return TORCH_MIB + weights * (16 + held) / 2**20, values * 8 * share / 2**20
 
 
 def _estimate(config: SearchConfig, plan: Plan, whole: Architecture, target: int, train: int) -> dict[str, float]:
@@ -293,8 +301,8 @@ def _file_bytes(whole: Architecture, metric: str, target: int, least: int, *, ze
         least: parameters that the smallest network has.
         zeros: whether single weights are pruned.
     """
-    norms = [layer for layer in whole.layers if layer["op"] == "batch_norm"]
-    statistics = 2 * sum(layer["channels"] for layer in norms)
+    norms = [layer for layer in whole.layers if layer["op"] in ("batch_norm", "module")]
+    statistics = 2 * sum(layer.get("channels", layer.get("params", 0)) for layer in norms)
     tensors = len(whole.layers) + 3 * len(norms)
     stored = target if metric == "params" else least
     dense = whole.params_dense if zeros or metric != "params" else target

@@ -40,7 +40,7 @@ def proved(
         candidates: that may be wrong.
         images: [N, C, H, W] in fp64.
         stream: for which elements go.
-        until: on the monotonic clock; what is not proved by then is frozen.
+        until: seconds of this process's own time; what is not proved by then is frozen.
     """
     seen = _seen(copy.deepcopy(model), candidates, images)
     frozen = [Frozen(group.name, group.width, UNSEEN) for group in candidates if group.name not in seen]
@@ -50,7 +50,7 @@ def proved(
         nonlocal largest
         if not more:
             return held
-        if time.monotonic() > until:
+        if time.process_time() > until:
             frozen.extend(Frozen(group.name, group.width, LATE) for group in more)
             return held
         difference, reason = _checked(model, held + more, images, stream)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -48,6 +49,7 @@ def reported(
         "name": config.name,
         "method": config.strategy.kind,
         "space": config.space.kind,
+        "model": f"{config.space.library}:{config.space.model}" if config.space.kind == "imported" else None,
         "target": {"metric": look.metric, "value": target},
         "limits": dict(look.limits),
         "full_size": look.full_size,
@@ -72,7 +74,7 @@ def reported(
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "peak_memory_mib": round(device.peak_memory_mib(where), 1),
         "seed": config.seed,
-        "versions": versions(),
+        "versions": versions(config),
         "data": {
             "name": images.facts.name,
             "sha256": images.sha256,
@@ -113,6 +115,7 @@ def _member(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
+def versions(config: SearchConfig) -> dict[str, str]:
     """What the result was made with."""
-    return {"coppice": __version__, "python": platform.python_version(), "torch": str(torch.__version__)}
+    library = {config.space.library: version(config.space.library)} if config.space.kind == "imported" else {}
+    return {"coppice": __version__, "python": platform.python_version(), "torch": str(torch.__version__), **library}

@@ -17,6 +17,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,7 @@ class _Run:
                 "momentum": self.net.momentum,
                 "kept": self.net.kept,
                 "exit": self.net.exit,
+                "fresh": sorted(self.net.fresh),
             },
             "strategy": self.strategy.state_dict(),
             "scores": self.scores.state_dict() if self.position.phase == "search" else {},
@@ -200,7 +202,7 @@ class _Run:
             "folders": self.folders,
             "ended": [self.stopped, self.finished, self.early],
             "seconds": {**self.seconds, self._phase_clock(): self._elapsed()},
-            "versions": versions(),
+            "versions": versions(self.config),
             "meant": self._meant(),
         }
         if self.position.phase in ("teach", "retrain"):
@@ -290,15 +292,20 @@ class _Run:
         """The library's model with the weights that it starts from."""
         space = self.config.space
         shape = {"classes": len(self.images.class_names), "channels": len(self.images.mean)}
+        weights = {"weights": space.weights, "path": space.path}
+        if self.saved is not None:  # the checkpoint has them
+            weights = {"weights": "none", "path": None}
         with device.seeded(stream.initial_seed()):
-            model = zoo.built(
-                space.library, space.model, **shape, image_size=self.config.data.image_size, weights=space.weights,
-                path=space.path,
-            )  # fmt: skip
-        header = {"library": space.library, "model": space.model}
-        return Origin(
-            header={**header, "outputs": shape["classes"], "channels": shape["channels"]}, model=model, survey=survey
-        )
+            model, fresh = zoo.started(
+                space.library, space.model, **shape, image_size=self.config.data.image_size, **weights
+            )
+        header = {
+            "library": space.library, "library_version": version(space.library), "model": space.model,
+            "outputs": shape["classes"], "channels": shape["channels"],
+        }  # fmt: skip
+        if self.saved is not None:
+            fresh = self.saved["net"].get("fresh", ())
+        return Origin(header=header, model=model, survey=survey, fresh=frozenset(fresh))
 
     def _prepare_net(self) -> None:
         self.net.compiled = self.config.runtime.compile

@@ -73,7 +73,10 @@ class Supernet(nn.Module):
         recomputed: blocks from the front whose activations are computed twice instead of kept, so that `memory` holds.
         tracks: whether training passes move the running statistics of batch norms.
         compiled: whether training steps are compiled, anew after each change of the shape.
+        fresh: names of live values that learn even where trained weights rest, since they are none.
     """
+
+    fresh: frozenset[str] = frozenset()
 
     def __init__(self, plan: Plan, nursery: dict[str, Tensor], kept: Kept, exit_: str | None = None) -> None:
         super().__init__()

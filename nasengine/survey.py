@@ -26,9 +26,10 @@ from nasengine.config import SearchConfig
 from nasengine.coupling import SECONDS, Coupling, Group, coupling
 from nasengine.cutting import recipe
 from nasengine.depth import Run, runs
-from nasengine.errors import ConfigError, told
+from nasengine.errors import ConfigError, ExportError, told
 from nasengine.flat import weight_shape
 from nasengine.multiply_adds import Count, counted
+from nasengine.onnx_trace import onnx_of
 from nasengine.spaces import imported
 from nasengine.splits import DataFacts
 
@@ -123,8 +124,15 @@ def surveyed(model: nn.Module, example: Tensor, name: str, *, seconds: float = S
         ConfigError: if they are not found in that time, or its size cannot be followed.
     """
     count = counted(model, example)
+    try:
+        onnx_of(model, example)
+    except ExportError as error:
+        raise ConfigError.at(zoo.FIELD, f"{name}: {error}") from None
     found = coupling(model, example, seconds=seconds)
     depth = runs(model, example)
+    if not found.groups and not depth:
+        reasons = narrowing.reasons(found.frozen)
+        raise ConfigError.at(zoo.FIELD, f"nothing of {name} can be cut{reasons}; take another model")
     plan = planned(model, example, found.groups, depth, count)
     _check(plan, model, example, found.groups, depth)
     least = smallest(plan, ("operation", "filter"), "macs") / count.macs
@@ -148,7 +156,7 @@ def recipe_of(
     ]
     inside = tuple(f"{block}." for block in removed)
     cuts = recipe(groups, {group.name: kept[group.name] for group in groups if group.name in kept})
-    return [one for one in cuts if not one["layer"].startswith(inside)], removed
+    return [one for one in cuts if not (one["layer"] in removed or one["layer"].startswith(inside))], removed
 
 
 # -- the plan ------------------------------------------------------------------------------------------------------
@@ -398,7 +406,7 @@ def _check(plan: Plan, model: nn.Module, example: Tensor, groups: Sequence[Group
             found = counted(cut(without(copy.deepcopy(model), removed), cuts), example)
         except Exception as error:  # a model that is cut wrongly may fail in any way
             raise ConfigError.at(
-                zoo.FIELD, f"made smaller, it no longer runs ({told(error)}); take another model"
+                zoo.FIELD, f"made smaller, it no longer runs ({told(error)}); take larger images or another model"
             ) from None
         expected = lowered(plan, kept)
         for metric, there in (("params", found.params), ("macs", found.macs)):

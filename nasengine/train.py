@@ -128,24 +128,29 @@ class Feeds:
 
 
 def ready(net: Supernet, *, weights: bool) -> None:
-    """Puts a network into training mode, its weights to learn or to rest.
+    """Puts a network into training mode, its weights to learn or to rest (but for those that are none yet).
 
     Without a gradient the optimizer leaves them alone, decay and momentum included. Training mode is then for batch
     norms alone, as in DMS's code for resting weights: dropout would be noise that nothing learns from.
     """
     net.train()
-    for parameter in net.live.values():
-        parameter.requires_grad_(requires_grad=weights)
+    for name, parameter in net.live.items():
+        parameter.requires_grad_(requires_grad=weights or name in net.fresh)
     if not weights:
-        for module in net.modules():
-            module.training = module is net or isinstance(module, BATCH_NORMS)
+        _norms_alone(net)
+
+
+def _norms_alone(net: nn.Module) -> None:
+    """Training mode for batch norms only."""
+    for module in net.modules():
+        module.training = module is net or isinstance(module, BATCH_NORMS)
 
 
 def weights_optimizer(net: Supernet, lr: float, weight_decay: float) -> torch.optim.SGD:
-    """SGD over every live parameter, with the momentum that the supernet kept; batch norms are not decayed."""
+    """SGD over every live parameter, with the momentum that the supernet kept; weights of layers are decayed."""
     decayed, free = [], []
     for name, parameter in net.live.items():
-        (decayed if parameter.ndim > 1 else free).append((name, parameter))
+        (decayed if _decays(name, parameter) else free).append((name, parameter))
     groups = [
         {"params": [p for _, p in decayed], "weight_decay": weight_decay},
         {"params": [p for _, p in free], "weight_decay": 0.0},
@@ -201,7 +206,9 @@ def search_step(
 def recalibrate(net: Supernet, gains: Mapping[str, Tensor], feed: Feed, *key: object) -> None:
     """Lets running statistics forget the network that was, a batch of plain images at a time, round and round."""
     parts = feed.chosen(CALIBRATION * feed.batch_size, *key).split(feed.batch_size)
-    for part in islice(cycle(parts), CALIBRATION):
+    _norms_alone(net)
+    whole = [part for part in parts if len(part) == feed.batch_size] or parts  # a rest would count as much as a batch
+    for part in islice(cycle(whole), CALIBRATION):
         net(feed.unchanged(part)[0], None, gains)
 
 
@@ -278,12 +285,17 @@ def retrain_step(
 
 
 def retrain_optimizer(network: nn.Module, weight_decay: float) -> torch.optim.SGD:
-    """SGD with Nesterov momentum; batch norms, factors and biases are not decayed."""
-    groups = [
-        {"params": [p for p in network.parameters() if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in network.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    """SGD with Nesterov momentum; norms, factors, biases and what has a place in images are not decayed."""
+    parts: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+    for name, parameter in network.named_parameters():
+        parts[not _decays(name, parameter)].append(parameter)
+    groups = [{"params": parts[0], "weight_decay": weight_decay}, {"params": parts[1], "weight_decay": 0.0}]
     return torch.optim.SGD(groups, lr=0.1, momentum=MOMENTUM, nesterov=True, fused=True)
+
+
+def _decays(name: str, parameter: Tensor) -> bool:
+    """Whether it is the weight of a layer; embeddings of positions have as many dimensions."""
+    return name.endswith("weight") and parameter.ndim > 1
 
 
 def one_cycle(step: int, steps: int, highest: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from nasengine.errors import ConfigError, told
 from nasengine.names import brief
 
 FIELD, PATH = "space.model", "space.path"
+MOST_PARAMETERS = 250e6
+"""Of a model that is looked at: the proof holds it in fp64, and a copy."""
 
 
 def installed(library: str) -> list[str]:
@@ -51,12 +54,20 @@ def built(
             stays random, of pretrained weights too.
 
     Raises:
-        ConfigError: if there is no such model, it takes no such images, or the weights are of another model or
-            cannot be had.
+        ConfigError: if there is no such model, it is very large or takes no such images, or the weights are of another
+            model or cannot be had.
     """
+    shape = {"classes": classes, "channels": channels, "image_size": image_size}
+    return started(library, name, **shape, weights=weights, path=path)[0]
+
+
+def started(
+    library: str, name: str, *, classes: int, channels: int, image_size: int, weights: str, path: str | Path | None
+) -> tuple[nn.Module, set[str]]:
+    """The same, and the names of what stayed random though weights were given: a last layer for other classes."""
     if problem := models.unknown(library, name):
         raise ConfigError.at(FIELD, problem)
-    images = f"images of {image_size} pixels and {_plural(channels, 'channel')}"
+    _refuse_giants(library, name, classes, channels, image_size)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -65,18 +76,39 @@ def built(
                 logits = model(torch.zeros(1, channels, image_size, image_size))
     except Exception as error:  # a thousand authors refuse in as many ways
         raise ConfigError.at(
-            FIELD, f"{name} ({library}) does not take {images} ({told(error)}); try another image size or model"
+            FIELD,
+            f"{name} ({library}) does not take {_images(channels, image_size)} ({told(error)}); try another image size "
+            "or model",
         ) from None
     if not isinstance(logits, Tensor) or logits.shape != (1, classes):
         raise ConfigError.at(
             FIELD, f"{name} ({library}) does not sort images into {classes} classes; take another model"
         )
-    if weights == "file":
-        other = library_model(library, name, classes + 1, channels, image_size)
-        _load(model, Path(path or ""), f"{name} ({library})", heads(model, other))
-    if weights == "pretrained":
-        _download(model, library, name, channels)
-    return opened(model)
+    left: set[str] = set()
+    if weights != "none":
+        last = heads(model, library_model(library, name, classes + 1, channels, image_size))
+        if weights == "file":
+            left = _load(model, Path(path or ""), f"{name} ({library})", last)
+        else:
+            left = _download(model, library, name, channels, image_size, last)
+    return opened(model), left
+
+
+def _refuse_giants(library: str, name: str, classes: int, channels: int, image_size: int) -> None:
+    """Counts without building; what cannot be counted so is built all the same."""
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            shell = library_model(library, name, classes, channels, image_size)
+    except Exception:  # it wants numbers while it is made
+        return
+    size = sum(parameter.numel() for parameter in shell.parameters())
+    if size > MOST_PARAMETERS:
+        raise ConfigError.at(
+            FIELD,
+            f"{name} ({library}) has {size / 1e6:,.0f} million parameters, more than the {MOST_PARAMETERS / 1e6:,.0f} "
+            "million that are looked at; take a smaller model",
+        )
 
 
 def heads(model: nn.Module, other: nn.Module) -> set[str]:
@@ -85,38 +117,46 @@ def heads(model: nn.Module, other: nn.Module) -> set[str]:
     return {name for name, value in model.state_dict().items() if value.shape != shapes[name]}
 
 
-def _download(model: nn.Module, library: str, name: str, channels: int) -> None:
-    """Takes the library's trained weights for all that has the same shape there."""
+def _download(model: nn.Module, library: str, name: str, channels: int, image_size: int, last: set[str]) -> set[str]:
+    """Takes the library's trained weights; the names of the last layer's, if they are of other classes."""
+    own = model.state_dict()
     try:
-        state = _timms(model, name, channels) if library == "timm" else _torchvisions(name)
+        given = trained(library, name, channels, image_size)
     except Exception as error:  # no network, no such weights, no room: each library has words of its own
         raise ConfigError.at(
             "space.weights",
             f"the trained weights of {name} ({library}) cannot be had ({told(error)}); give a file, or none",
         ) from None
-    own = model.state_dict()
-    model.load_state_dict({n: v for n, v in state.items() if n in own and own[n].shape == v.shape}, strict=False)
+    left = {key for key, value in own.items() if key not in given or given[key].shape != value.shape}
+    if strange := sorted(left - last):
+        raise ConfigError.at(
+            "space.weights",
+            f"the trained weights of {name} ({library}) are not for {_images(channels, image_size)}: {strange[0]} is "
+            "of another shape; use images as its library trained it with, or weights 'none'",
+        )
+    model.load_state_dict({key: value for key, value in given.items() if key in own and key not in left}, strict=False)
+    return left
 
 
-def _timms(model: nn.Module, name: str, channels: int) -> Mapping[str, Tensor]:
-    """Timm itself fits them to the number of channels; positions to the image size."""
-    import timm
+def trained(library: str, name: str, channels: int, image_size: int) -> Mapping[str, Tensor]:
+    """The state dict that a library offers, downloaded once; timm fits it to channels and size where it can."""
+    if library == "timm":
+        import timm
 
-    wanted = {"in_chans": channels}
-    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    if size is not None:
-        wanted["img_size"] = size
-    return timm.create_model(name, pretrained=True, **wanted).state_dict()
-
-
-def _torchvisions(name: str) -> Mapping[str, Tensor]:
+        wanted: dict[str, Any] = {"pretrained": True, "in_chans": channels}
+        try:
+            return timm.create_model(name, **wanted, img_size=image_size).state_dict()
+        except TypeError as error:  # what works at any size is not told one
+            if "img_size" not in str(error):
+                raise
+            return timm.create_model(name, **wanted).state_dict()
     from torchvision import models as theirs
 
     return theirs.get_model_weights(name).DEFAULT.get_state_dict(progress=False)
 
 
-def _load(model: nn.Module, file: Path, whose: str, free: set[str]) -> None:
-    """Takes the weights of a file, for all but `free` ones of another shape."""
+def _load(model: nn.Module, file: Path, whose: str, last: set[str]) -> set[str]:
+    """Takes the weights of a file; the names of the last layer's, if they are of other classes."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -126,22 +166,34 @@ def _load(model: nn.Module, file: Path, whose: str, free: set[str]) -> None:
         raise ConfigError.at(
             PATH, f"the weights in {file} cannot be read ({told(error)}); give a safetensors file"
         ) from None
-    expected = model.state_dict()
+    given = _without_wrapper(given)
+    expected, left = model.state_dict(), set()
     for name, value in expected.items():
+        if name not in given and name.endswith("num_batches_tracked"):  # older files have none, and nobody reads it
+            given[name] = value
         if name not in given:
             raise ConfigError.at(PATH, f"the weights in {file} have no {name}; give those of {whose}")
-        if given[name].shape != value.shape and name in free and given[name].shape[1:] == value.shape[1:]:
+        if given[name].shape != value.shape and name in last and given[name].shape[1:] == value.shape[1:]:
             given[name] = value
+            left.add(name)
         if given[name].shape != value.shape:
             raise ConfigError.at(
                 PATH,
                 f"the weights in {file} do not fit {whose}: {name} is {list(given[name].shape)}, expected "
-                f"{list(value.shape)}",
+                f"{list(value.shape)}; give those of this model for such images",
             )
     if unknown := sorted(given.keys() - expected.keys()):
         raise ConfigError.at(PATH, f"the weights in {file} have {brief(unknown[0])}, which {whose} has not")
     model.load_state_dict(given)
+    return left
 
 
-def _plural(n: int, word: str) -> str:
-    return f"{n} {word}{'' if n == 1 else 's'}"
+def _without_wrapper(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The names as the model has them, where it was trained in a wrapper for several GPUs."""
+    prefix = "module."
+    is_wrapped = all(name.startswith(prefix) for name in state)
+    return {name.removeprefix(prefix) if is_wrapped else name: value for name, value in state.items()}
+
+
+def _images(channels: int, image_size: int) -> str:
+    return f"images of {image_size} pixels and {channels} channel{'' if channels == 1 else 's'}"

@@ -173,7 +173,7 @@ class Message(Schema):
 
 
 LOOKED_AT = (
-    " A known model that nobody here has asked for before is looked at first, up to a minute: until then the answer "
+    " A known model that nobody here has asked for before is looked at first, a minute or two: until then the answer "
     "is 409 with `Retry-After`; ask again. One that cannot be searched is 422, and looked at anew after an hour."
 )
 BINARY = {"schema": {"type": "string", "format": "binary"}}

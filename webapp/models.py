@@ -54,8 +54,8 @@ class SearchState(State):
 
 
 class SurveyState(State):
-    WAITING = "waiting", "Waits for a free worker; then it takes up to a minute.", "Waiting"
-    LOOKING = "looking", "A worker tries what may be cut of it; that takes up to a minute.", "Looking"
+    WAITING = "waiting", "Waits for a free worker; then it takes a minute or two.", "Waiting"
+    LOOKING = "looking", "A worker tries what may be cut of it; that takes a minute or two.", "Looking"
     KNOWN = "known", "It is known by now what may be cut of it.", "Known"
     REFUSED = "refused", "It cannot be searched.", "Refused"
 

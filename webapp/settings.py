@@ -129,7 +129,7 @@ TRY_IN_BROWSER = True
 SIGN_IN_MINUTES = 30
 MAX_API_TOKENS = 20
 """Of one user."""
-MAX_SURVEYS = 5
+MAX_SURVEYS = 2
 """Known models that workers look at, or are to look at, for one user at a time."""
 SURVEY_SECONDS = 180.0
 """How long a worker looks at one of them: what the engine allows itself, building the model, and a busy machine."""

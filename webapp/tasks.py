@@ -317,12 +317,13 @@ def _conclude_packing(dataset: Dataset, ended: Ended, said: dict[str, events.Eve
 
 
 def _conclude_survey(survey: Survey, ended: Ended, said: list[events.Event]) -> None:
+    """What a survey says is for everybody, so the engine's last words, with paths of this machine, are not told."""
     mine: dict[str, Any] = {"survey_id": survey.pk, "attempt": survey.attempt}
     failed = next((event for event in said if isinstance(event, events.SearchFailed)), None)
     if ended.code == DONE:
         found = imported.survey(Subject.of_survey(survey).file)
         if found is None:
-            services.survey_refuse(**mine, message=_reason("The engine ended without an answer.", ended))
+            services.survey_refuse(**mine, message="The engine ended without an answer.")
         else:
             services.survey_know(**mine, found=found)
     elif ended.wish == Wish.DIE:
@@ -336,12 +337,11 @@ def _conclude_survey(survey: Survey, ended: Ended, said: list[events.Event]) -> 
         large = "The machine ran out of memory while it was looked at; take a smaller model or smaller images."
         services.survey_refuse(**mine, message=large)
     elif ended.code < 0 or ended.code == STOPPED:
-        services.survey_interrupt(**mine, reason=_reason("Its engine was stopped.", ended), is_loss=True)
+        services.survey_interrupt(**mine, reason="Its engine was stopped.", is_loss=True)
     elif failed is not None:
         services.survey_refuse(**mine, message="; ".join(text for _, text in failed.problems) or failed.message)
     else:
-        message = _reason(f"The engine ended with exit status {ended.code}.", ended)
-        services.survey_refuse(**mine, message=message)
+        services.survey_refuse(**mine, message=f"The engine ended with exit status {ended.code}.")
 
 
 def _reason(sentence: str, ended: Ended) -> str:

@@ -418,6 +418,8 @@ class MGAS(Strategy):
         """Thresholds under all but the lowest scores: one height for a level, so that scores decide between choices."""
         for level in GATED:
             index = net.flat[level].index
+            if not len(index):  # a known model may have nothing to decide at a level
+                continue
             self.importance.settle(level, index)
             lowest = LOW if self.equal else self.scores(level)[index].quantile(LOW)
             self.thresholds[level].fill_(lowest)
@@ -427,7 +429,8 @@ class MGAS(Strategy):
         units = net.flat["weight"]
         parts = zip(_weight_scores(net).split(units.counts), net.alive_weights.split(units.counts), strict=True)
         low = [part[alive > 0].quantile(LOW) if bool(alive.any()) else part.new_zeros(()) for part, alive in parts]
-        self.thresholds["weight"][units.ordinal] = torch.stack(low)
+        if low:
+            self.thresholds["weight"][units.ordinal] = torch.stack(low)
 
     def _begin(self, net: Supernet) -> None:
         """Puts the controller and the averages at their start."""

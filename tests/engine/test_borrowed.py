@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from known import MODELS, SIZE, origin
 from small import living, masks_of, random_gains, random_kept, relative
 from torch import Tensor, nn
 
-from nasengine import train
+from nasengine import export, train
 from nasengine.borrowed import BorrowedNet, weighted_norm
 from nasengine.compact import Borrowed, narrow
 from nasengine.multiply_adds import counted
@@ -188,6 +189,22 @@ def test_training_from_scratch_starts_with_the_librarys_own_values_the_same_for_
         train.fresh(network, torch.Generator().manual_seed(seed))
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
     assert not all(torch.equal(value, third.state_dict()[name]) for name, value in first.state_dict().items())
+
+
+def test_multiply_adds_are_counted_where_the_network_lies() -> None:
+    """As on a GPU: images must come to where it is."""
+    network = net_of("residual").compact({}, {})
+    expected = export.macs(network)
+    assert export.macs(network.to("meta")) == expected
+
+
+def test_what_stayed_random_learns_even_where_weights_rest() -> None:
+    whole = origin("residual")
+    head = frozenset({"fc.weight", "fc.bias"})
+    net = BorrowedNet.whole(replace(whole, fresh=head))
+    train.ready(net, weights=False)
+    learning = {name for name, parameter in net.live.items() if parameter.requires_grad}
+    assert learning == {"fc/weight", "fc/bias"}
 
 
 # -- norms over what stays --------------------------------------------------------------------------------------------

@@ -291,10 +291,7 @@ def test_couplings_are_found_in_another_process_and_are_plain_data() -> None:
     coupled = coupling(model, torch.zeros(1, 3, SIDE, SIDE))
     assert Coupling.from_json(json.loads(json.dumps(coupled.to_json()))) == coupled
     assert [group.name for group in coupled.groups] == ["stem.0", "inner.0"]
-    count = counted(model, torch.zeros(1, 3, SIDE, SIDE))
     assert coupled.reach == 1.0  # the rigid layers read and make the stem's channels
-    thinnest = sliced(model, coupled.groups, {"stem.0": [0], "inner.0": [0]})
-    assert coupled.least == counted(thinnest, torch.zeros(1, 3, SIDE, SIDE)).macs / count.macs
     assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

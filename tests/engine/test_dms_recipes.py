@@ -263,10 +263,12 @@ def test_gates_leave_the_weights_of_a_library_s_model_as_its_file_has_them(
     network, report = export.loaded(whole.folder / "result"), report_of(whole)
     assert all(set(value.detach().flatten().tolist()) <= numbers for value in network.parameters())
     assert report["achieved"]["macs"] <= report["target"]["value"]
-    stopped = tmp_path / "stopped"
+    stopped, file = tmp_path / "stopped", Path(borrowed["space"]["path"])
     with pytest.raises(Interrupted):
         list(search.search(asked, stopped, control=StopAt(whole.looks // 2)))
-    list(search.search(asked, stopped))
+    elsewhere = file.rename(file.with_suffix(".moved"))
+    list(search.search(asked, stopped))  # the checkpoint has what the file had
+    elsewhere.rename(file)
     for name in FILES:
         assert (stopped / "result" / name).read_bytes() == (whole.folder / "result" / name).read_bytes(), name
 
@@ -280,3 +282,8 @@ def test_weights_of_a_library_s_model_learn_on_by_prune_and_its_whole_can_teach(
     (started,) = run.of(events.SearchStarted)
     report = report_of(run)
     assert report["teacher"]["macs"] == started.full_size > report["achieved"]["macs"]
+    given = load_file(borrowed["space"]["path"])
+    learned = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["net"]["nursery"]
+    for name in ("layer2.0.conv1", "fc"):
+        was, now = given[f"{name}.weight"], learned[f"{name}/weight"]
+        assert 0 < float((now - was).norm() / was.norm()) < 0.5, "from where they were, with care"

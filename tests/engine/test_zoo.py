@@ -70,11 +70,15 @@ def test_weights_of_another_model_are_refused_by_the_tensor(tmp_path: Path) -> N
             zoo.built("torchvision", "resnet18", **SHAPE, weights="file", path=file)
         return refusal.value.problems[0][1]
 
-    told = "resnet18 (torchvision)"
+    told, mend = "resnet18 (torchvision)", "give those of this model for such images"
     wrong = {**state, "layer1.0.bn1.bias": torch.zeros(10)}
-    assert refused(wrong) == f"the weights in {file} do not fit {told}: layer1.0.bn1.bias is [10], expected [64]"
+    assert (
+        refused(wrong) == f"the weights in {file} do not fit {told}: layer1.0.bn1.bias is [10], expected [64]; {mend}"
+    )
     wrong = {**state, "fc.weight": torch.zeros(7, 500)}
-    assert refused(wrong) == f"the weights in {file} do not fit {told}: fc.weight is [7, 500], expected [7, 512]"
+    assert (
+        refused(wrong) == f"the weights in {file} do not fit {told}: fc.weight is [7, 500], expected [7, 512]; {mend}"
+    )
     assert refused({**state, "more": torch.zeros(1)}) == f"the weights in {file} have more, which {told} has not"
     del state["fc.bias"]
     assert refused(state) == f"the weights in {file} have no fc.bias; give those of {told}"
@@ -110,3 +114,47 @@ def test_trained_weights_that_cannot_be_had_are_told(
     assert field == "space.weights"
     assert text.startswith(f"the trained weights of {name} ({library}) cannot be had (")
     assert text.endswith("; give a file, or none")
+
+
+@pytest.fixture
+def offered(monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """What a library would send: the state dict of its own resnet18, for a thousand classes and coloured images."""
+    state = zoo.built("torchvision", "resnet18", classes=1000, channels=3, image_size=32).state_dict()
+    monkeypatch.setattr(zoo, "trained", lambda *_: state)
+    return state
+
+
+def test_trained_weights_are_taken_but_for_a_last_layer_of_other_classes(offered: dict[str, torch.Tensor]) -> None:
+    asked = {"channels": 3, "image_size": 32, "weights": "pretrained", "path": None}
+    model, left = zoo.started("torchvision", "resnet18", classes=7, **asked)
+    assert left == {"fc.weight", "fc.bias"}
+    for name, value in model.state_dict().items():
+        assert name in left or torch.equal(value, offered[name]), name
+    _, left = zoo.started("torchvision", "resnet18", classes=1000, **asked)
+    assert not left
+
+
+def test_trained_weights_for_other_images_are_refused_by_the_tensor(offered: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        zoo.built("torchvision", "resnet18", **SHAPE, weights="pretrained")
+    ((field, text),) = refusal.value.problems
+    assert field == "space.weights"
+    assert text.startswith(
+        "the trained weights of resnet18 (torchvision) are not for images of 32 pixels and 1 channel: conv1.weight is "
+        "of another shape; use images as its library trained it with"
+    )
+
+
+def test_weights_of_older_files_and_of_wrapped_models_are_taken(tmp_path: Path) -> None:
+    first = zoo.built("torchvision", "resnet18", **SHAPE)
+    state = {f"module.{name}": v for name, v in first.state_dict().items() if not name.endswith("num_batches_tracked")}
+    save_file(state, tmp_path / "weights.safetensors")
+    second = zoo.built("torchvision", "resnet18", **SHAPE, weights="file", path=tmp_path / "weights.safetensors")
+    assert torch.equal(second.fc.weight, first.fc.weight)
+
+
+def test_giants_are_refused_before_they_are_built() -> None:
+    with pytest.raises(
+        ConfigError, match=r"has 6,7\d\d million parameters, more than the 250 million that are looked at"
+    ):
+        zoo.built("timm", "vit_7b_patch16_dinov3", classes=7, channels=3, image_size=32)

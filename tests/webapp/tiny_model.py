@@ -1,4 +1,4 @@
-"""What a survey of a known model looks like: a made-up one of a few layers, in the engine's own format.
+"""What the web reads of a survey of a known model: plan and facts, of a made-up one of a few layers.
 
 `look` takes the place of the engine's command where the real one would take half a minute.
 """
@@ -49,8 +49,6 @@ def survey(*, library: str = "timm", model: str = "test_resnet", **shape: int) -
         "model": model,
         **shape,
         "plan": imported.to_json(plan),
-        "coupling": {},
-        "depth": {},
         "facts": {
             "params": 12_345,
             "macs": 678_901,
