@@ -18,8 +18,8 @@ from nasengine.discretise import floors
 from nasengine.guide import Guide
 from nasengine.supernet import Kept, everything, plain
 
-ROUNDS, ROUND_SECONDS, FEWEST, MOST = 5, 0.02, 3, 30
-"""Of a measurement: rounds, how long one should last, and the passes that it has."""
+SECONDS, FEWEST, MOST = 0.12, 12, 200
+"""How long a measurement should last, and the passes that it has."""
 NETWORKS = 40
 """That are measured for a guide, the whole one first and last among them."""
 WHOLE = 5.0
@@ -31,12 +31,12 @@ class Timing:
     """Nanoseconds for one image.
 
     Attributes:
-        best: the median of the fastest round: what else a machine does makes it slower, never faster.
-        worst: that of the slowest, which says how far to trust it.
+        best: that a tenth of the passes does not exceed: what else a machine does makes them slower, never faster.
+        usual: the median, which says how busy the machine was.
     """
 
     best: int
-    worst: int
+    usual: int
 
 
 @torch.no_grad()
@@ -50,10 +50,9 @@ def timed(network: nn.Module, image: Tensor) -> Timing:
             torch.cuda.synchronize(image.device)
         return time.perf_counter_ns() - started
 
-    usual = min(once() for _ in range(FEWEST))
-    passes = int(min(MOST, max(FEWEST, 1e9 * ROUND_SECONDS / usual)))
-    medians = [sorted(once() for _ in range(passes))[passes // 2] for _ in range(ROUNDS)]
-    return Timing(min(medians), max(medians))
+    expected = min(once() for _ in range(3))
+    took = sorted(once() for _ in range(int(min(MOST, max(FEWEST, 1e9 * SECONDS / expected)))))
+    return Timing(took[len(took) // 10], took[len(took) // 2])
 
 
 @dataclass

@@ -184,7 +184,7 @@ def _problems(
             mend = f"give at most {amount(metric, full, math.floor)}, or a larger space (more blocks or channels)"
             found.append((field, f"{sized(metric, size)} are more than the whole space has; {mend}"))
         if size < least:
-            found.append((field, _too_small(metric, size, least)))
+            found.append((field, _too_small(metric, size, least, full)))
     found += _limit_problems(limits, reach)
     if metric in reach:
         found += _stage_problems(config, plan)
@@ -207,12 +207,13 @@ def _limit_problems(limits: dict[str, int], reach: dict[str, tuple[int, int]]) -
     for metric, limit in limits.items():
         least, _ = reach[metric]
         if limit < least:
-            found.append((f"target.limits.{metric}", _too_small(metric, limit, least)))
+            found.append((f"target.limits.{metric}", _too_small(metric, limit, *reach[metric])))
     return found
 
 
-def _too_small(metric: str, size: int, least: int) -> str:
-    mend = f"give at least {amount(metric, least, math.ceil)}, or a smaller space (fewer blocks or channels)"
+def _too_small(metric: str, size: int, least: int, full: int) -> str:
+    share = f" ({math.ceil(100 * least / full)}%)" if metric == LATENCY else ""
+    mend = f"give at least {amount(metric, least, math.ceil)}{share}, or a smaller space (fewer blocks or channels)"
     return f"{sized(metric, size)} are below what this space can surely reach; {mend}"
 
 

@@ -103,14 +103,14 @@ def timing_told(found: Timing, *, target: int, foretold: int, known: Mapping[str
         f" with {threads} thread{'s' * (threads > 1)}" if known["device"].startswith("CPU") else ""
     )
     sentence = (
-        f"One image takes {sized(LATENCY, found.best)} on {where} (median of the fastest round; "
-        f"{sized(LATENCY, found.worst)} of the slowest), measured when the network was found; the target is "
+        f"One image takes {sized(LATENCY, found.best)} on {where} (undisturbed; the median was "
+        f"{sized(LATENCY, found.usual)}), measured when the network was found; the target is "
         f"{sized(LATENCY, target)}, the whole space takes {sized(LATENCY, known['whole'])}. Elsewhere, and beside "
         "other programs, it is another time."
     )
     return {
         "measured_ms": outside(LATENCY, found.best),
-        "slowest_round_ms": outside(LATENCY, found.worst),
+        "median_ms": outside(LATENCY, found.usual),
         "foretold_ms": outside(LATENCY, foretold),
         "whole_ms": outside(LATENCY, known["whole"]),
         "guide_error": round(known["error"], 4),
