@@ -81,9 +81,9 @@ function settle() {
 
 function preparation({ what, done, total, unit, eta_seconds: eta }) {
   const write = unit === "bytes" ? (n) => `${count(n)}B` : whole;
-  const word = { downloading: "Downloading the images", packing: "Packing the images" }[what] ?? what;
+  const word = { downloading: "Downloading the images", packing: "Packing the images", timing: "Measuring this device" }[what] ?? what;
   at("before-data-text").textContent =
-    `${word}: ${write(done)}${total ? ` of ${write(total)}` : ""}${unit === "images" ? " images" : ""}${eta ? `, ${duration(eta)} left` : ""}`;
+    `${word}: ${write(done)}${total ? ` of ${write(total)}` : ""}${unit === "bytes" ? "" : ` ${unit}`}${eta ? `, ${duration(eta)} left` : ""}`;
   const bar = at("before-data-bar");
   if (total) bar.value = done / total;
   else bar.removeAttribute("value");
