@@ -91,7 +91,7 @@ class SearchOut(Schema):
     config: dict[str, Any]
     attempt: int
     fraction: float
-    size: int | None
+    size: float | None
     message: str
     problems: list[list[str]]
     report: dict[str, Any] | None

@@ -252,7 +252,7 @@ class Search(models.Model):
         default=list, help_text="For each restart that said events again: the number before them."
     )
     fraction = models.FloatField(default=0)
-    size = models.PositiveBigIntegerField(null=True)
+    size = models.FloatField(null=True)  # milliseconds, where the target is a time
     curve = models.JSONField(default=list, help_text="Validation accuracy in a few points (see webapp/curve.py).")
     stage = models.CharField(max_length=80, blank=True)
     eta_seconds = models.FloatField(null=True)
