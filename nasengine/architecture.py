@@ -14,11 +14,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from nasengine.guide import Guide, features
+from nasengine.sizes import LATENCY
+
 Kept = Mapping[str, Sequence[int]]
 """Operation or filter choice -> kept units in rising order. A choice that is not named keeps all."""
 
 Nonzero = Callable[[str, Sequence[int], Sequence[int]], int]
 """(layer, kept output channels, kept input channels) -> number of weights that are not pruned."""
+
+Product = tuple[float, tuple[str, ...], tuple[str, ...]]
+"""(constant, groups read, groups made): the constant times the widths of both sides; no group stands for one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +113,7 @@ class Plan:
         groups: channel group -> full width.
         exits: name of the logits layer of each stage, front to back; the last is the network's own.
         exit_blocks: number of blocks that each exit's stage contains.
+        guide: what things cost in time, once that is known; without it no time is counted.
     """
 
     space: str
@@ -117,6 +124,7 @@ class Plan:
     blocks: tuple[str, ...]
     exits: tuple[str, ...]
     exit_blocks: tuple[int, ...]
+    guide: Guide | None = None
 
     @cached_property
     def layer(self) -> dict[str, Layer]:
@@ -216,6 +224,7 @@ class Architecture:
         layers: JSON-able mappings with name, op, inputs and the numbers that the operation needs.
         kept: the decision, choice -> kept units (operations and filters).
         sources: layer -> (kept output channels, kept input channels) in the full space; for taking weights over.
+        nanoseconds: that it should take for one image by the plan's guide; zero without one.
     """
 
     space: str
@@ -224,9 +233,10 @@ class Architecture:
     output: str
     kept: Mapping[str, Sequence[int]]
     sources: Mapping[str, tuple[Sequence[int], Sequence[int]]] = field(repr=False)
+    nanoseconds: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """What is stored: all but `sources`, which belongs to the search."""
+        """What is stored: all but `sources` and time, which belong to the search."""
         return {
             "format": 1,
             "space": self.space,
@@ -258,8 +268,8 @@ class Architecture:
         return sum(_macs(layer, sizes[layer["name"]]) for layer in self.layers)
 
     def size(self, metric: str) -> int:
-        """`params` or `macs`."""
-        return self.macs if metric == "macs" else self.params
+        """`params`, `macs`, or nanoseconds by the guide for `latency_ms`."""
+        return {"params": lambda: self.params, "macs": lambda: self.macs, LATENCY: lambda: self.nanoseconds}[metric]()
 
 
 def lowered(plan: Plan, kept: Kept, nonzero: Nonzero | None = None, exit_: str | None = None) -> Architecture:
@@ -275,7 +285,8 @@ def lowered(plan: Plan, kept: Kept, nonzero: Nonzero | None = None, exit_: str |
     """
     exit_ = exit_ or plan.exits[-1]
     program = plan.program(exit_, kept)
-    builder = _Lowering(plan, _live_channels(plan, program, kept), nonzero, {layer.name for layer in program})
+    live = _live_channels(plan, program, kept)
+    builder = _Lowering(plan, live, nonzero, {layer.name for layer in program})
     for layer in program:
         builder.add(layer)
     return Architecture(
@@ -289,7 +300,24 @@ def lowered(plan: Plan, kept: Kept, nonzero: Nonzero | None = None, exit_: str |
             if choice.granularity != "weight"
         },
         sources=builder.sources,
+        nanoseconds=round(_time(plan, program, live)) if plan.guide else 0,
     )
+
+
+def counted_features(plan: Plan, kept: Kept) -> dict[str, float]:
+    """What `guide.features` counts -> how much of it the network of a decision has."""
+    program = plan.program(plan.exits[-1], kept)
+    widths = {group: len(channels) for group, channels in _live_channels(plan, program, kept).items()}
+    found: dict[str, float] = {}
+    for layer in program:
+        for what, each, reads, makes in features(plan, layer):
+            found[what] = found.get(what, 0) + _product(each, reads, makes, widths)
+    return found
+
+
+def _time(plan: Plan, program: Sequence[Layer], live: Mapping[str, Sequence[int]]) -> float:
+    widths = {group: len(channels) for group, channels in live.items()}
+    return sum(_product(*product, widths) for layer in program for product in products(plan, layer, LATENCY))
 
 
 def smallest(plan: Plan, granularities: Collection[str], metric: str, exit_: str | None = None) -> int:
@@ -301,20 +329,18 @@ def smallest(plan: Plan, granularities: Collection[str], metric: str, exit_: str
         group: plan.choice[group].floor if group in plan.choice and "filter" in granularities else width
         for group, width in plan.groups.items()
     }
-    total = 0
-    owned: dict[str, dict[int, int]] = {}
+    total = 0.0
+    owned: dict[str, dict[int, float]] = {}
     least = {choice.name: choice.floor for choice in plan.choices}
     for layer in plan.program(exit_ or plan.exits[-1]):
-        size = _size_at(
-            plan, layer, widths, plan.sides[layer.name] if metric == "macs" else None, bare="weight" in granularities
-        )
+        size = _size_at(plan, layer, widths, metric, bare="weight" in granularities)
         if layer.owner is None or "operation" not in granularities:
             total += size
         else:
             choice, unit = layer.owner
             units = owned.setdefault(choice, {})
             units[unit] = units.get(unit, 0) + size
-    return total + sum(max(units.values()) for choice, units in owned.items() if least[choice])
+    return math.ceil(total + sum(max(units.values()) for choice, units in owned.items() if least[choice]))
 
 
 def activations(plan: Plan, program: Iterable[Layer], kept: Kept) -> int:
@@ -382,25 +408,45 @@ def _alive(source: Layer, alive: Mapping[str, set[int]], reader: Layer) -> bool:
     return choice not in alive or unit in alive[choice]
 
 
-def _size_at(plan: Plan, layer: Layer, widths: Mapping[str, int], side: int | None, *, bare: bool) -> int:
-    """A layer's multiply-adds (if `side` is given) or parameters at given widths; `bare`: one weight a convolution."""
-    outputs = sum(widths[group] for group in layer.channels)
-    inputs = sum(widths[group] for group in plan.reads(layer))
-    match layer.op:
-        case "module":
-            weights = layer.weight_size * inputs * outputs * (1 if side is None else layer.positions)
-            if bare and layer.prunable and side is None:
-                weights = 1
-            return weights + module_costs(layer, "params" if side is None else "macs", widths)
-        case "conv" | "factorized_reduce":
-            if bare and layer.prunable and side is None:
-                return 1
-            return outputs * (1 if layer.depthwise else inputs) * layer.kernel**2 * (side or 1) ** 2
-        case "linear":
-            return (inputs + (side is None)) * outputs
-        case "batch_norm":
-            return 2 * outputs if side is None else 0
-    return int(side is None and layer.name in plan.ends and layer.op != "mix")
+def products(plan: Plan, layer: Layer, metric: str) -> Sequence[Product]:
+    """What a layer's size is the sum of; not the parameters of weights that are counted one by one."""
+    macs, makes, reads = metric == "macs", layer.channels, plan.reads(layer)
+    if metric == LATENCY:
+        assert plan.guide is not None, "times are counted once a device was measured"
+        prices = plan.guide.nanoseconds
+        return [(each * prices[what], ins, outs) for what, each, ins, outs in features(plan, layer) if prices.get(what)]
+    if layer.op in ("conv", "factorized_reduce"):
+        if layer.prunable and not macs:
+            return []
+        constant = layer.kernel**2 * (plan.sides[layer.name] ** 2 if macs else 1)
+        return [(constant, () if layer.depthwise else reads, makes)]
+    if layer.op == "module":
+        found: list[Product] = [(cost.each, cost.reads, cost.channels) for cost in layer.costs if cost.metric == metric]
+        if layer.taps is not None and not (layer.prunable and not macs):
+            found.append((layer.weight_size * (layer.positions if macs else 1), reads, makes))
+        return found
+    if layer.op == "linear":
+        return [(1, reads, makes)] + ([] if macs else [(1, (), makes)])
+    if macs:
+        return []
+    if layer.op == "batch_norm":
+        return [(2, (), makes)]
+    return [(1, (), ())] if layer.name in plan.ends and layer.op != "mix" else []  # a factor, see `_Lowering.scaled`
+
+
+def _product(each: float, reads: Sequence[str], makes: Sequence[str], widths: Mapping[str, int]) -> float:
+    return each * math.prod(sum(widths[group] for group in side) for side in (reads, makes) if side)
+
+
+def _size_at(plan: Plan, layer: Layer, widths: Mapping[str, int], metric: str, *, bare: bool) -> float:
+    """A layer's size at given widths; `bare`: one weight a convolution."""
+    size = sum(_product(*product, widths) for product in products(plan, layer, metric))
+    if metric != "params" or not layer.prunable:
+        return size
+    if bare:
+        return size + 1
+    taps = layer.weight_size if layer.op == "module" else layer.kernel**2
+    return size + _product(taps, () if layer.depthwise else plan.reads(layer), layer.channels, widths)
 
 
 def module_costs(layer: Layer, metric: str, widths: Mapping[str, int]) -> int:

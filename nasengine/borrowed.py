@@ -68,7 +68,9 @@ class BorrowedNet(Supernet):
         return cls(origin, nursery, everything(origin.survey.plan, device))
 
     def with_(self, nursery: dict[str, Tensor], kept: Kept, exit_: str | None = None) -> BorrowedNet:
-        return BorrowedNet(self.origin, nursery, kept, exit_)
+        net = BorrowedNet(self.origin, nursery, kept, exit_)
+        net.plan = self.plan
+        return net
 
     def bound(self, share: float) -> None:
         """Nothing: all is kept for the backward pass."""

@@ -88,7 +88,7 @@ SPACES = {
     ),
 }
 
-METRICS = {"params": "parameters", "macs": "multiply-adds"}
+METRICS = {"params": "parameters", "macs": "multiply-adds", "latency_ms": "ms"}
 """What a size is counted in."""
 
 PRESETS = {

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from nasengine import catalogue, splits
 from nasengine.architecture import Plan
-from nasengine.catalogue import METRICS
 from nasengine.config import FEWEST_EPOCHS, FEWEST_PIXELS, MOST_EPOCHS, SearchConfig
 from nasengine.durations import duration
 from nasengine.names import brief
+from nasengine.sizes import amount, sized
 from nasengine.splits import DataFacts
 
 FEW_A_CLASS = 20
@@ -53,13 +53,15 @@ def cautions(
         plan: its full space.
         facts: of the images.
         reach: metric -> smallest and full size of the space, of the target's metric and of those that are limited.
-        family: all targets, as numbers.
+        family: all targets, as numbers; none where sizes are not known yet.
         limits: further metric -> what is not to be exceeded.
         steps: of the weights in an epoch of the search.
         seconds: estimate for one CPU core.
     """
-    target = config.target.resolved(reach[config.target.metric][1])
-    sizes = [("target.value", target)] + [("target.also", size) for size in family if size != target]
+    sizes: list[tuple[str, int]] = []
+    if family:  # of times none is known yet
+        target = config.target.resolved(reach[config.target.metric][1])
+        sizes = [("target.value", target)] + [("target.also", size) for size in family if size != target]
     bounds: list[tuple[str, str, int]] = [(field, config.target.metric, size) for field, size in sizes]
     bounds += [(f"target.limits.{metric}", metric, size) for metric, size in limits.items()]
     return [
@@ -135,16 +137,16 @@ def _edge(field: str, metric: str, size: int, reach: Mapping[str, tuple[int, int
     if 0 <= share < LITTLE:
         yield (
             field,
-            f"{size:,} {METRICS[metric]} are hardly above the smallest network ({least:,}): nearly everything has "
-            f"to go, whatever it is worth; give {math.ceil(least + LITTLE * (full - least)):,} or more, or a smaller "
-            "space",
+            f"{sized(metric, size)} are hardly above the smallest network ({amount(metric, least)}): nearly everything "
+            f"has to go, whatever it is worth; give {amount(metric, least + LITTLE * (full - least), math.ceil)} or "
+            "more, or a smaller space",
         )
     elif full >= size > MUCH * full:
         yield (
             field,
-            f"{size:,} {METRICS[metric]} are {100 * size / full:.0f} % of the whole space, so hardly anything is "
+            f"{sized(metric, size)} are {100 * size / full:.0f} % of the whole space, so hardly anything is "
             "pruned; in our benchmark searching led random networks by 5.7 points of accuracy at 5 %, by 1.6 at 30 %; "
-            f"give less, such as {int(0.3 * full):,}",
+            f"give less, such as {amount(metric, 0.3 * full, math.floor)}",
         )
 
 

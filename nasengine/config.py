@@ -19,6 +19,7 @@ from nasengine import catalogue, models
 from nasengine.errors import ConfigError
 from nasengine.names import CONTROL, brief, shown
 from nasengine.refusals import named, refusal
+from nasengine.sizes import LATENCY, unit
 
 Preset = Literal["quick", "standard", "thorough"]
 Granularity = Literal["operation", "filter", "weight"]
@@ -535,14 +536,19 @@ class LimitsConfig(Part):
 class TargetConfig(Part):
     """How large the found network may be."""
 
-    metric: Literal["params", "macs"] = option(
+    metric: Literal["params", "macs", "latency_ms"] = option(
         "params",
-        "What is limited: stored non-zero weights, or multiply-adds for one image.",
+        "What is limited: stored non-zero weights, multiply-adds for one image, or milliseconds for one image, "
+        "measured on the device that searches.",
         title="Limit on",
         advanced=False,
     )
     value: float | str = option(
-        "40%", "A number, or a percentage of the full space such as 40%.", title="Target", advanced=False
+        "40%",
+        "A number, or a percentage of the full space such as 40%. How many milliseconds can be reached is known "
+        "once a search has begun and measured its device.",
+        title="Target",
+        advanced=False,
     )
 
     also: tuple[float | str, ...] = option(
@@ -553,13 +559,13 @@ class TargetConfig(Part):
 
     @model_validator(mode="after")
     def values_are_amounts(self) -> Self:
-        _check_amount("target.value", self.value)
+        _check_amount("target.value", self.value, self.metric)
         for value in self.also:
-            _check_amount("target.also", value)
+            _check_amount("target.also", value, self.metric)
         for metric, value in self.limits:
             if value is None:
                 continue
-            _check_amount(f"target.limits.{metric}", value)
+            _check_amount(f"target.limits.{metric}", value, metric)
             if metric == self.metric:
                 raise ConfigError.at(
                     f"target.limits.{metric}",
@@ -568,12 +574,14 @@ class TargetConfig(Part):
         return self
 
     def resolved(self, full: int) -> int:
-        """The target as a whole number, given the size of the full space.
+        """The target as a whole number (of nanoseconds, if it is a time), given the size of the full space.
 
         >>> TargetConfig(value="40%").resolved(1000), TargetConfig(value=250).resolved(1000)
         (400, 250)
+        >>> TargetConfig(metric="latency_ms", value=0.25).resolved(10**6)
+        250000
         """
-        return _resolved("target.value", self.value, full)
+        return _resolved("target.value", self.value, full, self.metric)
 
     def family(self, full: int) -> tuple[int, ...]:
         """All targets from large to small, the main one among them.
@@ -581,7 +589,7 @@ class TargetConfig(Part):
         >>> TargetConfig(value="40%", also=("60%", 250)).family(1000)
         (600, 400, 250)
         """
-        further = (_resolved("target.also", value, full) for value in self.also)
+        further = (_resolved("target.also", value, full, self.metric) for value in self.also)
         return tuple(sorted({self.resolved(full), *further}, reverse=True))
 
     def further_limits(self, full: Callable[[str], int]) -> dict[str, int]:
@@ -591,7 +599,7 @@ class TargetConfig(Part):
         {'macs': 600}
         """
         return {
-            metric: _resolved(f"target.limits.{metric}", value, full(metric))
+            metric: _resolved(f"target.limits.{metric}", value, full(metric), metric)
             for metric, value in self.limits
             if value is not None
         }
@@ -915,20 +923,22 @@ def _check_once(field: str, values: tuple[Any, ...], what: str) -> None:
         raise ConfigError.at(field, f"name each {what} once")
 
 
-def _check_amount(field: str, value: float | str) -> None:
+def _check_amount(field: str, value: float | str, metric: str) -> None:
     fraction, amount = _amount(field, value)
     value = int(value) if isinstance(value, float) and value.is_integer() else value
     if fraction is not None and not 0 < fraction <= 1:
         raise ConfigError.at(field, f"{value} is out of range; give a percentage above 0% and up to 100%")
-    if amount is not None and not 1 <= amount < math.inf:
+    if amount is not None and metric == LATENCY and not 0.000001 <= amount < math.inf:
+        raise ConfigError.at(field, f"{value} is out of range; give milliseconds above 0, or a percentage such as 40%")
+    if amount is not None and metric != LATENCY and not 1 <= amount < math.inf:
         raise ConfigError.at(
             field, f"{value} is out of range; give a number of at least 1, or a percentage such as 40%"
         )
 
 
-def _resolved(field: str, value: float | str, full: int) -> int:
+def _resolved(field: str, value: float | str, full: int, metric: str) -> int:
     fraction, amount = _amount(field, value)
-    return int(amount if amount is not None else (fraction or 0) * full)
+    return int(amount * unit(metric) if amount is not None else (fraction or 0) * full)
 
 
 def _amount(field: str, value: float | str) -> tuple[float | None, float | None]:

@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of a plan as differentiable functions of masks.
+"""Parameters, multiply-adds and foretold time of a plan as differentiable functions of masks.
 
 At hard masks they equal the count of the lowered network, but for channels and layers that `lowered` finds without
 reader: those still count here.
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasengine.architecture import Layer, Plan
+from nasengine.architecture import Layer, Plan, products
 from nasengine.flat import GATED, Units, flat_units
 
 
@@ -29,7 +29,7 @@ def size(
         plan: the full space.
         layers: the layers that count, from ``plan.program``.
         masks: choice -> mask over its living units, weight masks in the living weight's shape; the rest is on.
-        metric: params or macs.
+        metric: params, macs, or latency_ms, which is counted in nanoseconds.
         kept: living units of operation and filter choices, in the order of their masks; all if not given.
     """
     like = next(iter(masks.values()))
@@ -53,19 +53,19 @@ class Count:
         self.device = flat["filter"].sizes.device
         channels = _Channels(plan, kept, flat["filter"])
         owners = _Owners(kept, flat["operation"])
-        products, weights = _Products(), _Weights()
+        terms, weights = _Products(), _Weights()
         for layer in layers:
             reads = plan.reads(layer)
             owner = owners.place(layer)
-            for constant, inputs, outputs in _terms(plan, layer, reads, metric):
-                products.add(constant, channels.groups(inputs), channels.groups(outputs), owner)
+            for constant, inputs, outputs in products(plan, layer, metric):
+                terms.add(constant, channels.groups(inputs), channels.groups(outputs), owner)
             if metric == "params" and layer.prunable:
                 columns = None if layer.depthwise else channels.places(reads)
                 weights.add(channels.places(layer.channels), columns, layer.weight_size or layer.kernel**2, owner)
         self.fixed = torch.tensor(channels.fixed, device=self.device)
         self.group = torch.tensor(channels.group, dtype=torch.long, device=self.device)
         self.group_total = len(channels.number)
-        self.products = products.tensors(self.device)
+        self.products = terms.tensors(self.device)
         self.weights = weights.tensors(self.device, one=len(channels.group)) if weights.rows else None
 
     def __call__(self, masks: Mapping[str, Tensor]) -> Tensor:
@@ -108,31 +108,6 @@ def savings(count: Count, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
         size = count({**masks, **open_})
         slopes = torch.autograd.grad(size, list(open_.values()), materialize_grads=True)
     return {level: slope / size.detach() for level, slope in zip(open_, slopes, strict=True)}
-
-
-def _terms(
-    plan: Plan, layer: Layer, reads: tuple[str, ...], metric: str
-) -> list[tuple[int, tuple[str, ...], tuple[str, ...]]]:
-    """(constant, groups read, groups made) of each product; no group stands for one."""
-    macs = metric == "macs"
-    makes = layer.channels
-    if layer.op in ("conv", "factorized_reduce"):
-        if layer.prunable and not macs:
-            return []
-        constant = layer.kernel**2 * (plan.sides[layer.name] ** 2 if macs else 1)
-        return [(constant, () if layer.depthwise else reads, makes)]
-    if layer.op == "module":
-        found = [(cost.each, cost.reads, cost.channels) for cost in layer.costs if cost.metric == metric]
-        if layer.taps is not None and not (layer.prunable and not macs):
-            found.append((layer.weight_size * (layer.positions if macs else 1), reads, makes))
-        return found
-    if layer.op == "linear":
-        return [(1, reads, makes)] + ([] if macs else [(1, (), makes)])
-    if macs:
-        return []
-    if layer.op == "batch_norm":
-        return [(2, (), makes)]
-    return [(1, (), ())] if layer.name in plan.ends and layer.op != "mix" else []  # a factor, see architecture.lowered
 
 
 class _Channels:

@@ -6,13 +6,14 @@ the balance between operations, filters and weights is the one that the threshol
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor
 
 from nasengine.architecture import Plan
-from nasengine.errors import EngineError
+from nasengine.errors import EngineError, TrainingError
+from nasengine.sizes import LATENCY, sized
 from nasengine.supernet import Kept, architecture
 
 TOLERANCE = 0.03
@@ -30,8 +31,8 @@ def fitted(
     Args:
         plan: the full space.
         margins: choice -> margin of each unit, full size, finite; higher stays longer.
-        bounds: metric (params, macs) -> size that is never exceeded; the first is the target, the others are limits
-            beside it, which change nothing where they do not bind.
+        bounds: metric (params, macs, latency_ms) -> size that is never exceeded; the first is the target, the others
+            are limits beside it, which change nothing where they do not bind.
         granularities: levels that may be cut; choices of others keep everything.
         exit_: of the network that shall fit, the plan's own if not given; choices behind it keep everything.
 
@@ -56,6 +57,53 @@ def fitted(
     if problem.is_wasteful(kept) and with_weights:
         kept = problem.filled_with_a_thinned_unit(kept)
     return problem.with_a_weight_each(kept) if problem.free else kept
+
+
+ATTEMPTS = 10
+"""Networks that are measured to fit one to a time, before the smallest one is."""
+
+
+def fitted_by_clock(fit: Callable[[int], Kept], clock: Callable[[Kept], int], *, target: int, smallest: int) -> Kept:
+    """The decision whose measured time is nearest below the target, to within 3 % if there is time to find it.
+
+    The guide by which `fit` counts is moved by what was measured: its bound goes where the last one should have been,
+    between those known to be too low and too high.
+
+    Args:
+        fit: the exact fit to a time by the guide.
+        clock: measures the network of a decision.
+        target: what the measured time never exceeds.
+        smallest: time by the guide that every fit can reach.
+
+    Raises:
+        TrainingError: if even a network of that size takes longer.
+    """
+    best, longest = None, 0
+    low, high, bound = smallest - 1, None, target
+    for attempt in range(ATTEMPTS + 1):
+        bound = smallest if attempt == ATTEMPTS else max(smallest, bound)
+        kept = fit(bound)
+        took = clock(kept)
+        if longest < took <= target:
+            best, longest = kept, took
+        if (1 - TOLERANCE) * target <= took <= target or (attempt >= ATTEMPTS - 1 and best is not None):
+            break
+        if took > target:
+            high = bound
+        else:
+            low = bound
+        if high is not None and high - low <= 1:
+            break
+        bound = int(bound * target * (1 - TOLERANCE / 2) / took)
+        if bound <= low or (high is not None and bound >= high):
+            bound = (low + high) // 2 if high is not None else low + max(1, low // 20)
+    if best is None:
+        raise TrainingError(
+            f"even the smallest network took {sized(LATENCY, took)} when it was measured, more than the target of "
+            f"{sized(LATENCY, target)}: the device is busier than when the search began; start it again when it is "
+            "idle, the last checkpoint is intact"
+        )
+    return best
 
 
 RUNGS, FEWEST = 14, 0.08
@@ -166,7 +214,7 @@ class _Fit:
         if self.fits(self.kept_above(low)):
             return low
         if not self.fits(self.kept_above(high)):
-            asked = " and ".join(f"{bound} {metric}" for metric, bound in self.bounds.items())
+            asked = " and ".join(sized(metric, bound) for metric, bound in self.bounds.items())
             raise EngineError(f"no network of the space has {asked} or less; raise the target")
         for _ in range(48):
             middle = (low + high) / 2

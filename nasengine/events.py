@@ -1,6 +1,7 @@
 """What a run says while it runs: typed events, to and from one JSON line each.
 
-Durations, never wall-clock times; a number that is not finite becomes null, a character that no database keeps U+FFFD.
+Durations, never wall-clock times; sizes are told as `sizes.outside` says; a number that is not finite becomes null, a
+character that no database keeps U+FFFD.
 A run's events are numbered by `seq` from 1; a resumed run goes on from its checkpoint's number, so what a killed
 attempt said after it is said again.
 """
@@ -29,15 +30,16 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class DataProgress(Event):
-    """Images are being downloaded or packed."""
+    """Images are being downloaded or packed, or the device is being measured: what there is to do before a search."""
 
     kind: ClassVar[str] = "data_progress"
     what: str
-    """One of: downloading, packing, tracing (a known model is looked at)."""
+    """One of: downloading, packing, tracing (a known model is looked at), timing (of random networks, where the target
+    is a time)."""
     done: int
     total: int | None
     unit: str
-    """One of: bytes, images, models."""
+    """One of: bytes, images, models, networks."""
     eta_seconds: float | None
 
 
@@ -69,13 +71,13 @@ class SearchStarted(Event):
     method: str
     space: str
     metric: str
-    target: int
-    also: list[int]
+    target: float
+    also: list[float]
     """Further targets of the same search."""
     limits: dict[str, int]
     """Further metric -> what no network of the search exceeds."""
-    full_size: int
-    smallest_size: int
+    full_size: float
+    smallest_size: float
     blocks: list[dict[str, object]]
     """Each {name, size, share}: how much of the full space it is."""
     choices: list[dict[str, object]]
@@ -97,10 +99,10 @@ class StageStarted(Event):
     blocks: int
     epochs: int
     warmup_epochs: int
-    full_size: int
+    full_size: float
     """Size of all units of the stage's blocks."""
-    size: int
-    target: int
+    size: float
+    target: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +117,9 @@ class Progress(Event):
     steps: int
     losses: dict[str, float | None]
     images_per_second: float | None
-    size: int
-    target: int
-    reference: int
+    size: float
+    target: float
+    reference: float
     """Where the size should be at this step: a ramp from the full size to the target."""
     memory_mib: float | None
     """Most memory so far: of the GPU's allocator, or of this process on a CPU."""
@@ -137,8 +139,8 @@ class EpochFinished(Event):
     """loss and accuracy with the masks of each step."""
     validation: dict[str, float | None]
     """loss and accuracy of the masked network at the end of the epoch."""
-    size: int
-    target: int
+    size: float
+    target: float
     kept: dict[str, list[int]]
     """Granularity -> [units on, units in all] over the stage's blocks."""
     thresholds: dict[str, float | None]
@@ -174,8 +176,8 @@ class Committed(Event):
     totals: dict[str, list[int]]
     """Granularity -> [units kept, units in all], over the whole space, each by its own decision: a kept weight may
     stand in a dead row; `kept_weights` counts those that run."""
-    size: int
-    target: int
+    size: float
+    target: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,8 +221,8 @@ class StageFinished(Event):
     kind: ClassVar[str] = "stage_finished"
     stage: int
     name: str
-    size: int
-    target: int
+    size: float
+    target: float
     validation: dict[str, float | None]
     seconds: float
     last: bool = False
@@ -233,8 +235,8 @@ class RetrainEpoch(Event):
 
     kind: ClassVar[str] = "retrain_epoch"
     network: str
-    """``found``, ``at 12000`` for the network of a further target, ``random 1`` and so on for those compared with,
-    ``teacher`` for the one that helps them."""
+    """``found``, ``at 12000`` (or ``at 0.25``, of ms) for the network of a further target, ``random 1`` and so on for
+    those compared with, ``teacher`` for the one that helps them."""
     epoch: int
     epochs: int
     train: dict[str, float | None]

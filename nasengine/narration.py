@@ -12,6 +12,7 @@ from nasengine import catalogue, events
 from nasengine.architecture import Plan, lowered
 from nasengine.config import SearchConfig
 from nasengine.outlook import Outlook
+from nasengine.sizes import outside
 from nasengine.strategies.base import Decision, Draw, Stage
 from nasengine.supernet import Kept, Supernet
 
@@ -32,11 +33,11 @@ def search_started(
         method=catalogue.STRATEGIES[config.strategy.kind].label,
         space=config.space.kind,
         metric=look.metric,
-        target=look.target,
-        also=[size for size in look.family if size != look.target],
+        target=outside(look.metric, look.target),
+        also=[outside(look.metric, size) for size in look.family if size != look.target],
         limits=dict(look.limits),
-        full_size=look.full_size,
-        smallest_size=look.smallest_size,
+        full_size=outside(look.metric, look.full_size),
+        smallest_size=outside(look.metric, look.smallest_size),
         blocks=[
             {"name": name, "size": size, "share": round(size / full.params, 4)}
             for name, size in zip(plan.blocks, sizes, strict=True)
@@ -45,7 +46,10 @@ def search_started(
             {"name": c.name, "granularity": c.granularity, "block": c.block, "units": c.units, "labels": list(c.labels)}
             for c in plan.choices
         ],
-        stages=[{"name": s.name, "blocks": s.blocks, "epochs": s.epochs, "target": s.target} for s in stages],
+        stages=[
+            {"name": s.name, "blocks": s.blocks, "epochs": s.epochs, "target": outside(s.metric, s.target)}
+            for s in stages
+        ],
         epochs=config.search.epochs,
         retrain_epochs=config.retrain.epochs,
         device=device,
@@ -60,9 +64,9 @@ def stage_started(stage: Stage, size: int) -> events.StageStarted:
         blocks=stage.blocks,
         epochs=stage.epochs,
         warmup_epochs=stage.warmup_epochs,
-        full_size=stage.start_size,
-        size=size,
-        target=stage.target,
+        full_size=outside(stage.metric, stage.start_size),
+        size=outside(stage.metric, size),
+        target=outside(stage.metric, stage.target),
     )
 
 
@@ -87,8 +91,8 @@ def epoch_finished(
         epoch=epoch,
         train={"loss": train.get("task"), "accuracy": train.get("accuracy")},
         validation=dict(validation),
-        size=int(draw.size),
-        target=stage.target,
+        size=outside(stage.metric, int(draw.size)),
+        target=outside(stage.metric, stage.target),
         kept=kept,
         thresholds=dict(limits),
     )
@@ -122,17 +126,17 @@ def committed(
         **_standing(net.plan, decision, regrown=reason == "regrow"),
         changes=changes[:CHANGES_SAID],
         totals=totals,
-        size=size,
-        target=stage.target,
+        size=outside(stage.metric, size),
+        target=outside(stage.metric, stage.target),
     )
 
 
-def alternatives(plan: Plan, fits: Mapping[int, Kept]) -> events.Alternatives:
+def alternatives(plan: Plan, metric: str, fits: Mapping[int, Kept]) -> events.Alternatives:
     """Of fits to other sizes (size -> what stays), what the page draws."""
     return events.Alternatives(
         networks=[
             {
-                "size": size,
+                "size": outside(metric, size),
                 "kept": {name: packed_bits(alive) for name, alive in kept.items() if name not in plan.weighs},
             }
             for size, kept in sorted(fits.items())

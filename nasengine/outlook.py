@@ -8,16 +8,17 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nasengine import catalogue, splits
 from nasengine.architecture import Architecture, Plan, activations, lowered, smallest
-from nasengine.catalogue import METRICS
 from nasengine.cautions import cautions
 from nasengine.config import SearchConfig
 from nasengine.errors import ConfigError
+from nasengine.guide import Guide
 from nasengine.names import brief
+from nasengine.sizes import LATENCY, amount, sized
 from nasengine.splits import DataFacts
 
 SECONDS_PER_LAYER, SECONDS_PER_VALUE = 4.1e-4, 4.4e-9
@@ -48,6 +49,8 @@ class Outlook:
     """What a configuration and a data set amount to.
 
     Attributes:
+        full_size: of the whole space; it, the smallest and the targets are not known of times (whole nanoseconds)
+            before the device was measured.
         smallest_size: what every search can reach, whatever it finds.
         family: all targets from large to small, `target` among them.
         limits: further metric -> what none of them exceeds.
@@ -60,9 +63,9 @@ class Outlook:
     """
 
     metric: str
-    full_size: int
-    smallest_size: int
-    target: int
+    full_size: int | None
+    smallest_size: int | None
+    target: int | None
     family: tuple[int, ...]
     limits: dict[str, int]
     reach: dict[str, tuple[int, int]]
@@ -111,17 +114,18 @@ def plan_of(config: SearchConfig, facts: DataFacts) -> Plan:
     return plan
 
 
-def outlook(config: SearchConfig, facts: DataFacts) -> Outlook:
-    """Looks ahead in milliseconds; nothing is built."""
-    plan = plan_of(config, facts)
+def outlook(config: SearchConfig, facts: DataFacts, guide: Guide | None = None) -> Outlook:
+    """Looks ahead in milliseconds; nothing is built. `guide` tells times, once the device is measured."""
+    plan = replace(plan_of(config, facts), guide=guide)
     metric = config.target.metric
     whole = lowered(plan, {})
     limits = config.target.further_limits(whole.size)
     levels = config.strategy.granularities
-    reach = {name: (smallest(plan, levels, name), whole.size(name)) for name in (metric, *limits)}
-    least, full = reach[metric]
-    target = config.target.resolved(full)
-    family = config.target.family(full)
+    countable = [name for name in (metric, *limits) if name != LATENCY or guide]
+    reach = {name: (smallest(plan, levels, name), whole.size(name)) for name in countable}
+    least, full = reach.get(metric, (None, None))
+    target = None if full is None else config.target.resolved(full)
+    family = () if full is None else config.target.family(full)
     counts = splits.sizes(facts, config.data)
     choices: dict[str, int] = {}
     for choice in plan.choices:
@@ -170,23 +174,24 @@ def batch_size(config: SearchConfig, train: int) -> int:
 def _problems(
     config: SearchConfig,
     plan: Plan,
-    target: int,
+    target: int | None,
     family: tuple[int, ...],
     limits: dict[str, int],
     reach: dict[str, tuple[int, int]],
     counts: dict[str, int],
 ) -> list[tuple[str, str]]:
     metric, found = config.target.metric, []
-    least, full = reach[metric]
-    for field, size in (("target.value", target), *(("target.also", size) for size in family if size != target)):
+    sizes = [("target.value", target)] if target is not None else []
+    for field, size in (*sizes, *(("target.also", size) for size in family if size != target)):
+        least, full = reach[metric]
         if size > full:
-            mend = f"give at most {full:,}, or {_another(config, 'larger')}"
-            found.append((field, f"{size:,} {METRICS[metric]} are more than the whole space has; {mend}"))
+            mend = f"give at most {amount(metric, full, math.floor)}, or {_another(config, 'larger')}"
+            found.append((field, f"{sized(metric, size)} are more than the whole space has; {mend}"))
         if size < least:
-            mend = f"give at least {least:,}, or {_another(config, 'smaller')}"
-            found.append((field, f"{size:,} {METRICS[metric]} are below what this space can surely reach; {mend}"))
+            found.append((field, _too_small(config, metric, size, least, full)))
     found += _limit_problems(config, limits, reach)
-    found += _stage_problems(config, plan)
+    if metric in reach:
+        found += _stage_problems(config, plan)
     if not any(choice.granularity in config.strategy.granularities for choice in plan.choices):
         there = ", ".join(sorted({choice.granularity for choice in plan.choices}))
         found.append(
@@ -220,10 +225,14 @@ def _limit_problems(
     for metric, limit in limits.items():
         least, _ = reach[metric]
         if limit < least:
-            mend = f"give at least {least:,}, or {_another(config, 'smaller')}"
-            sentence = f"{limit:,} {METRICS[metric]} are below what this space can surely reach; {mend}"
-            found.append((f"target.limits.{metric}", sentence))
+            found.append((f"target.limits.{metric}", _too_small(config, metric, limit, *reach[metric])))
     return found
+
+
+def _too_small(config: SearchConfig, metric: str, size: int, least: int, full: int) -> str:
+    share = f" ({math.ceil(100 * least / full)}%)" if metric == LATENCY else ""
+    mend = f"give at least {amount(metric, least, math.ceil)}{share}, or {_another(config, 'smaller')}"
+    return f"{sized(metric, size)} are below what this space can surely reach; {mend}"
 
 
 def _stage_problems(config: SearchConfig, plan: Plan) -> list[tuple[str, str]]:
@@ -234,7 +243,7 @@ def _stage_problems(config: SearchConfig, plan: Plan) -> list[tuple[str, str]]:
         least = smallest(plan, config.strategy.granularities, metric, exit_)
         if int(share * full) < least:
             mend = f"give at least {math.ceil(100 * least / full) / 100:g}, or other stage ends"
-            problem = f"{share:g} of {full:,} {METRICS[metric]} is below what the stage can reach; {mend}"
+            problem = f"{share:g} of {sized(metric, full)} is below what the stage can reach; {mend}"
             found.append(("strategy.stage_shares", problem))
     return found
 
@@ -262,7 +271,9 @@ def _memory(config: SearchConfig, plan: Plan, values: int) -> tuple[float, float
     return TORCH_MIB + weights * (16 + held) / 2**20, values * 8 * share / 2**20
 
 
-def _estimate(config: SearchConfig, plan: Plan, whole: Architecture, target: int, train: int) -> dict[str, float]:
+def _estimate(
+    config: SearchConfig, plan: Plan, whole: Architecture, target: int | None, train: int
+) -> dict[str, float]:
     values = activations(plan, plan.layers, {})
     batch = batch_size(config, train)
     fixed, each = _memory(config, plan, values)
@@ -278,9 +289,8 @@ def _estimate(config: SearchConfig, plan: Plan, whole: Architecture, target: int
         retraining += TEACHER_SHARE + ANSWERS_SHARE * networks
     seconds = step * steps * (SEARCH_SHARE * config.search.epochs + retraining * config.retrain.epochs)
     smallest_stored = smallest(plan, config.strategy.granularities, "params")
-    least, most = _file_bytes(
-        whole, config.target.metric, target, smallest_stored, zeros="weight" in config.strategy.granularities
-    )
+    stored = target if config.target.metric == "params" else None
+    least, most = _file_bytes(whole, stored, smallest_stored, zeros="weight" in config.strategy.granularities)
     return {
         "memory_mib": fixed + each * batch,
         "seconds_cpu": seconds,
@@ -291,19 +301,18 @@ def _estimate(config: SearchConfig, plan: Plan, whole: Architecture, target: int
     }
 
 
-def _file_bytes(whole: Architecture, metric: str, target: int, least: int, *, zeros: bool) -> tuple[int, int]:
+def _file_bytes(whole: Architecture, target: int | None, least: int, *, zeros: bool) -> tuple[int, int]:
     """Least and most of `model.safetensors`: pruned weights stand in it, too, as zeros, and statistics of batch norms.
 
     Args:
         whole: the full network.
-        metric: of the target.
-        target: what is not exceeded.
+        target: parameters that are not exceeded, if that is the target.
         least: parameters that the smallest network has.
         zeros: whether single weights are pruned.
     """
     norms = [layer for layer in whole.layers if layer["op"] in ("batch_norm", "module")]
     statistics = 2 * sum(layer.get("channels", layer.get("params", 0)) for layer in norms)
     tensors = len(whole.layers) + 3 * len(norms)
-    stored = target if metric == "params" else least
-    dense = whole.params_dense if zeros or metric != "params" else target
+    stored = least if target is None else target
+    dense = whole.params_dense if zeros or target is None else target
     return NUMBER_BYTES * stored, NUMBER_BYTES * (dense + statistics) + TENSOR_BYTES * tensors

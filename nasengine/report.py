@@ -14,7 +14,9 @@ from nasengine.architecture import Architecture
 from nasengine.compact import Network
 from nasengine.config import SearchConfig
 from nasengine.data import Images
+from nasengine.latency import Timing
 from nasengine.outlook import Outlook
+from nasengine.sizes import LATENCY, outside, sized
 from nasengine.verdict import verdict
 
 
@@ -36,13 +38,15 @@ def reported(
     judgement: Mapping[str, Any],
     early: Sequence[str] = (),
     teacher: Mapping[str, Any] | None = None,
+    timing: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The report; `achieved.bytes` is filled in when the file is written.
 
     `network` is trained, on the CPU, in eval mode; `measured` holds its figures, `random` those of random networks;
     `family` holds reports of the search's other networks, each with its `folder`; `counts` holds `pruned`, `regrown`
     and `survived`, each by granularity; `judgement` says what it gets wrong (`mistakes.judged`); `early` names the
-    phases that ended early on request; `teacher` holds the figures of the network that taught all others.
+    phases that ended early on request; `teacher` holds the figures of the network that taught all others;
+    `timing`, where the target is a time, says how it was measured.
     """
     image = images.validation.x[:1].cpu()
     return {
@@ -50,18 +54,25 @@ def reported(
         "method": config.strategy.kind,
         "space": config.space.kind,
         "model": f"{config.space.library}:{config.space.model}" if config.space.kind == "imported" else None,
-        "target": {"metric": look.metric, "value": target},
+        "target": {"metric": look.metric, "value": outside(look.metric, target)},
         "limits": dict(look.limits),
-        "full_size": look.full_size,
+        "full_size": outside(look.metric, look.full_size),
         "achieved": {
             "params": export.nonzero(network),
             "params_dense": found.params_dense,
             "macs": found.macs,
             "bytes": 0,
             "bytes_sparse": 0,
-            "latency_ms": train.latency_ms(network, image.float()),
-            "latency_device": device.label(torch.device("cpu")),
+            **(
+                {"latency_ms": timing["measured_ms"], "latency_device": timing["device"]}
+                if timing
+                else {
+                    "latency_ms": train.latency_ms(network, image.float()),
+                    "latency_device": device.label(torch.device("cpu")),
+                }
+            ),
         },
+        "timing": dict(timing) if timing else None,
         "accuracy": {"validation": measured["validation"], "test": measured["test"]},
         "teacher": _teacher(teacher) if teacher else None,
         "baseline": _baseline(measured["test"], random, images, config) if random else None,
@@ -88,6 +99,28 @@ def reported(
     }
 
 
+def timing_told(found: Timing, *, target: int, foretold: int, known: Mapping[str, Any], threads: int) -> dict[str, Any]:
+    """How a network's time was measured, what it is worth, and what the guide (`latency.measured`) had said of it."""
+    where = known["device"] + (
+        f" with {threads} thread{'s' * (threads > 1)}" if known["device"].startswith("CPU") else ""
+    )
+    sentence = (
+        f"One image takes {sized(LATENCY, found.best)} on {where} (undisturbed; the median was "
+        f"{sized(LATENCY, found.usual)}), measured when the network was found; the target is "
+        f"{sized(LATENCY, target)}, the whole space takes {sized(LATENCY, known['whole'])}. Elsewhere, and beside "
+        "other programs, it is another time."
+    )
+    return {
+        "measured_ms": outside(LATENCY, found.best),
+        "median_ms": outside(LATENCY, found.usual),
+        "foretold_ms": outside(LATENCY, foretold),
+        "whole_ms": outside(LATENCY, known["whole"]),
+        "guide_error": round(known["error"], 4),
+        "device": where,
+        "sentence": sentence,
+    }
+
+
 def _teacher(measured: Mapping[str, Any]) -> dict[str, Any]:
     sentence = (
         f"A teacher helped: the whole space was trained first ({measured['params']:,} parameters, "
@@ -110,6 +143,7 @@ def _member(report: Mapping[str, Any]) -> dict[str, Any]:
         "folder": report["folder"],
         "params": report["achieved"]["params"],
         "macs": report["achieved"]["macs"],
+        "latency_ms": report["achieved"]["latency_ms"],
         "validation": report["accuracy"]["validation"],
         "test": report["accuracy"]["test"],
     }

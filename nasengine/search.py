@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasengine import catalogue, checkpoint, data, device, events, export, narration, packing, train, zoo
+from nasengine import catalogue, checkpoint, data, device, events, export, latency, narration, packing, train, zoo
 from nasengine.borrowed import BorrowedNet, Origin
 from nasengine.cache import whole
 from nasengine.compact import Classifier, built
@@ -34,10 +34,13 @@ from nasengine.coupling import SECONDS
 from nasengine.discretise import ladder
 from nasengine.errors import CheckpointError, ConfigError, EngineError, Interrupted, TrainingError
 from nasengine.events import Event
+from nasengine.guide import Guide
+from nasengine.latency import Stopwatch
 from nasengine.mistakes import judged
 from nasengine.outlook import batch_size, outlook, plan_of, resolved
-from nasengine.report import reported, versions
+from nasengine.report import reported, timing_told, versions
 from nasengine.retraining import Retraining, random_decision
+from nasengine.sizes import LATENCY, label, outside
 from nasengine.strategies.base import Decision, Draw, Moment, Point, Stage
 from nasengine.supernet import Kept, Supernet, architecture, everything
 from nasengine.survey import Survey, ensured, is_due
@@ -114,6 +117,8 @@ class _Run:
         self.measured: list[dict[str, Any]] = []
         self.members: list[dict[str, Any]] = []
         self.randoms: list[dict[str, Any]] = []
+        self.latency: dict[str, Any] | None = None
+        """Where the target is a time: what `latency.measured` says, costs as corrected since then, and the device."""
         self.teacher: dict[str, Any] | None = None
         """State and figures of the teacher, once it is trained."""
         self.folders: list[str] = []
@@ -204,6 +209,7 @@ class _Run:
             "seconds": {**self.seconds, self._phase_clock(): self._elapsed()},
             "versions": versions(self.config),
             "meant": self._meant(),
+            "latency": self.latency,
         }
         if self.position.phase in ("teach", "retrain"):
             train.check_finite(self.retraining.network.parameters(), "retrain.lr")
@@ -274,6 +280,11 @@ class _Run:
             self.net = Supernet.born(self.plan, stream, self.device)
         else:
             self.net = BorrowedNet.whole(self._origin(survey, stream), self.device)
+        if self.config.target.metric == LATENCY:
+            yield from self._timed()
+            self._guide(self.latency["nanoseconds"])
+            self.look = outlook(self.config, packed.facts, self.plan.guide)
+            self.look.check()
         self._prepare_net()
         part = self.config.strategy
         make = resolved(catalogue.STRATEGIES[part.kind].paths[part.recipe])
@@ -284,6 +295,8 @@ class _Run:
         if not resumed:
             yield narration.search_started(self.config, self.plan, self.look, self.stages, device.label(self.device))
         self.restore()
+        if self.latency:
+            self._guide(self.latency["corrected"])
         self.resumed_fraction = self._fraction()
         self.since = self.began = time.perf_counter()
         yield from self._phases()
@@ -307,9 +320,58 @@ class _Run:
             fresh = self.saved["net"].get("fresh", ())
         return Origin(header=header, model=model, survey=survey, fresh=frozenset(fresh))
 
+    def _timed(self) -> Iterator[Event]:
+        """Measures the device, unless that was done before the search was interrupted."""
+        here = device.label(self.device)
+        self.watch = Stopwatch(self._exported, self._sample(1))
+        if self.saved is not None:
+            self.latency = self.saved.get("latency")
+            if self.saved["position"]["phase"] == "search" and (known := self.latency["device"]) != here:
+                raise ConfigError.at(
+                    "runtime.device",
+                    f"the times of the search in {self.folder} were measured on {known}, and this is {here}; go on "
+                    "there, or --fresh to start over",
+                )
+            return
+        stream = device.generator("cpu", self.config.seed, "timing")
+        steps = latency.measured(self.plan, self.watch, stream, self.config.strategy.granularities)
+        started, said, done = time.perf_counter(), -PROGRESS_SECONDS, 0
+        while True:
+            self._obey()
+            spent = time.perf_counter() - started
+            if spent - said >= PROGRESS_SECONDS:
+                eta = spent / done * (latency.NETWORKS - done) if done else None
+                yield events.DataProgress(
+                    what="timing", done=done, total=latency.NETWORKS, unit="networks", eta_seconds=eta
+                )
+                said = spent
+            try:
+                done = next(steps)
+            except StopIteration as end:
+                self.latency = {**end.value, "corrected": end.value["nanoseconds"], "device": here}
+                return
+
+    def _exported(self, kept: Kept) -> Classifier:
+        """The network of a decision as it is handed out, with any weights."""
+        return built({**self.net.described(kept), **self._header()}).to(self.device).eval()
+
+    def _guide(self, nanoseconds: dict[str, float]) -> None:
+        """Counts times by these costs from now on."""
+        self.net.guide(Guide(nanoseconds))
+        self.plan = self.net.plan
+
+    def _correct_guide(self) -> None:
+        """From now on the guide says of the network that was just found what was measured."""
+        took = self.watch.timing(self.plan, self.net.kept).best
+        factor = took / architecture(self.plan, self.net.kept).nanoseconds
+        self.latency["corrected"] = dict(self.plan.guide.scaled(factor).nanoseconds)
+        self._guide(self.latency["corrected"])
+
     def _prepare_net(self) -> None:
         self.net.compiled = self.config.runtime.compile
         self.net.bound(self.config.runtime.memory_share)
+        if self.latency:
+            self.net.clock = lambda kept: self.watch.timing(self.plan, kept).best
 
     def _phases(self) -> Iterator[Event]:
         if self.position.phase == "search":
@@ -364,7 +426,8 @@ class _Run:
                     continue
                 closing = True
                 yield events.StageFinished(
-                    stage=stage.index, name=stage.name, size=self._size(stage), target=stage.target, last=stage.last,
+                    stage=stage.index, name=stage.name, size=outside(stage.metric, self._size(stage)),
+                    target=outside(stage.metric, stage.target), last=stage.last,
                     validation=self._masked(self._drawn(self._resting(stage))), seconds=time.perf_counter() - started,
                 )  # fmt: skip
             self.position = (
@@ -424,6 +487,9 @@ class _Run:
         self.net.commit(decision.kept)
         self._new_weights_optimizer()
         closes = point == "end" or decision.closes
+        foretold = self._size(moment.stage)
+        if closes and moment.stage.fits and self.latency:
+            self._correct_guide()
         if closes and moment.stage.fits and (self.strategy.recalibrates or not self.config.retrain.epochs):
             gains, key = self.strategy.gains(self.net), ("judge", moment.stage.index, moment.epoch)
             with device.autocast(self.device, self.config.runtime.precision):
@@ -448,9 +514,9 @@ class _Run:
         yield event
         yield from narration.collapse_averted(self.net, decision, stage=moment.stage, epoch=event.epoch)
         if closes and moment.stage.fits:
-            self._keep_member(moment.stage)
+            self._keep_member(moment.stage, foretold)
             if moment.stage.last and decision.margins:
-                yield narration.alternatives(self.plan, self._ladder(decision, moment.stage))
+                yield narration.alternatives(self.plan, self.look.metric, self._ladder(decision, moment.stage))
         return closes
 
     def _follow(self, before: dict[str, Tensor], *, regrown: bool) -> None:
@@ -462,8 +528,11 @@ class _Run:
             if known is not None:
                 self.returned[name] = known & now
 
-    def _keep_member(self, stage: Stage) -> None:
-        """Checks and keeps the network that a stage ends with: for the target of the search, or a further one."""
+    def _keep_member(self, stage: Stage, foretold: int) -> None:
+        """Checks and keeps the network that a stage ends with: for the target of the search, or a further one.
+
+        `foretold` is its size by the guide before it was measured, where the target is a time.
+        """
         gains = {name: gain.detach() for name, gain in self.strategy.gains(self.net).items()}
         found = architecture(self.plan, self.net.kept)
         above = [metric for metric, bound in stage.bounds.items() if found.size(metric) > bound]
@@ -475,10 +544,17 @@ class _Run:
                 **self._compact(self.net),
                 "parity": export.certificate(self.net, gains, found, self._sample(CERTIFICATE_IMAGES)),
                 "counts": copy.deepcopy(self.counts) | {"survived": narration.survivors(self.net, self.returned)},
+                "timing": self._timing(stage.target, foretold) if self.latency else None,
             }
         )
         if stage.target == self.look.target and not self.stopped:
             self._keep_random({metric: found.size(metric) for metric in stage.bounds})
+
+    def _timing(self, target: int, foretold: int) -> dict[str, Any]:
+        found = self.watch.timing(self.plan, self.net.kept)
+        return timing_told(
+            found, target=target, foretold=foretold, known=self.latency, threads=self.config.runtime.threads
+        )
 
     def _ladder(self, decision: Decision, stage: Stage) -> dict[int, Kept]:
         return ladder(
@@ -558,7 +634,7 @@ class _Run:
         )
 
     def _progress(self, moment: Moment, losses: dict[str, float], draw: Draw, speed: float) -> Event:
-        fraction = self._fraction()
+        fraction, metric = self._fraction(), moment.stage.metric
         return events.Progress(
             stage=moment.stage.index,
             epoch=self._epoch_number(moment.stage, moment.epoch),
@@ -566,9 +642,9 @@ class _Run:
             steps=moment.steps,
             losses=dict(losses),
             images_per_second=speed,
-            size=int(draw.size),
-            target=moment.stage.target,
-            reference=int(draw.wanted),
+            size=outside(metric, int(draw.size)),
+            target=outside(metric, moment.stage.target),
+            reference=outside(metric, int(draw.wanted)),
             memory_mib=round(device.peak_memory_mib(self.device), 1),
             fraction=fraction,
             eta_seconds=self._eta(fraction),
@@ -693,7 +769,7 @@ class _Run:
         if index >= len(self.members):
             return f"random {index - len(self.members) + 1}"
         target = self.members[index]["target"]
-        return "found" if target == self.look.target else f"at {target}"
+        return "found" if target == self.look.target else f"at {label(self.look.metric, target)}"
 
     def _header(self) -> dict[str, Any]:
         return {
@@ -718,9 +794,9 @@ class _Run:
                 family=[other for _, other in ready] if is_main else [],
                 parity=member["parity"], counts=member["counts"], seconds=self.seconds, where=self.device,
                 judgement=judgement.told, early=self.early,
-                teacher=self.teacher["measured"] if self.teacher else None,
+                teacher=self.teacher["measured"] if self.teacher else None, timing=member.get("timing"),
             )  # fmt: skip
-            folder = RESULT if is_main else f"{FAMILY}/{member['target']}"
+            folder = RESULT if is_main else f"{FAMILY}/{label(self.look.metric, member['target'])}"
             (self.folder / folder).parent.mkdir(exist_ok=True)
             files = export.publish(self.folder / folder, network, report, self._sample(8).cpu(), judgement.sheet)
             ready.append((events.ResultReady(folder=folder, report=report, files=files), {"folder": folder, **report}))
@@ -752,7 +828,7 @@ class _Run:
 
     def _obey(self) -> None:
         if self.control.requested:
-            if hasattr(self, "net") and self.control.requested != "cancel":
+            if hasattr(self, "stages") and self.control.requested != "cancel":
                 self.save()
             raise Interrupted(f"stopped on request ({self.control.requested})")
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,7 @@ from nasengine.architecture import Architecture, Layer, Plan, activations, lower
 from nasengine.compact import factorized_reduce, last_uses, selected_channels
 from nasengine.costs import Count
 from nasengine.flat import flat_units, weight_shape
+from nasengine.guide import Guide
 
 Off = Collection[tuple[str, int]]
 """Candidates, each as (operation choice, unit)."""
@@ -74,6 +75,7 @@ class Supernet(nn.Module):
         tracks: whether training passes move the running statistics of batch norms.
         compiled: whether training steps are compiled, anew after each change of the shape.
         fresh: names of live values that learn even where trained weights rest, since they are none.
+        clock: measures the exported network of a decision, in nanoseconds; only where time is the target.
     """
 
     fresh: frozenset[str] = frozenset()
@@ -87,6 +89,7 @@ class Supernet(nn.Module):
         self.memory: int | None = None
         self.tracks = True
         self.compiled = False
+        self.clock: Callable[[Kept], int] | None = None
         self._slice()
 
     @classmethod
@@ -261,6 +264,11 @@ class Supernet(nn.Module):
     def with_(self, nursery: dict[str, Tensor], kept: Kept, exit_: str | None = None) -> Supernet:
         """A network of the same space with these values, of which that much is alive."""
         return Supernet(self.plan, nursery, kept, exit_)
+
+    def guide(self, guide: Guide) -> None:
+        """Counts times by this guide from now on."""
+        self.plan = replace(self.plan, guide=guide)
+        self._counts = {}
 
     @contextmanager
     def silenced(self, kept: Kept) -> Iterator[None]:

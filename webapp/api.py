@@ -91,7 +91,7 @@ class SearchOut(Schema):
     config: dict[str, Any]
     attempt: int
     fraction: float
-    size: int | None
+    size: float | None
     message: str
     problems: list[list[str]]
     report: dict[str, Any] | None
@@ -107,9 +107,12 @@ class DescribedOut(Schema):
 
     config: dict[str, Any]
     metric: str
-    full_size: int
-    smallest_size: int
-    target: int
+    full_size: int | None = Field(
+        description="It, the smallest size and the targets are null where the target is a time: no device is measured "
+        "before the search begins."
+    )
+    smallest_size: int | None
+    target: int | None
     also: list[int]
     limits: dict[str, int]
     reach: dict[str, list[int]]

@@ -56,7 +56,8 @@ LABELS: dict[str, dict[str, str]] = {
     "preset": {name: entry.label for name, entry in catalogue.PRESETS.items()},
     "space.kind": {name: entry.label for name, entry in catalogue.SPACES.items()},
     "strategy.kind": {name: entry.label for name, entry in catalogue.STRATEGIES.items()},
-    "target.metric": {name: label.capitalize() for name, label in catalogue.METRICS.items()},
+    "target.metric": {name: label.capitalize() for name, label in catalogue.METRICS.items()}
+    | {"latency_ms": "Time for one image"},
 }
 YES_NO = {"true": "Yes", "false": "No"}
 AMOUNTS = re.compile(r"\d{1,3}(?:,\d{3})+(?!,?\d)%?|[^\s,]+")

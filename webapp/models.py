@@ -252,7 +252,7 @@ class Search(models.Model):
         default=list, help_text="For each restart that said events again: the number before them."
     )
     fraction = models.FloatField(default=0)
-    size = models.PositiveBigIntegerField(null=True)
+    size = models.FloatField(null=True)  # milliseconds, where the target is a time
     curve = models.JSONField(default=list, help_text="Validation accuracy in a few points (see webapp/curve.py).")
     stage = models.CharField(max_length=80, blank=True)
     eta_seconds = models.FloatField(null=True)
@@ -521,6 +521,8 @@ def target_text(target: dict[str, Any]) -> str:
     ('20,000 parameters', '40% of the multiply-adds')
     >>> target_text({"metric": "params", "value": 20000, "limits": {"params": None, "macs": "30%"}})
     '20,000 parameters and 30% of the multiply-adds'
+    >>> target_text({"metric": "latency_ms", "value": 0.25}), target_text({"metric": "latency_ms", "value": "40%"})
+    ('0.25 ms', '40% of the time for one image')
     """
     limits = [(metric, value) for metric, value in target.get("limits", {}).items() if value is not None]
     return " and ".join(_limit_text(metric, value) for metric, value in [(target["metric"], target["value"]), *limits])
@@ -532,7 +534,7 @@ def stage_text(name: str) -> str:
     >>> stage_text("on to 12,000 params"), stage_text("cells 1 to 3")
     ('down to 12,000 parameters', 'cells 1 to 3')
     """
-    found = re.fullmatch(r"on to (.+) (params|macs)", name)
+    found = re.fullmatch(r"on to (.+) (params|macs|latency_ms)", name)
     return f"down to {found[1]} {catalogue.METRICS[found[2]]}" if found else name
 
 
@@ -572,8 +574,9 @@ def early_text(phases: Collection[str]) -> str:
 
 def _limit_text(metric: str, value: float | str) -> str:
     name, text = catalogue.METRICS.get(metric, metric), _amount_text(value)
-    return f"{text} of the {name}" if text.endswith("%") else f"{text} {name}"
+    whole = "time for one image" if metric == "latency_ms" else name
+    return f"{text} of the {whole}" if text.endswith("%") else f"{text} {name}"
 
 
 def _amount_text(value: float | str) -> str:
-    return f"{value:,.0f}" if isinstance(value, int | float) else value.strip()
+    return f"{value:,.12g}" if isinstance(value, int | float) else value.strip()

@@ -10,9 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from nasengine.architecture import smallest
 from nasengine.costs import savings
-from nasengine.discretise import fitted
+from nasengine.discretise import fitted, fitted_by_clock
 from nasengine.flat import GATED
+from nasengine.sizes import LATENCY
 from nasengine.supernet import Kept, Off, Supernet
 
 Batch = tuple[Tensor, Tensor]
@@ -48,6 +50,11 @@ class Stage:
     opens: tuple[str, ...]
     fits: bool
     last: bool
+
+    @property
+    def metric(self) -> str:
+        """What sizes are counted in: the target's."""
+        return next(iter(self.bounds))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,9 +238,18 @@ def switched_off(net: Supernet, mask: Tensor) -> Off:
 
 
 def fit(net: Supernet, margins: Mapping[str, Tensor], stage: Stage) -> Kept:
-    """The exact fit to all bounds of a stage, at the levels that it opens."""
-    kept = fitted(net.plan, margins, bounds=stage.bounds, granularities=stage.opens, exit_=stage.exit)
-    return {name: units.to(net.kept[name].device) for name, units in kept.items()}
+    """The exact fit to all bounds of a stage, at the levels that it opens; to a time by measurements, if it is kept."""
+
+    def fitted_to(bounds: Mapping[str, int]) -> Kept:
+        kept = fitted(net.plan, margins, bounds=bounds, granularities=stage.opens, exit_=stage.exit)
+        return {name: units.to(net.kept[name].device) for name, units in kept.items()}
+
+    if stage.metric != LATENCY or not stage.fits:
+        return fitted_to(stage.bounds)
+    return fitted_by_clock(
+        lambda bound: fitted_to({**stage.bounds, LATENCY: bound}), net.clock, target=stage.target,
+        smallest=smallest(net.plan, stage.opens, LATENCY, stage.exit),
+    )  # fmt: skip
 
 
 def divided(epochs: int, shares: Sequence[int]) -> list[int]:

@@ -24,6 +24,7 @@ from nasengine.discretise import floors
 from nasengine.flat import GATED, LEVELS
 from nasengine.objectives import size_penalty, task_loss
 from nasengine.pressure import wanted_size
+from nasengine.sizes import amount
 from nasengine.strategies.base import (
     Batch,
     Decision,
@@ -102,7 +103,7 @@ class DMS(Strategy):
         return [
             Stage(
                 index=index,
-                name="the whole network" if index == 0 else f"on to {target:,} {self.metric}",
+                name="the whole network" if index == 0 else f"on to {amount(self.metric, target)} {self.metric}",
                 exit=plan.exits[-1],
                 blocks=plan.exit_blocks[-1],
                 epochs=duration,

@@ -28,6 +28,7 @@ from nasengine.masks import ranks, threshold
 from nasengine.objectives import size_penalty, task_loss
 from nasengine.pressure import wanted_size
 from nasengine.saliency import returning, saliencies
+from nasengine.sizes import amount
 from nasengine.strategies.base import (
     Batch,
     Decision,
@@ -594,7 +595,9 @@ class MGAS(Strategy):
     def _name(self, plan: Plan, number: int, target: int) -> str:
         if number < len(plan.exits) - 1:
             return f"up to {plan.blocks[plan.exit_blocks[number] - 1]}"
-        return "the whole network" if target == self.targets[0] else f"on to {target:,} {self.metric}"
+        return (
+            "the whole network" if target == self.targets[0] else f"on to {amount(self.metric, target)} {self.metric}"
+        )
 
 
 def within(net: Supernet, kept: Kept, stage: Stage) -> bool:

@@ -85,11 +85,12 @@ function preparation({ what, done, total, unit, eta_seconds: eta }) {
     downloading: "Downloading the images",
     packing: "Packing the images",
     tracing: "Looking at what may be cut of the model",
+    timing: "Measuring this device",
   }[what] ?? what;
   at("before-data-text").textContent =
     unit === "models"
       ? `${word}, up to ${duration(eta)}`
-      : `${word}: ${write(done)}${total ? ` of ${write(total)}` : ""}${unit === "images" ? " images" : ""}${eta ? `, ${duration(eta)} left` : ""}`;
+      : `${word}: ${write(done)}${total ? ` of ${write(total)}` : ""}${unit === "bytes" ? "" : ` ${unit}`}${eta ? `, ${duration(eta)} left` : ""}`;
   const bar = at("before-data-bar");
   if (total) bar.value = done / total;
   else bar.removeAttribute("value");

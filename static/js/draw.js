@@ -124,7 +124,7 @@ export class Charts {
         ...(bars ? { tickformat: "d", range: [0.4, Math.max(4.6, length + 0.6)], dtick: length < 14 ? 1 : undefined } : {}),
       },
       y: {
-        zeroline: bars, zerolinecolor: this.#colour("ink"), tickformat: { percent: ".0%", size: "~s" }[chart.unit] ?? "",
+        zeroline: bars, zerolinecolor: this.#colour("ink"), tickformat: { percent: ".0%", size: model.started?.metric === "latency_ms" ? "" : "~s" }[chart.unit] ?? "",
         rangemode: chart.unit === "size" ? "tozero" : "normal",
       },
       shapes: marks.map(({ x }) => ({
@@ -192,7 +192,7 @@ function writer(unit) {
 
 /** What a screen reader hears instead of the picture: the latest value of each line. */
 function description(chart, traces) {
-  const write = chart.unit === "size" ? count : writer(chart.unit);
+  const write = chart.unit === "size" ? (n) => (Number.isInteger(n) ? count(n) : whole(n)) : writer(chart.unit);
   const latest = traces.filter((trace) => trace.y.length).map((trace) => `${trace.name} ${write(trace.y.at(-1))}`);
   return `${chart.title}. ${latest.length ? `Latest: ${latest.join(", ")}.` : "No values yet."}`;
 }

@@ -54,7 +54,7 @@ export function partName(rest) {
 
 /** What a stage is called: "on to 29891 params" -> "down to 29891 parameters". */
 export function stageWords(name) {
-  const found = /^on to (.+) (params|macs)$/.exec(name);
+  const found = /^on to (.+) (params|macs|latency_ms)$/.exec(name);
   return found ? `down to ${found[1]} ${metricUnit(found[2])}` : name;
 }
 
@@ -72,8 +72,8 @@ export function lineName(network) {
   return network === "found" ? "" : target === null ? network : `target ${whole(target)}`;
 }
 
-/** The further target that a network or a folder belongs to: "at 12000" or "family/12000" -> 12000; else null. */
+/** The further target that a network or a folder belongs to: "at 12000" or "family/12000" -> 12000, "at 0.25" (ms) -> 0.25; else null. */
 export function furtherTarget(name) {
-  const found = /^(?:at |family\/)(\d+)$/.exec(name ?? "");
+  const found = /^(?:at |family\/)(\d+(?:\.\d+)?)$/.exec(name ?? "");
   return found ? Number(found[1]) : null;
 }

@@ -62,8 +62,9 @@ function show(answer) {
   tell(at("outlook-sentence"), verdict(answer, known));
   tell(at("outlook-further"), further(answer));
   model.show(answer);
-  if (!known) return wait(answer);
   full = answer.full_size;
+  if (answer.estimate) estimates(answer);
+  if (!known) return wait(answer);
   const unit = metricUnit(answer.metric);
   const place = Math.min(100, (100 * (answer.target ?? 0)) / full);
   at("reach-range").style.left = `${(100 * answer.smallest_size) / full}%`;
@@ -75,24 +76,31 @@ function show(answer) {
   at("reach").setAttribute("aria-label", `From ${whole(answer.smallest_size)} to ${whole(full)} ${unit} can be reached; the target is ${whole(answer.target)}.`);
   at("outlook-target").textContent = answer.target === null ? "—" : `${whole(answer.target)} ${unit}`;
   row("also", listed(answer.also));
+  slide();
+}
+
+/** What does not hang on the target: limits beside it, time, memory, file. */
+function estimates(answer) {
   row("limits", enumerated(Object.entries(answer.limits).map(([metric, most]) => limit(most, metricUnit(metric), answer.reach[metric]))));
   at("outlook-time").textContent = span(answer.time.least, answer.time.most);
   at("outlook-memory").textContent = `about ${memory(answer.estimate.memory_mib)}`;
   at("outlook-file").textContent = `${bytes(answer.estimate.bytes_least)} to ${bytes(answer.estimate.bytes_most)}`;
   at("outlook-basis").textContent = basis(answer.time.searches, "weight" in answer.choices);
-  slide();
 }
 
 /** No figures, in the room of the old ones: they would be of something else than what the fields say now. */
-function wait({ problems, survey }) {
-  for (const name of ["target", "also", "limits", "time", "memory", "file"]) at(`outlook-${name}`).textContent = "—";
+function wait({ problems, survey, estimate }) {
+  for (const name of ["target", "also"]) at(`outlook-${name}`).textContent = "—";
   for (const name of ["smallest", "full"]) at(`reach-${name}`).textContent = "—";
   at("reach").setAttribute("aria-label", "What can be reached is not known yet.");
+  if (estimate) return; // all but the milliseconds
+  for (const name of ["limits", "time", "memory", "file"]) at(`outlook-${name}`).textContent = "—";
   const marked = `the marked ${problems.length === 1 ? "field is" : "fields are"} mended`;
   at("outlook-basis").textContent = `These figures wait until ${isUnderWay(survey) ? "it is known what may be cut of the model" : marked}.`;
 }
 
 function verdict(answer, known) {
+  if (answer.feasible && !known) return "It can start. What milliseconds can be reached is known once it has begun: it measures its device first, and stops if the target is out of reach.";
   if (answer.feasible) return "This can be reached.";
   if (isUnderWay(answer.survey) && !answer.problems.length) return "It can start when the model has been looked at.";
   return known ? "This cannot be reached as it stands:" : "Something has to be mended first:";

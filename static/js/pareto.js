@@ -20,7 +20,7 @@ export function pareto(place, points, unit) {
   place.setAttribute("aria-label", `Accuracy against size. ${points.map(({ label, size, accuracy }) => `${label}: ${percent(accuracy)} with ${whole(size)} ${unit}`).join("; ")}.`);
   window.Plotly.react(place, traces, layout(unit, null, {
     height: 280, hovermode: "closest",
-    x: { rangemode: "tozero", tickformat: "~s", zeroline: false },
+    x: { rangemode: "tozero", tickformat: unit === "ms" ? "" : "~s", zeroline: false },
     y: { tickformat: ".0%", range: around(points.map(({ accuracy }) => accuracy)), zeroline: false },
   }), OPTIONS);
   place.removeAllListeners?.("plotly_click");

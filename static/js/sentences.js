@@ -40,7 +40,7 @@ const say = {
       (event.left_out_total ? ` ${plural(event.left_out_total, "file")} could not be read and stayed out.` : ""),
   ),
   search_started: (event) => plain(
-    `The full space holds ${count(event.full_size)} ${metricUnit(event.metric)}; the target is ${whole(event.target)}${event.also?.length ? `, also ${listed(event.also)}` : ""}` +
+    `The full space ${event.metric === "latency_ms" ? `takes ${whole(event.full_size)}` : `holds ${count(event.full_size)}`} ${metricUnit(event.metric)}; the target is ${whole(event.target)}${event.also?.length ? `, also ${listed(event.also)}` : ""}` +
       `${Object.entries(event.limits ?? {}).map(([metric, limit]) => `, with at most ${whole(limit)} ${metricUnit(metric)}`).join("")}. ` +
       `${plural(event.stages.length, "stage")}, ${plural(event.epochs, "epoch")}, on ${event.device}.`,
   ),
@@ -64,7 +64,7 @@ const say = {
   result_ready: (event, model) => {
     const target = furtherTarget(event.folder);
     const what = target === null ? "the result" : networkName(`at ${target}`);
-    return good(`${capital(what)} is ready: ${whole(event.report.achieved?.params)} parameters${model.started?.metric === "macs" ? `, ${count(event.report.achieved?.macs)} multiply-adds` : ""}, test accuracy ${percent(event.report.accuracy?.test)}.${early(event.report)}`);
+    return good(`${capital(what)} is ready: ${whole(event.report.achieved?.params)} parameters${model.started?.metric === "macs" ? `, ${count(event.report.achieved?.macs)} multiply-adds` : model.started?.metric === "latency_ms" ? `, ${whole(event.report.achieved?.latency_ms)} ms` : ""}, test accuracy ${percent(event.report.accuracy?.test)}.${early(event.report)}`);
   },
   search_finished: (event) => good(`Finished after ${duration(event.seconds)}.`),
   search_failed: (event) => ({ tone: "bad", text: event.message.split("\n")[0] }),

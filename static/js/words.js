@@ -9,9 +9,10 @@ export function count(n) {
   return String(Math.round(n));
 }
 
-/** 18314 -> "18,314". */
+/** 18314 -> "18,314"; a size in milliseconds keeps three digits: 0.41234 -> "0.412". */
 export function whole(n) {
-  return n === null || n === undefined ? "—" : Math.round(n).toLocaleString("en-US");
+  if (n === null || n === undefined) return "—";
+  return Math.abs(n) < 1000 && !Number.isInteger(n) ? String(Number(n.toPrecision(3))) : Math.round(n).toLocaleString("en-US");
 }
 
 /** A size in its unit: 18314 -> "18,314", 1204992 -> "1.20 M". */
@@ -85,7 +86,7 @@ export function listed(numbers) {
 
 /** "macs" -> "multiply-adds"; the unit that a target counts. */
 export function metricUnit(metric) {
-  return metric === "macs" ? "multiply-adds" : "parameters";
+  return { macs: "multiply-adds", latency_ms: "ms" }[metric] ?? "parameters";
 }
 
 function three(x) {

@@ -155,7 +155,7 @@ def test_the_same_margins_give_the_same_fit() -> None:
 
 def test_a_target_below_the_floors_is_refused() -> None:
     plan = PLANS[0]
-    with pytest.raises(EngineError, match=r"^no network of the space has 20 params or less; raise the target$"):
+    with pytest.raises(EngineError, match=r"^no network of the space has 20 parameters or less; raise the target$"):
         fitted(plan, margins_of(plan, 0), bounds={"params": 20}, granularities=LEVELS)
 
 

@@ -54,6 +54,23 @@ def test_a_first_visit_leads_to_a_live_page_with_one_button(page: Page) -> None:
     page.wait_for_url(LIVE)
 
 
+def test_of_milliseconds_the_form_says_when_they_will_be_known(page: Page) -> None:
+    page.goto("/searches/new/")
+    expect_reachable(page)
+    page.locator("label.choice", has_text="Time for one image").click()
+    expect(page.locator("#outlook-sentence")).to_contain_text("it measures its device first")
+    expect(page.locator("#outlook-target")).to_have_text("—")
+    expect(page.locator("#reach-full")).to_have_text("—")
+    expect(page.locator("#outlook-memory")).to_contain_text("MiB")
+    page.get_by_label("Target", exact=True).fill("0")
+    expect(page.locator("#outlook-sentence")).to_have_text("Something has to be mended first:")
+    page.get_by_label("Target", exact=True).fill("0.25")
+    expect(page.locator("#outlook-sentence")).to_contain_text("It can start.")
+    page.locator("label.choice", has_text="Parameters").click()
+    page.get_by_label("Target", exact=True).fill("40%")
+    expect_reachable(page)
+
+
 def test_warnings_stand_beside_the_button_lead_to_their_fields_and_forbid_nothing(page: Page) -> None:
     page.goto("/searches/new/")
     expect_reachable(page)

@@ -22,7 +22,7 @@ PICTURES = {
     "strategy__mgas__regrow_fraction": "regrowth",
 }
 """Advanced field -> its picture."""
-DRAWN = (*catalogue.PRESETS, *catalogue.SPACES, *catalogue.STRATEGIES, "params", "macs", *PICTURES.values())
+DRAWN = (*catalogue.PRESETS, *catalogue.SPACES, *catalogue.STRATEGIES, *catalogue.METRICS, *PICTURES.values())
 
 
 @register.filter
@@ -42,12 +42,14 @@ def count(n: float | None) -> str:
 
 @register.filter
 def whole(n: float | None) -> str:
-    """A number in full.
+    """A number in full; a size in milliseconds keeps three digits.
 
-    >>> whole(18314)
-    '18,314'
+    >>> whole(18314), whole(0.41234), whole(2.0)
+    ('18,314', '0.412', '2')
     """
-    return f"{round(n):,}" if _is_number(n) else NOTHING
+    if n is None or not _is_number(n):
+        return NOTHING
+    return f"{float(f'{n:.3g}'):g}" if abs(n) < 1000 and n != int(n) else f"{round(n):,}"
 
 
 @register.filter
