@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from nasengine.architecture import Plan, counted_features, smallest
 from nasengine.config import parse
 from nasengine.device import generator
 from nasengine.discretise import fitted, fitted_by_clock
-from nasengine.errors import ConfigError, Interrupted, TrainingError
+from nasengine.errors import ConfigError, EngineError, Interrupted, TrainingError
 from nasengine.guide import Guide
 from nasengine.latency import Timing, drawn, fitted_guide
 from nasengine.outlook import outlook
@@ -183,7 +184,12 @@ def ran(which: str, folder: Path, **options: Any) -> list[events.Event]:
 
 @pytest.mark.parametrize("which", ["mgas", "dms", "a library's model"])
 def test_a_search_by_the_real_clock_ends_at_or_under_its_target(which: str, tmp_path: Path, cache: None) -> None:
-    said = ran(which, tmp_path)
+    """On a machine that was busier while it measured than after, or before, the engine says so and gives up."""
+    for attempt in range(3):
+        folder = tmp_path / str(attempt)
+        with contextlib.suppress(EngineError):
+            said = ran(which, folder)
+            break
     (started,) = (event for event in said if isinstance(event, events.SearchStarted))
     (report,) = (event.report for event in said if isinstance(event, events.ResultReady))
     assert report["target"] == {"metric": "latency_ms", "value": started.target}
@@ -192,9 +198,9 @@ def test_a_search_by_the_real_clock_ends_at_or_under_its_target(which: str, tmp_
     timing = [event for event in said if isinstance(event, events.DataProgress) and event.what == "timing"]
     assert timing[0].done == 0 and all(event.total == latency.NETWORKS for event in timing)
     assert said.index(timing[-1]) < said.index(started)
-    found = export.verified(tmp_path)
+    found = export.verified(folder)
     assert found["ok"] and any(check.startswith("time is not checked: One image takes") for check in found["checks"])
-    assert report["timing"]["sentence"] in (tmp_path / "result" / "README.md").read_text()
+    assert report["timing"]["sentence"] in (folder / "result" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("which", ["published", "family"])
