@@ -268,6 +268,8 @@ def test_every_search_stopped_and_continued_ends_with_the_very_same_networks(
         assert kinds.count(kind) == sum(event.kind == kind for event in run.said), kind
     for place in places:
         was, now = (json.loads((root / place / "report.json").read_text()) for root in (run.folder, tmp_path))
+        for member in (*was["family"], *now["family"]):
+            del member["latency_ms"]  # what a clock says no seed repeats
         for key in ("target", "accuracy", "family", "parity", "pruned", "regrown", "survived"):
             assert now[key] == was[key], (place, key)
 
