@@ -231,7 +231,11 @@ class _Fit:
         return self.share(kept) < 1 - TOLERANCE
 
     def balanced(self, kept: Kept) -> Kept:
-        """Adds the best pruned weights, or takes the worst kept ones, in living rows and columns, until they fit."""
+        """Adds the best pruned weights, or takes the worst kept ones, in living rows and columns, until they fit.
+
+        No convolution is left without one.
+        """
+        kept = self.with_a_weight_each(kept)
         missing = self.bounds["params"] - architecture(self.plan, kept, self.exit).params
         spots = self._spots(kept, alive=missing < 0)
         margins = torch.cat([self.margins[name].flatten()[spot] for name, spot in spots.items()])
@@ -264,10 +268,7 @@ class _Fit:
         return kept
 
     def with_a_weight_each(self, kept: Kept) -> Kept:
-        """No convolution is left without a weight that runs: what its floor holds may stand where channels are gone.
-
-        Only where weights are not counted, so that one more changes no size.
-        """
+        """No convolution is left without a weight that runs: what its floor holds may stand where channels are gone."""
         sources = architecture(self.plan, kept, self.exit).sources
         kept = dict(kept)
         for layer in self.plan.layers:
@@ -292,6 +293,9 @@ class _Fit:
                 inside = torch.zeros_like(kept[layer.weights])
                 inside[rows[:, None], columns[None, :]] = True
                 wanted = kept[layer.weights] & ~self.held[layer.weights] if alive else ~kept[layer.weights]
+                if alive:  # all but the best, which may not be the one that is held
+                    running = self.margins[layer.weights].masked_fill(~(inside & kept[layer.weights]), -torch.inf)
+                    wanted.view(-1)[running.argmax()] = False
                 spots[layer.weights] = (inside & wanted).flatten().nonzero().flatten()
         return spots
 

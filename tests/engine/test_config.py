@@ -152,7 +152,7 @@ WRONG = [
         "target.limits.macs",
         "0 is out of range; give a number of at least 1, or a percentage such as 40%",
     ),
-    ({"target.metric": "latency"}, "target.metric", "'latency' is not among the choices; use 'params' or 'macs'"),
+    ({"target.metric": "speed"}, "target.metric", "is not among the choices; use 'params', 'macs' or 'latency_ms'"),
     ({"target.value": "much"}, "target.value", f"'much' {NEITHER}"),
     ({"target.value": "%"}, "target.value", f"'%' {NEITHER}"),
     ({"target.value": ""}, "target.value", f"'' {NEITHER}"),

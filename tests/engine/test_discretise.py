@@ -65,6 +65,7 @@ def assert_sound(plan: Plan, kept: Kept, margins: dict[str, Tensor], levels: tup
 )
 @given(seed=st.integers(0, 10**6), share=st.floats(0, 1), which=st.sampled_from([0, 1]))
 @example(seed=2019, share=0.0, which=1)  # by multiply-adds a convolution kept weights in dead rows alone
+@example(seed=1105, share=0.0, which=1)  # the same by parameters
 @settings(max_examples=4, deadline=None)
 def test_the_fit_is_below_the_target_and_within_three_percent(
     metric: str, levels: tuple[str, ...], seed: int, share: float, which: int

@@ -290,6 +290,7 @@ def test_a_family_has_a_network_a_target_each_with_files_of_its_own(whole_of: Ca
             "folder": f"family/{target}",
             "params": reports[f"family/{target}"]["achieved"]["params"],
             "macs": reports[f"family/{target}"]["achieved"]["macs"],
+            "latency_ms": reports[f"family/{target}"]["achieved"]["latency_ms"],
             **reports[f"family/{target}"]["accuracy"],
         }
         for target in (large, small)
@@ -726,8 +727,8 @@ def test_exhausted_memory_is_a_sentence(error: Exception, monkeypatch: pytest.Mo
     monkeypatch.setattr(train, "search_step", full)
     with pytest.raises(
         TrainingError,
-        match=r"^the device ran out of memory; lower search\.batch_size, space\.channels or runtime\.memory_share in "
-        r"a new search; the last checkpoint of this one is intact$",
+        match=r"^the device ran out of memory; lower search\.batch_size, space\.channels or runtime\.memory_share, or "
+        r"take a smaller model, in a new search; the last checkpoint of this one is intact$",
     ):
         ran(tmp_path)
 
