@@ -237,7 +237,7 @@ def test_14_a_search_is_as_long_as_it_was_asked_to_be_and_says_what_hard_masks_c
 def test_statistics_are_those_of_the_network_that_was_cut_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not of the one with soft masks: estimated again from the same images they hardly move."""
     nets, keep = [], _Run._keep_member
-    monkeypatch.setattr(_Run, "_keep_member", lambda run, stage: (nets.append((run.net, run)), keep(run, stage)))
+    monkeypatch.setattr(_Run, "_keep_member", lambda run, *end: (nets.append((run.net, run)), keep(run, *end)))
     list(search(configuration({**SMALL, "search.epochs": 6, "retrain.epochs": 1}), tmp_path))
     ((net, run),) = nets
     before = {name: [part.clone() for part in parts] for name, parts in net.statistics.items()}
