@@ -20,6 +20,7 @@ from nasengine.search import search
 SPACES: dict[str, dict[str, Any]] = {
     "cells": {"kind": "cells", "cells": 2, "channels": 4, "nodes": 1, "reductions": [1]},
     "chain": {"kind": "chain", "layers": 3, "channels": 4, "kernels": [3, 5], "reductions": [1]},
+    "imported": {"kind": "imported", "model": "test_resnet"},
 }
 """One small space of each kind."""
 PAIRS = [
