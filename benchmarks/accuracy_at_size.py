@@ -19,7 +19,7 @@ import multiprocessing
 import statistics
 import time
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -268,16 +268,16 @@ def _built(job: Job, bench: Bench) -> dict[str, Any]:
 
 def rows(bench: Bench, wanted: Sequence[Job], workers: int) -> Iterator[dict[str, Any]]:
     """Rows that are there, then the others as they are done; the first that fails ends it."""
-    missing = []
-    for job in wanted:
-        row = bench.row(job)
-        if row is None:
-            missing.append(job)
-        else:
-            yield row
+    found = {job: bench.row(job) for job in wanted}
+    yield from (row for row in found.values() if row is not None)
+    yield from each_done(run, bench, [job for job, row in found.items() if row is None], workers)
+
+
+def each_done(make: Callable[[Any, Any], Any], bench: Any, jobs: Sequence[Any], workers: int) -> Iterator[Any]:
+    """What `make` of each job and the bench comes to, as it is done, in so many processes; the first fault ends all."""
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
-            for done in as_completed([pool.submit(run, job, bench) for job in missing]):
+            for done in as_completed([pool.submit(make, job, bench) for job in jobs]):
                 yield done.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)

@@ -15,12 +15,10 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import multiprocessing
 import statistics
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,7 @@ from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
-from benchmarks.accuracy_at_size import Rows, beats, chosen_images, mean_and_spread
+from benchmarks.accuracy_at_size import Rows, beats, chosen_images, each_done, mean_and_spread
 from nasengine import data, device, export, survey, train, zoo
 from nasengine.architecture import lowered
 from nasengine.cache import whole
@@ -143,7 +141,8 @@ class Bed:
         self.images = data.images(packed, self.config.data, job.seed, "cpu")
         self.feed = train.Feeds.of(self.images, batch_size(self.config, len(self.images.train)), job.seed, 0.0).all
         self.header = {
-            "classes": self.images.class_names, "mean": self.images.mean, "std": self.images.std,
+            "library": "torchvision", "model": job.model, "classes": self.images.class_names,
+            "mean": self.images.mean, "std": self.images.std,
             "image_size": self.config.data.image_size,
         }  # fmt: skip
         self.example = torch.zeros(1, 3, self.config.data.image_size, self.config.data.image_size)
@@ -306,24 +305,14 @@ def _peer(job: Job, bench: Bench) -> dict[str, Any]:
 
 
 def rows(bench: Bench, wanted: Sequence[Job], workers: int) -> Iterator[dict[str, Any]]:
-    """Rows that are there, then the others as they are done; the first that fails ends it."""
-    missing = []
-    for job in wanted:
-        row = bench.row(job)
-        if row is None:
-            missing.append(job)
-        else:
-            yield row
-    bases = {(job.model, job.seed): job for job in missing}
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            for done in as_completed([pool.submit(base, job, bench) for job in bases.values()]):
-                done.result()
-            for done in as_completed([pool.submit(run, job, bench) for job in missing]):
-                yield done.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    """Rows that are there, then the others as they are done, whole networks first."""
+    found = {job: bench.row(job) for job in wanted}
+    yield from (row for row in found.values() if row is not None)
+    missing = [job for job, row in found.items() if row is None]
+    first = {(job.model, job.seed): job for job in missing}
+    for _ in each_done(base, bench, list(first.values()), workers):
+        pass
+    yield from each_done(run, bench, missing, workers)
 
 
 # -- the table ------------------------------------------------------------------------------------------------------

@@ -124,14 +124,13 @@ class BorrowedNet(Supernet):
         survey, kept = self.origin.survey, plain(self.plan, self.kept)
         self.units, self.program = kept, self.plan.program(self.exit, kept)
         self.cuts, self.removed = recipe_of(survey.coupling.groups, survey.runs, kept)
-        numbers = cut(without(copy.deepcopy(self.origin.numbers), self.removed), self.cuts).state_dict()
+        numbers = self._narrowed(self.origin.numbers).state_dict()
         whole = {_key(name): value.shape for name, value in self.origin.model.state_dict().items()}
         self.numbers = {
             _key(name): value.to(like.device) for name, value in numbers.items() if value.shape != whole[_key(name)]
         }
-        self.model = cut(without(copy.deepcopy(self.origin.model), self.removed), self.cuts)
-        state = {name: self.gather(_key(name), self.nursery) for name in self.model.state_dict()}
-        self.model.to(device=like.device, dtype=like.dtype).load_state_dict(state)
+        self.model = self._narrowed(self.origin.model)
+        self.model.to(device=like.device, dtype=like.dtype).load_state_dict(self._state(self.model))
         self.model.train(self.training)
         self.live = {_key(name): parameter for name, parameter in self.model.named_parameters()}
         self.pruned_weights = {}
@@ -158,19 +157,29 @@ class BorrowedNet(Supernet):
         self.tracks = True
         self._gate()
 
+    def _narrowed(self, whole: nn.Module) -> nn.Module:
+        """What of the whole model, or of its twin, is alive."""
+        return cut(without(copy.deepcopy(whole), self.removed), self.cuts)
+
+    def _state(self, narrowed: nn.Module) -> dict[str, Tensor]:
+        """Its state dict out of the nursery."""
+        return {name: self.gather(_key(name), self.nursery) for name in narrowed.state_dict()}
+
     def _gate(self) -> None:
-        """Hooks that apply whatever masks and gains a pass is given."""
+        """Hooks that apply whatever masks and gains a pass is given; `readers` are the layers that gains count at."""
         known = dict(self.model.named_modules())
-        readers: dict[tuple[str, str], list[tuple[Group, Member]]] = {}
+        self.readers: dict[str, _Channels] = {}
+        sides: dict[tuple[str, str], list[tuple[Group, Member]]] = {}
         for group in self.origin.survey.coupling.groups:
             for member in group.members:
-                readers.setdefault((member.layer, member.side), []).append((group, member))
-        for (layer, side), members in readers.items():
+                sides.setdefault((member.layer, member.side), []).append((group, member))
+        for (layer, side), members in sides.items():
             module = known.get(layer)
             if module is None:
                 continue
             channels = _Channels(members, self.units, next(iter(self.nursery.values())).device)
             if side == "in" and not _is_part_of_way(self.origin.model.get_submodule(layer), members):
+                self.readers[layer] = channels
                 module.register_forward_pre_hook(self._reader(module, channels))
             elif side == "through" and isinstance(module, nn.LayerNorm | nn.GroupNorm):
                 module.register_forward_hook(self._normed(channels))
@@ -212,16 +221,17 @@ class BorrowedNet(Supernet):
 
     def compact(self, gains: Mapping[str, Tensor], header: Mapping[str, Any]) -> Borrowed:
         """The narrowed model on its own, in eval mode; gains are folded into the layers that read."""
-        model = cut(without(copy.deepcopy(self.origin.model), self.removed), self.cuts)
         self.store()
-        like = next(iter(self.nursery.values()))
-        state = {name: self.gather(_key(name), self.nursery) for name in model.state_dict()}
+        like, model = next(iter(self.nursery.values())), self._narrowed(self.origin.model)
+        state = self._state(model)
         for choice, alive in self.pruned_weights.items():
             name = f"{self.plan.weighs[choice]}.weight"
             state[name] = state[name].masked_fill(alive == 0, 0.0)
-        for layer, factor in self._gains(gains).items():
-            weight = state[f"{layer}.weight"]
-            state[f"{layer}.weight"] = _folded(named(model, layer), weight, factor.to(weight.dtype))
+        for layer, channels in self.readers.items():
+            factor = channels.factor(gains.get)
+            if factor is not None:
+                weight = state[f"{layer}.weight"]
+                state[f"{layer}.weight"] = _folded(named(model, layer), weight, factor.detach().to(weight.dtype))
         model.to(device=like.device, dtype=like.dtype).load_state_dict(state)
         return Borrowed({**self.described(self.kept), **header}, model).to(like.device, like.dtype).eval()
 
@@ -240,23 +250,6 @@ class BorrowedNet(Supernet):
                 yield
         finally:
             self._weighs = True
-
-    def _gains(self, gains: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Layer -> factor of each channel that it reads."""
-        found = {}
-        members: dict[str, list[tuple[Group, Member]]] = {}
-        for group in self.origin.survey.coupling.groups:
-            for member in group.members:
-                if member.side == "in":
-                    members.setdefault(member.layer, []).append((group, member))
-        known = dict(self.model.named_modules())
-        for layer, its in members.items():
-            if layer in known and not _is_part_of_way(self.origin.model.get_submodule(layer), its):
-                device = next(iter(self.nursery.values())).device
-                factor = _Channels(its, self.units, device).factor(gains.get)
-                if factor is not None:
-                    found[layer] = factor.detach()
-        return found
 
 
 @dataclass(frozen=True)

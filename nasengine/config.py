@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -165,7 +166,7 @@ class DataConfig(Part):
         return self
 
 
-class BlocksSpace(Part):
+class BlocksSpace(Part, ABC):
     """Base of the spaces of our own: blocks in a row, some of which halve the image and double the channels."""
 
     stops_early: ClassVar[bool] = True
@@ -174,9 +175,9 @@ class BlocksSpace(Part):
     """Whether its weights were trained before the search begins."""
 
     @property
+    @abstractmethod
     def depth(self) -> int:
         """Blocks that a stage may end after."""
-        raise NotImplementedError
 
     @property
     def reduction_places(self) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ Source: DMS (ICML 2024, arXiv 2405.07194), appendix A.1.1: contiguous residual b
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,18 +68,23 @@ def _calls(model: nn.Module, example: Tensor) -> list[_Call]:
         yield module.register_forward_hook(leaves, with_kwargs=True)
 
     modules = {name: m for name, m in model.named_modules() if name and any(True for _ in m.parameters())}
-    hooks = [hook for name, module in modules.items() for hook in watched(name, module)]
-    try:
-        with torch.no_grad():
-            model(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    run_watched(model, example, (hook for name, module in modules.items() for hook in watched(name, module)))
     return [
         _Call(name, modules[name], shape)
         for name in began
         if began.count(name) == 1 and (shape := shapes.get(name)) is not None
     ]
+
+
+def run_watched(model: nn.Module, example: Tensor, hooks: Iterable[Any]) -> None:
+    """Runs the model once on the example while these hooks (handles, as torch gives them) are there."""
+    there = list(hooks)
+    try:
+        with torch.no_grad():
+            model(example)
+    finally:
+        for hook in there:
+            hook.remove()
 
 
 @torch.no_grad()

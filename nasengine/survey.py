@@ -25,7 +25,7 @@ from nasengine.compact import cut, parameter_dim, without
 from nasengine.config import SearchConfig
 from nasengine.coupling import SECONDS, Coupling, Group, coupling
 from nasengine.cutting import recipe
-from nasengine.depth import Run, runs
+from nasengine.depth import Run, run_watched, runs
 from nasengine.errors import ConfigError, ExportError, told
 from nasengine.flat import weight_shape
 from nasengine.multiply_adds import Count, counted
@@ -164,8 +164,8 @@ def recipe_of(
 
 def planned(model: nn.Module, example: Tensor, groups: Sequence[Group], depth: Sequence[Run], count: Count) -> Plan:
     """The plan of a model; its size with all kept is that of the model."""
-    places = _places(model, example)
-    order = [name for name in places if name and (_own(model, name) or count.by_layer.get(name))]
+    places, own = _places(model, example), _owners(model)
+    order = [name for name in places if name and (own[name] or count.by_layer.get(name))]
     blocks: dict[str, str] = {}
     for before, name in zip(("", *order), order, strict=False):  # a norm on its own is shown with what it is behind
         alone = channels_of(model.get_submodule(name), "through") is not None and "." not in name
@@ -173,8 +173,8 @@ def planned(model: nn.Module, example: Tensor, groups: Sequence[Group], depth: S
     names = list(dict.fromkeys(blocks.values()))
     number = {name: names.index(block) for name, block in blocks.items()}
     sides = _Sides(groups)
-    modules = [_layer(model, name, sides, count, places[name], number[name]) for name in order]
-    other = replace(_layer(model, "", sides, count, 0, 0), name=OTHER)
+    modules = [_layer(model, name, own[name], sides, count, places[name], number[name]) for name in order]
+    other = replace(_layer(model, "", own[""], sides, count, 0, 0), name=OTHER)
     layers = _threaded(modules, other, depth)
     widths = {**{group.name: group.width for group in groups}, **sides.fixed, ONE: 1}
     plan = Plan(
@@ -202,9 +202,11 @@ def _choices(plan: Plan, groups: Sequence[Group], depth: Sequence[Run], number: 
     return found
 
 
-def _layer(model: nn.Module, name: str, sides: _Sides, count: Count, made: int, block: int) -> Layer:
-    """What a module takes: its weight, and the rest of its own parameters."""
-    module, own, macs = model.get_submodule(name), _own(model, name), count.by_layer.get(name, 0)
+def _layer(
+    model: nn.Module, name: str, own: dict[str, nn.Parameter], sides: _Sides, count: Count, made: int, block: int
+) -> Layer:
+    """What a module takes: its weight, and the rest of its own parameters (which are taken out of `own`)."""
+    module, macs = model.get_submodule(name), count.by_layer.get(name, 0)
     costs: list[Cost] = []
     weight: dict[str, Any] = {}
     if isinstance(module, nn.modules.conv._ConvNd | nn.Linear) and "weight" in own:
@@ -350,24 +352,17 @@ def _places(model: nn.Module, example: Tensor) -> dict[str, int]:
 
         return [module.register_forward_pre_hook(enters), module.register_forward_hook(leaves)]
 
-    hooks = [hook for name, module in model.named_modules() for hook in watched(name, module)]
-    try:
-        with torch.no_grad():
-            model(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    run_watched(model, example, (hook for name, module in model.named_modules() for hook in watched(name, module)))
     return {name: 0 for name, _ in model.named_modules() if name not in made} | made
 
 
-def _own(model: nn.Module, name: str) -> dict[str, nn.Parameter]:
-    """A module's own parameters, those that another one before it has left out."""
-    first: dict[int, str] = {}
-    for full, parameter in model.named_parameters(remove_duplicate=False):
-        first.setdefault(id(parameter), full)
-    module = model.get_submodule(name)
-    prefix = f"{name}." if name else ""
-    return {n: p for n, p in module.named_parameters(recurse=False) if first[id(p)] == prefix + n}
+def _owners(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
+    """Module -> its own parameters by name; one that several have belongs to the first."""
+    found: dict[str, dict[str, nn.Parameter]] = {name: {} for name, _ in model.named_modules()}
+    for full, parameter in model.named_parameters():
+        owner, _, last = full.rpartition(".")
+        found[owner][last] = parameter
+    return found
 
 
 def _block(model: nn.Module, name: str, depth: Sequence[Run]) -> str:

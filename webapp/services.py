@@ -27,7 +27,7 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import User
 from django.core.files import File
 from django.db import transaction
-from django.db.models import F, Sum
+from django.db.models import F, QuerySet, Sum
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 from kombu.exceptions import OperationalError
@@ -312,14 +312,12 @@ def search_move(
             allowed = ", ".join(MOVES[state]) or "nothing"
             raise ValueError(f"a search does not go from {state} to {new}; allowed: {allowed}")
     rows = Search.objects.filter(pk=search_id, state__in=olds)
-    if fence is not None:
-        rows = rows.filter(attempt=fence)
     if asking is not None:
         rows = rows.filter(requested=asking)
     if new in ENDED_STATES:
         changes |= {"finished_at": timezone.now(), "eta_seconds": None}
     with transaction.atomic():
-        moved = rows.update(state=new, **changes) == 1
+        moved = _moved(rows, new, fence, changes)
         if moved and new in TOLD_STATES and Webhook.objects.filter(user__searches=search_id).exists():
             Delivery.objects.create(search_id=search_id, due_at=timezone.now())
             enqueue("webapp.tasks.tell_webhook", search_id)
@@ -539,7 +537,11 @@ def dataset_move(
     """Moves a data set from one state to another if it is (still) there; the only place that writes its state."""
     if new not in DATASET_MOVES[old]:
         raise ValueError(f"a data set does not go from {old} to {new}")
-    rows = Dataset.objects.filter(pk=dataset_id, state=old)
+    return _moved(Dataset.objects.filter(pk=dataset_id, state=old), new, fence, changes)
+
+
+def _moved(rows: QuerySet[Any], new: str, fence: int | None, changes: dict[str, Any]) -> bool:
+    """Whether the row was there to be moved; with a fence, only of that attempt."""
     if fence is not None:
         rows = rows.filter(attempt=fence)
     return rows.update(state=new, **changes) == 1
@@ -671,10 +673,7 @@ def survey_move(
     """Moves a survey from one state to another if it is (still) there; the only place that writes its state."""
     if new not in SURVEY_MOVES[old]:
         raise ValueError(f"a survey does not go from {old} to {new}")
-    rows = Survey.objects.filter(pk=survey_id, state=old)
-    if fence is not None:
-        rows = rows.filter(attempt=fence)
-    return rows.update(state=new, **changes) == 1
+    return _moved(Survey.objects.filter(pk=survey_id, state=old), new, fence, changes)
 
 
 def survey_claim(*, survey_id: UUID) -> Survey | None:

@@ -41,12 +41,8 @@ def file(library: str, model: str, *, image_size: int, channels: int, classes: i
 
 
 def survey(path: Path) -> dict[str, Any] | None:
-    """What a file says; nothing if it is missing, damaged or of another format."""
-    try:
-        found: dict[str, Any] = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return found if found.get("format") == FORMAT else None
+    """What a file says; nothing if it is missing, damaged or of another format. It is read anew when it has changed."""
+    return _read(path, _changed(path))
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
@@ -78,20 +74,34 @@ def from_json(raw: Mapping[str, Any]) -> Plan:
 
 
 def _plan(path: Path) -> Plan:
-    try:
-        changed = path.stat().st_mtime_ns
-    except OSError:
-        changed = 0
-    found = _read(path, changed)
+    found = _read_plan(path, _changed(path))
     if found is None:
         raise UnknownModelError.at("space.model", "nobody has looked yet at what may be cut of this model; wait for it")
     return found
 
 
+def _changed(path: Path) -> int | None:
+    """When a file was written; nothing if it is not there."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
 @lru_cache(maxsize=16)
-def _read(path: Path, changed: int) -> Plan | None:
-    """The plan of a file as it was at that time."""
-    found = survey(path)
+def _read(path: Path, changed: int | None) -> dict[str, Any] | None:
+    """A file as it was at that time; not to be changed."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if found.get("format") == FORMAT else None
+
+
+@lru_cache(maxsize=16)
+def _read_plan(path: Path, changed: int | None) -> Plan | None:
+    """Its plan."""
+    found = _read(path, changed)
     return None if found is None else from_json(found["plan"])
 
 

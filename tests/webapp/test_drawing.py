@@ -60,7 +60,7 @@ def bits(text: str, units: int) -> list[int]:
     return [unit for unit in range(units) if data[unit // 8] & 128 >> unit % 8]
 
 
-PICTURE = """async ([told, charts, index]) => {
+SHOWN = """async ([told, charts, index]) => {
   const { add, emptyRun } = await import("/static/js/run.js");
   const { Network } = await import("/static/js/network.js");
   if (!window.picture) {
@@ -69,9 +69,14 @@ PICTURE = """async ([told, charts, index]) => {
     window.picture = { run, network: new Network(document.getElementById("main")) };
   }
   window.picture.network.show(window.picture.run.model, index);
-  const units = [...document.querySelectorAll(".reach")];
+"""
+"""The beginning of a script: the network of these events at one of its commits."""
+PICTURE = (
+    SHOWN
+    + """  const units = [...document.querySelectorAll(".reach")];
   return units.map(({ dataset: { choice, unit, state } }) => [choice, Number(unit), state]);
 }"""
+)
 
 
 @TALES
@@ -141,16 +146,9 @@ def test_a_known_model_is_drawn_as_bars_and_squares(script: Page) -> None:
     assert out and drawn["said"].startswith("layer1.0: "), "the story leaves blocks out"
 
 
-BARS = """async ([told, charts, index]) => {
-  const { add, emptyRun } = await import("/static/js/run.js");
-  const { Network } = await import("/static/js/network.js");
-  if (!window.picture) {
-    const run = emptyRun(charts);
-    add(run, told);
-    window.picture = { run, network: new Network(document.getElementById("main")) };
-  }
-  window.picture.network.show(window.picture.run.model, index);
-  const long = (row, kind) => Number(row.querySelector(`.${kind}`).getAttribute("width"));
+BARS = (
+    SHOWN
+    + """  const long = (row, kind) => Number(row.querySelector(`.${kind}`).getAttribute("width"));
   return {
     bars: [...document.querySelectorAll(".bars g")].map((row) => ({
       name: row.querySelector("title").textContent.split(": ")[0],
@@ -163,6 +161,7 @@ BARS = """async ([told, charts, index]) => {
     said: document.querySelector(".bars").getAttribute("aria-label"),
   };
 }"""
+)
 
 
 def test_a_unit_says_when_it_fell_why_and_when_it_came_back(script: Page) -> None:
