@@ -564,15 +564,20 @@ class MGAS(Strategy):
 
     @torch.no_grad()
     def _welcome(self, net: Supernet, kept: Kept, moment: Moment) -> None:
-        """Gives regrown units the lowest living score of their choice, no head start, and shelters them for a while."""
+        """Gives regrown units the lowest living score of their choice, no head start, and shelters them for a while.
+
+        Of a run of blocks none may be left: then it is the lowest of the level, and their own where that has none.
+        """
         for level in GATED:
             logits = self.logits(level)
             for name, start in self._starts(level).items():
                 new = kept[name] & ~net.kept[name]
                 if bool(new.any()):
                     places, old = (start + units.nonzero().flatten() for units in (new, net.kept[name]))
-                    logits[places] = logits[old].min()
-                    self._rank_last(level, places, old)
+                    old = old if len(old) else net.flat[level].index
+                    if len(old):
+                        logits[places] = logits[old].min()
+                        self._rank_last(level, places, old)
         new = {name: alive & ~net.kept[name] for name, alive in kept.items()}
         self._shelter(new, self.part.protect_epochs * moment.steps)
 

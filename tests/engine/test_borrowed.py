@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from known import MODELS, SIZE, origin
-from small import living, masks_of, random_gains, random_kept, relative
+from small import configuration, living, masks_of, random_gains, random_kept, relative
 from torch import Tensor, nn
 
 from nasengine import export, train
@@ -18,6 +19,7 @@ from nasengine.borrowed import BorrowedNet, weighted_norm
 from nasengine.compact import Borrowed, narrow
 from nasengine.multiply_adds import counted
 from nasengine.retraining import random_decision
+from nasengine.strategies import mgas
 from nasengine.supernet import Kept, architecture, everything
 
 all_models = pytest.mark.parametrize("which", MODELS)
@@ -189,6 +191,23 @@ def test_training_from_scratch_starts_with_the_librarys_own_values_the_same_for_
         train.fresh(network, torch.Generator().manual_seed(seed))
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
     assert not all(torch.equal(value, third.state_dict()[name]) for name, value in first.state_dict().items())
+
+
+@pytest.mark.parametrize("which", ["residual", "layer norms"])
+def test_a_block_returns_where_none_of_its_run_is_left(which: str) -> None:
+    """No head start: the lowest score of what lives at its level, or its own where nothing does."""
+    net, wanted = net_of(which), configuration({"space": {"kind": "imported"}, "strategy": {"kind": "mgas"}})
+    strategy = mgas.strategy(net.plan, wanted, (1000,), {})
+    runs = [choice.name for choice in net.plan.choices if choice.granularity == "operation"]
+    with torch.no_grad():
+        strategy.alpha.copy_(torch.arange(len(strategy.alpha)) - 3.0)
+    before = strategy.alpha.detach().clone()
+    net.commit({runs[0]: torch.zeros(net.plan.choice[runs[0]].units, dtype=torch.bool)})
+    strategy._welcome(net, everything(net.plan), SimpleNamespace(steps=3))
+    units = net.plan.choice[runs[0]].units
+    lowest = before[units] if len(runs) > 1 else before[0]
+    assert torch.equal(strategy.alpha[:units], lowest.expand(units))
+    assert bool(strategy.sheltered_operation[:units].all()) and not strategy.sheltered_operation[units:].any()
 
 
 def test_multiply_adds_are_counted_where_the_network_lies() -> None:
