@@ -167,7 +167,7 @@ def _load(model: nn.Module, file: Path, whose: str, last: set[str]) -> set[str]:
             PATH, f"the weights in {file} cannot be read ({told(error)}); give a safetensors file"
         ) from None
     given = _without_wrapper(given)
-    expected, left = model.state_dict(), set()
+    expected, learned, left = model.state_dict(), dict(model.named_parameters()), set()
     for name, value in expected.items():
         if name not in given and name.endswith("num_batches_tracked"):  # older files have none, and nobody reads it
             given[name] = value
@@ -181,6 +181,10 @@ def _load(model: nn.Module, file: Path, whose: str, last: set[str]) -> set[str]:
                 PATH,
                 f"the weights in {file} do not fit {whose}: {name} is {list(given[name].shape)}, expected "
                 f"{list(value.shape)}; give those of this model for such images",
+            )
+        if name in learned and not bool(given[name].isfinite().all()):
+            raise ConfigError.at(
+                PATH, f"the weights in {file} are not all numbers: {name}; give those of a sound model"
             )
     if unknown := sorted(given.keys() - expected.keys()):
         raise ConfigError.at(PATH, f"the weights in {file} have {brief(unknown[0])}, which {whose} has not")
