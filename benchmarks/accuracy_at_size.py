@@ -21,7 +21,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
@@ -287,8 +287,8 @@ def each_done(make: Callable[[Any, Any], Any], bench: Any, jobs: Sequence[Any], 
 # -- the table ------------------------------------------------------------------------------------------------------
 
 
-def known_rows(path: Path) -> dict[Job, dict[str, Any]]:
-    """Rows of earlier runs, each with what it was `made` with; the code may have changed since.
+def known_rows(path: Path, kind: type) -> dict[Any, dict[str, Any]]:
+    """Rows of earlier runs by their job, a dataclass of this kind; the code may have changed since.
 
     Raises:
         ConfigError: if a line is no row.
@@ -297,7 +297,7 @@ def known_rows(path: Path) -> dict[Job, dict[str, Any]]:
     for number, line in enumerate(path.read_text().splitlines(), 1):
         try:
             row = json.loads(line)
-            found[Job(row["metric"], row["size"], row["contender"], row["seed"])] = row
+            found[kind(*(row[part.name] for part in fields(kind)))] = row
             complete = {"test", "params", "macs"} <= row.keys()
         except (ValueError, KeyError, TypeError):
             complete = False
@@ -419,7 +419,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     setting, seeds = (QUICK, 1) if asked.quick else (Setting(), asked.seeds)
     try:
         bench = Bench.of(asked.archive, asked.out, setting)
-        known = known_rows(asked.known) if asked.known else {}
+        known = known_rows(asked.known, Job) if asked.known else {}
     except (ConfigError, OSError, zipfile.BadZipFile) as error:
         parser.error(str(error))
     wanted = jobs(seeds, asked.sizes, asked.only)

@@ -133,7 +133,7 @@ def test_a_line_that_is_no_row_is_refused(line: str, tmp_path: Path) -> None:
     known = tmp_path / "known.jsonl"
     known.write_text(f"{line}\n")
     with pytest.raises(ConfigError, match=r"line 1 of .*known\.jsonl is no row; expected what --json prints"):
-        accuracy_at_size.known_rows(known)
+        accuracy_at_size.known_rows(known, accuracy_at_size.Job)
 
 
 def test_of_a_single_seed_nothing_is_said() -> None:
