@@ -35,7 +35,7 @@ MIXED = "attention: its heads cannot be told apart"
 STIFF = "attention: with fewer heads it no longer runs"
 NARROW = "attention: with narrower heads it no longer runs"
 UNSCALED = "attention: no scale is written down that could stay when heads get narrower"
-BLURRED = "attention: its queries cannot be told from its values"
+HIDDEN = "attention: its queries and keys cannot be seen"
 Rows = tuple[int, ...]
 
 
@@ -172,7 +172,7 @@ def _width(attention: nn.Module, call: _Call, name: str, heads: Group) -> Group 
         if asked and isinstance(named(attention, member.layer), nn.Module):
             queries = (replace(_across(member, asked[:compared], [], width), side="queries"),)
     if not queries:
-        return Frozen(name, width, BLURRED)
+        return Frozen(name, width, HIDDEN)
     each = {n: _combed(range(n), width) for n in (compared, valued, heads.width * compared, reader.of)}
     members += [replace(reader, channels=each[reader.of]), *queries, Member("", "width", compared, each[compared])]
     return Group(name, width, (*members, *sizes(attention, each)))

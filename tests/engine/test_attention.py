@@ -17,11 +17,12 @@ from test_coupling import images, independent, some, stream
 from timm.layers import Attention
 from timm.models.cait import TalkingHeadAttn
 from timm.models.levit import Attention as LevitAttention
+from timm.models.maxxvit import Attention2d
 from timm.models.metaformer import Attention as MetaAttention
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 
-from nasengine.attention import MIXED, NARROW, STIFF, UNSCALED, groups
+from nasengine.attention import HIDDEN, MIXED, NARROW, STIFF, UNSCALED, groups
 from nasengine.compact import opened, rebuilt
 from nasengine.coupling import Frozen, Group, Member, candidates
 from nasengine.cutting import recipe, sliced
@@ -79,11 +80,22 @@ class SeparateAttention(nn.Module):
         return self.last(seen.transpose(1, 2).flatten(2))
 
 
+class PlaneAttention(Attention2d):
+    """Patches keep their places; all layers are convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__(WIDTH, dim_head=WIDTH // HEADS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.mT.unflatten(-1, (4, 4))).flatten(2).mT
+
+
 SOUND: dict[str, Callable[[], nn.Module]] = {
     "timm's": lambda: Attention(WIDTH, num_heads=HEADS, qkv_bias=True),
     "torch's": lambda: nn.MultiheadAttention(WIDTH, HEADS, batch_first=True),
     "within rows": Rowwise,
     "in layers of their own": SeparateAttention,
+    "in two dimensions": PlaneAttention,
     "with a bias for each pair of places": lambda: WindowAttention(WIDTH, num_heads=HEADS, window_size=(4, 4)),
     "with wider values than keys": lambda: LevitAttention(WIDTH, 4, HEADS, attn_ratio=2.0, resolution=(4, 4)),
 }
@@ -210,6 +222,12 @@ def test_heads_that_are_normed_keep_their_width() -> None:
     (one,), (other,) = heads_of(Attending(Attention(WIDTH, num_heads=HEADS, qk_norm=True, norm_layer=nn.LayerNorm)))
     assert one.name == "attention"
     assert (other.name, other.width) == (ACROSS, 8) and other.reason.startswith(f"{NARROW} (Given normalized_shape=[8]")
+
+
+def test_where_there_is_a_single_token_nobody_sees_queries() -> None:
+    model = randomised(Attending(SOUND["timm's"]()), (1, 3, 4, 4), stream())
+    held, (_, other) = groups(model, torch.randn((4, 3, 4, 4), generator=stream()))
+    assert not held and other == Frozen(ACROSS, 8, HIDDEN)
 
 
 def test_heads_of_a_single_channel_have_no_width() -> None:
