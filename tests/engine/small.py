@@ -78,6 +78,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "target": {"metric": "macs", "value": "40%"},
         "search.epochs": 5,
         "retrain.epochs": 1,
+        "baseline.random": 1,
     },
     "equal ratios": {"strategy.ratios": "equal", "retrain.epochs": 1},
     "no regrowth": {"strategy.regrow_fraction": 0, "retrain.epochs": 1},
