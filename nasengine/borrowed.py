@@ -1,7 +1,8 @@
 """A library's model as the network that is searched: its own modules run, narrowed to what is alive, under masks.
 
-Masks multiply what the layers that read a group's channels are given, and what a block adds to its input. What a norm
-takes over channels is weighted by their masks, so that hard masks compute what the narrowed model does.
+Masks multiply what the layers that read a group's channels are given, queries where they are made, and what a block
+adds to its input. What a norm takes over channels is weighted by their masks, so that hard masks compute what the
+narrowed model does.
 """
 
 from __future__ import annotations

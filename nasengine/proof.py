@@ -1,7 +1,8 @@
 """That a group can be narrowed: the narrowed model computes what the whole one does with those channels silenced.
 
-Silenced means: whoever reads the channels sees zeros, and norms over channels are taken over those that stay. All in
-fp64, in eval mode, with random weights, statistics and biases, since zeros hide mistakes.
+Silenced means: whoever reads the channels sees zeros (queries, which no layer reads, are made as zeros), and norms over
+channels are taken over those that stay. All in fp64, in eval mode, with random weights, statistics and biases, since
+zeros hide mistakes.
 """
 
 from __future__ import annotations
