@@ -72,7 +72,7 @@ def _widths(plan: Plan, network: Mapping[str, Any]) -> dict[Any, float]:
         group
         for layer in network["layers"]
         if layer["name"] in plan.layer
-        for group in plan.layer[layer["name"]].channels
+        for group in plan.groups_of(plan.layer[layer["name"]])
     }
     return {
         choice.name: len(network["kept"].get(choice.name, range(choice.units))) / choice.units

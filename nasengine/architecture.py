@@ -111,6 +111,8 @@ class Plan:
 
     Attributes:
         groups: channel group -> full width.
+        crossings: channel group that two others make, such as heads and the width of a head -> those two: it has a
+            channel for each pair of theirs, those of the second one after the other.
         exits: name of the logits layer of each stage, front to back; the last is the network's own.
         exit_blocks: number of blocks that each exit's stage contains.
         guide: what things cost in time, once that is known; without it no time is counted.
@@ -125,6 +127,7 @@ class Plan:
     exits: tuple[str, ...]
     exit_blocks: tuple[int, ...]
     guide: Guide | None = None
+    crossings: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     @cached_property
     def layer(self) -> dict[str, Layer]:
@@ -178,22 +181,30 @@ class Plan:
         return self.layer[layer.inputs[0]].channels
 
     def groups_of(self, layer: Layer) -> set[str]:
-        """All groups that a module's size depends on."""
+        """All groups that a layer's size depends on, those that cross in the place of their crossing."""
         sides = [layer.channels, layer.reads, *(side for cost in layer.costs for side in (cost.channels, cost.reads))]
-        return {group for side in sides for group in side}
+        named = {group for side in sides for group in side}
+        return {part for group in named for part in self.crossings.get(group, (group,))}
 
     def width(self, name: str) -> int:
         """Channels of a layer's output in the full space."""
         return sum(self.groups[group] for group in self.layer[name].channels)
+
+    def living(self, group: str, kept: Kept) -> Sequence[int]:
+        """Kept channels of a group."""
+        if group not in self.crossings:
+            return kept.get(group, range(self.groups[group]))
+        first, second = self.crossings[group]
+        size, inner = self.groups[second], self.living(second, kept)
+        return [size * one + other for one in self.living(first, kept) for other in inner]
 
     def indices(self, groups: Iterable[str], kept: Kept) -> list[int]:
         """Kept channels of concatenated groups, counted in the full concatenation."""
         found: list[int] = []
         start = 0
         for group in groups:
-            width = self.groups[group]
-            found += [start + channel for channel in kept.get(group, range(width))]
-            start += width
+            found += [start + channel for channel in self.living(group, kept)]
+            start += self.groups[group]
         return found
 
     def alignment(self, layer: Layer, kept: Kept) -> list[int]:
@@ -325,10 +336,12 @@ def smallest(plan: Plan, granularities: Collection[str], metric: str, exit_: str
 
     Each choice at its floor, every state in use, each node with its costliest candidate (none where it may have none).
     """
-    widths = {
-        group: plan.choice[group].floor if group in plan.choice and "filter" in granularities else width
-        for group, width in plan.groups.items()
+    floors = {
+        group: range(plan.choice[group].floor)
+        for group in plan.groups
+        if group in plan.choice and "filter" in granularities
     }
+    widths = {group: len(plan.living(group, floors)) for group in plan.groups}
     total = 0.0
     owned: dict[str, dict[int, float]] = {}
     least = {choice.name: choice.floor for choice in plan.choices}
@@ -362,13 +375,13 @@ def activations(plan: Plan, program: Iterable[Layer], kept: Kept) -> int:
 
 def values(plan: Plan, name: str, kept: Kept) -> int:
     """Numbers for one image in a layer's output."""
-    width = sum(len(kept.get(group, range(plan.groups[group]))) for group in plan.layer[name].channels)
+    width = sum(len(plan.living(group, kept)) for group in plan.layer[name].channels)
     return width * (plan.layer[name].positions or plan.sides[name] ** 2)
 
 
 def _changes_nothing(plan: Plan, layer: Layer, kept: Kept) -> bool:
     def units(groups: Iterable[str]) -> list[Sequence[int]]:
-        return [list(kept.get(group, range(plan.groups[group]))) for group in groups]
+        return [list(plan.living(group, kept)) for group in groups]
 
     return units(layer.channels) == units(plan.layer[layer.inputs[0]].channels)
 
@@ -461,7 +474,7 @@ def module_costs(layer: Layer, metric: str, widths: Mapping[str, int]) -> int:
 def _live_channels(plan: Plan, program: Sequence[Layer], kept: Kept) -> dict[str, list[int]]:
     """Channels of each group that carry something (forward) and are read by somebody (backward)."""
     names = {layer.name for layer in program}
-    live = {group: list(kept.get(group, range(width))) for group, width in plan.groups.items()}
+    live = {group: list(plan.living(group, kept)) for group in plan.groups}
     for layer in program:  # forward: a channel that no producer fills is always zero
         if layer.op == "mix":
             group = layer.channels[0]

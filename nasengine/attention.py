@@ -1,14 +1,18 @@
-"""Heads of attention as groups, found by what each of them depends on.
+"""Heads of attention as groups, and the width that they share, found by what each channel depends on.
 
 A head's part of the attended values is laid out one head after the other in what the last layer of an attention reads.
 The slopes of that part say which rows of which layers are the head's own: so it does not matter whether queries, keys
 and values are one layer or three, and in what order. Heads that are mixed, or laid out otherwise, have slopes in each
 other's rows.
+
+An element of the width is the channels of one place in all heads, of values as of queries and keys. What is read of a
+place moves with the values of that place alone, but with all queries and keys of its head: so they are told apart.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -23,22 +27,27 @@ from nasengine.compact import channels, cut, named, parameter_dim
 from nasengine.coupling import Frozen, Group, Member
 from nasengine.cutting import recipe
 from nasengine.errors import told
+from nasengine.tracing import SINGLE
 from nasengine.written_sizes import sizes
 
 CONVOLUTION = nn.modules.conv._ConvNd
 MIXED = "attention: its heads cannot be told apart"
 STIFF = "attention: with fewer heads it no longer runs"
+NARROW = "attention: with narrower heads it no longer runs"
+UNSCALED = "attention: no scale is written down that could stay when heads get narrower"
+HIDDEN = "attention: its queries and keys cannot be seen"
 Rows = tuple[int, ...]
 
 
 def groups(model: nn.Module, images: Tensor) -> tuple[tuple[Group, ...], tuple[Frozen, ...]]:
-    """A candidate for each attention with several heads, and those whose heads cannot go one by one.
+    """Candidates for each attention with several heads, those for widths last, and what of them cannot be cut.
 
     Args:
         model: with weights that are not zero, all of which require gradients, in eval mode.
         images: [N, C, H, W], some, lest a row be found idle by chance.
     """
     found: list[Group] = []
+    widths: list[Group] = []
     frozen: list[Frozen] = []
     for name, call in _calls(model, images).items():
         attention, heads = model.get_submodule(name), model.get_submodule(name).num_heads
@@ -49,12 +58,17 @@ def groups(model: nn.Module, images: Tensor) -> tuple[tuple[Group, ...], tuple[F
         if members is None:
             frozen.append(Frozen(name, heads, MIXED))
         elif any(member.side == "out" for member in members):
-            if said := _stiff(attention, call, Group(name, heads, tuple(members))):
-                frozen.append(Frozen(name, heads, f"{STIFF} ({said})"))
-            else:
-                prefixed = (replace(member, layer=f"{name}.{member.layer}".rstrip(".")) for member in members)
-                found.append(Group(name, heads, tuple(prefixed)))
-    return tuple(found), tuple(frozen)
+            whole = Group(name, heads, tuple(members))
+            across = _width(attention, call, f"{name} width", whole)
+            for one, stiff, those in ((whole, STIFF, found), (across, NARROW, widths)):
+                if isinstance(one, Frozen):
+                    frozen.append(one)
+                elif said := _stiff(attention, call, one):
+                    frozen.append(Frozen(one.name, one.width, f"{stiff} ({said})"))
+                else:
+                    prefixed = (replace(member, layer=f"{name}.{member.layer}".rstrip(".")) for member in one.members)
+                    those.append(replace(one, members=tuple(prefixed)))
+    return (*found, *widths), tuple(frozen)
 
 
 @dataclass
@@ -134,6 +148,64 @@ def _members(attention: nn.Module, call: _Call, heads: int, width: int) -> list[
     read = tuple(tuple(range(head * size, (head + 1) * size)) for head in range(heads))
     reader = Member(call.reader, "in", width, read)
     return [*members, reader, *sizes(attention, {width: read}), *_counts(attention, heads)]
+
+
+def _width(attention: nn.Module, call: _Call, name: str, heads: Group) -> Group | Frozen:
+    """The channels of one place in all heads, together; of several places where values are wider than keys."""
+    reader = next(member for member in heads.members if (member.layer, member.side) == (call.reader, "in"))
+    valued = reader.of // heads.width
+    if not isinstance(getattr(attention, "scale", None), float):
+        return Frozen(name, valued, UNSCALED)
+    compared = channels(attention, "width") or 1
+    width = math.gcd(compared, valued)
+    if width == 1:
+        return Frozen(name, width, SINGLE)
+    members: list[Member] = []
+    queries: tuple[Member, ...] = ()
+    for member, moving in _moving(attention, call, heads, valued):
+        places = range(len(member.channels[0]))
+        asked = [place for place in places if any(own[place] in moving for own in member.channels)]
+        given = [place for place in places if place not in asked]
+        if len(asked) % compared or len(given) % valued:
+            continue  # it has one number for each head
+        members.append(_across(member, asked, given, width))
+        if asked and isinstance(named(attention, member.layer), nn.Module):
+            queries = (replace(_across(member, asked[:compared], [], width), side="queries"),)
+    if not queries:
+        return Frozen(name, width, HIDDEN)
+    each = {n: _combed(range(n), width) for n in (compared, valued, heads.width * compared, reader.of)}
+    members += [replace(reader, channels=each[reader.of]), *queries, Member("", "width", compared, each[compared])]
+    return Group(name, width, (*members, *sizes(attention, each)))
+
+
+def _moving(attention: nn.Module, call: _Call, heads: Group, width: int) -> Iterator[tuple[Member, set[int]]]:
+    """What makes a head's channels, and those that move what is read of its even places as well as of the odd ones."""
+    names, parameters = zip(*attention.named_parameters(), strict=True)
+    dim = 1 if isinstance(named(attention, call.reader), CONVOLUTION) else -1
+    parts = [
+        call.read.index_select(dim, torch.tensor([c for c in range(heads.width * width) if c % width % 2 == parity]))
+        for parity in (0, 1)
+    ]
+    slopes = dict(zip(names, zip(*_slopes(parts, parameters), strict=True), strict=True))
+    for member in heads.members:
+        layer = named(attention, member.layer)
+        parameter = member.layer if isinstance(layer, Tensor) else f"{member.layer}.weight"
+        if parameter in slopes and (member.layer, member.side) != (call.reader, "in"):
+            across = parameter_dim(layer) if isinstance(layer, Tensor) and member.side == "through" else 0
+            even, odd = (set(_touched(slope, across)) for slope in slopes[parameter])
+            yield member, even & odd
+
+
+def _across(member: Member, asked: list[int], given: list[int], width: int) -> Member:
+    """The same, by places within heads: of queries and keys those asked, of values those given."""
+    elements = [(*a, *b) for a, b in zip(_combed(asked, width), _combed(given, width), strict=True)]
+    its = (tuple(sorted(own[place] for own in member.channels for place in places)) for places in elements)
+    return replace(member, channels=tuple(its))
+
+
+def _combed(places: Sequence[int], width: int) -> tuple[tuple[int, ...], ...]:
+    """So many lots: each has every `width`-th place."""
+    return tuple(tuple(places[first::width]) for first in range(width))
 
 
 def _slopes(parts: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[tuple[Tensor | None, ...]]:

@@ -1,7 +1,8 @@
 """A library's model as the network that is searched: its own modules run, narrowed to what is alive, under masks.
 
-Masks multiply what the layers that read a group's channels are given, and what a block adds to its input. What a norm
-takes over channels is weighted by their masks, so that hard masks compute what the narrowed model does.
+Masks multiply what the layers that read a group's channels are given, queries where they are made, and what a block
+adds to its input. What a norm takes over channels is weighted by their masks, so that hard masks compute what the
+narrowed model does.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import torch
@@ -166,9 +168,14 @@ class BorrowedNet(Supernet):
         return {name: self.gather(_key(name), self.nursery) for name in narrowed.state_dict()}
 
     def _gate(self) -> None:
-        """Hooks that apply whatever masks and gains a pass is given; `readers` are the layers that gains count at."""
+        """Hooks that apply whatever masks and gains a pass is given.
+
+        Gains count at the `readers` of channels, and for queries, which no layer reads, at their `makers`.
+        """
         known = dict(self.model.named_modules())
+        alive = {(one["layer"], one["side"]): one["keep"] for one in self.cuts}
         self.readers: dict[str, _Channels] = {}
+        self.makers: dict[str, _Channels] = {}
         sides: dict[tuple[str, str], list[tuple[Group, Member]]] = {}
         for group in self.origin.survey.coupling.groups:
             for member in group.members:
@@ -177,10 +184,16 @@ class BorrowedNet(Supernet):
             module = known.get(layer)
             if module is None:
                 continue
-            channels = _Channels(members, self.units, next(iter(self.nursery.values())).device)
+            living = alive.get((layer, side), range(members[0][1].of))
+            if side == "queries":
+                living = alive.get((layer, "out"), alive.get((layer, "through"), living))
+            channels = _Channels(members, self.units, living, next(iter(self.nursery.values())).device)
             if side == "in" and not _is_part_of_way(self.origin.model.get_submodule(layer), members):
                 self.readers[layer] = channels
                 module.register_forward_pre_hook(self._reader(module, channels))
+            elif side == "queries":
+                self.makers[layer] = channels
+                module.register_forward_hook(self._maker(module, channels))
             elif side == "through" and isinstance(module, nn.LayerNorm | nn.GroupNorm):
                 module.register_forward_hook(self._normed(channels))
         for run in self.origin.survey.runs:
@@ -194,7 +207,14 @@ class BorrowedNet(Supernet):
             if factor is None:
                 return None
             x, *rest = given
-            return x * (factor if isinstance(module, nn.Linear) else factor.view(-1, *[1] * (x.ndim - 2))), *rest
+            return proof.times(module, x, factor), *rest
+
+        return hook
+
+    def _maker(self, module: nn.Module, channels: _Channels) -> Callable[..., Any]:
+        def hook(_: nn.Module, given: tuple[Any, ...], made: Tensor) -> Tensor | None:
+            factor = channels.factor(self._now.both)
+            return None if factor is None else proof.times(module, made, factor)
 
         return hook
 
@@ -220,7 +240,7 @@ class BorrowedNet(Supernet):
         return {**architecture(self.plan, kept).to_json(), **self.origin.header, "cuts": cuts, "removed": removed}
 
     def compact(self, gains: Mapping[str, Tensor], header: Mapping[str, Any]) -> Borrowed:
-        """The narrowed model on its own, in eval mode; gains are folded into the layers that read."""
+        """The narrowed model on its own, in eval mode; gains are folded into the layers that they count at."""
         self.store()
         like, model = next(iter(self.nursery.values())), self._narrowed(self.origin.model)
         state = self._state(model)
@@ -232,6 +252,12 @@ class BorrowedNet(Supernet):
             if factor is not None:
                 weight = state[f"{layer}.weight"]
                 state[f"{layer}.weight"] = _folded(named(model, layer), weight, factor.detach().to(weight.dtype))
+        for layer, channels in self.makers.items():
+            factor = channels.factor(gains.get)
+            for name in (f"{layer}.weight", f"{layer}.bias") if factor is not None else ():
+                if name in state:
+                    value = state[name]
+                    state[name] = value * factor.detach().to(value.dtype).view(-1, *[1] * (value.ndim - 1))
         model.to(device=like.device, dtype=like.dtype).load_state_dict(state)
         return Borrowed({**self.described(self.kept), **header}, model).to(like.device, like.dtype).eval()
 
@@ -271,25 +297,41 @@ _NOTHING = _Now({}, {})
 
 
 class _Channels:
-    """Which living unit each living channel of one side of a layer belongs to."""
+    """Which living units each living channel of one side of a layer belongs to: of a head, and of its width."""
 
     def __init__(
-        self, members: Sequence[tuple[Group, Member]], units: Mapping[str, Sequence[int]], device: torch.device
+        self,
+        members: Sequence[tuple[Group, Member]],
+        units: Mapping[str, Sequence[int]],
+        living: Sequence[int],
+        device: torch.device,
+    ) -> None:
+        self.covers = [_Cover(apart, units, living, device) for apart in _apart(members)]
+
+    def factor(self, of: Callable[[str], Tensor | None]) -> Tensor | None:
+        """[channels] product of what their units' factors are; nothing if no unit has any."""
+        found = [factor for cover in self.covers if (factor := cover.factor(of)) is not None]
+        return reduce(torch.mul, found) if found else None
+
+
+class _Cover:
+    """Which living unit each living channel belongs to, of groups that share no channel."""
+
+    def __init__(
+        self,
+        members: Sequence[tuple[Group, Member]],
+        units: Mapping[str, Sequence[int]],
+        living: Sequence[int],
+        device: torch.device,
     ) -> None:
         self.groups = [group.name for group, _ in members]
         self.sizes = [len(units[name]) for name in self.groups]
         at: dict[int, int] = {}
-        gone: set[int] = set()
         start = 0
         for group, member in members:
-            places = {unit: start + place for place, unit in enumerate(units[group.name])}
-            for element, own in enumerate(member.channels):
-                if element in places:
-                    at.update(dict.fromkeys(own, places[element]))
-                else:
-                    gone.update(own)
-            start += len(places)
-        living = [channel for channel in range(members[0][1].of) if channel not in gone]
+            for place, unit in enumerate(units[group.name]):
+                at.update(dict.fromkeys(member.channels[unit], start + place))
+            start += len(units[group.name])
         self.index = torch.tensor([at.get(channel, start) for channel in living], device=device)
 
     def factor(self, of: Callable[[str], Tensor | None]) -> Tensor | None:
@@ -300,6 +342,19 @@ class _Channels:
             return None
         whole = [like.new_ones(size) if part is None else part for part, size in zip(parts, self.sizes, strict=True)]
         return torch.cat([*whole, like.new_ones(1)])[self.index]
+
+
+def _apart(members: Sequence[tuple[Group, Member]]) -> list[list[tuple[Group, Member]]]:
+    """The same, those that share channels in different lists."""
+    found: list[tuple[set[int], list[tuple[Group, Member]]]] = []
+    for group, member in members:
+        own = {channel for element in member.channels for channel in element}
+        fits = next((place for place in found if not place[0] & own), None)
+        if fits is None:
+            found.append(fits := (set(), []))
+        fits[0].update(own)
+        fits[1].append((group, member))
+    return [its for _, its in found]
 
 
 def weighted_norm(norm: nn.Module, x: Tensor, weights: Tensor) -> Tensor:

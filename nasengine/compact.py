@@ -27,7 +27,8 @@ BITS, VALUES = ".bits", ".values"
 
 Cut = Mapping[str, Any]
 """layer: dotted name of a module, a parameter or a number. side: out, in, or through (channels pass one by one, or are
-normalised), rows (first dimension of a parameter), heads (of an attention), size (a number or a shape that counts
+normalised), rows (first dimension of a parameter), heads (of an attention), width (of each of its heads, where queries
+meet keys), queries (what of them a layer makes; it loses them by another side), size (a number or a shape that counts
 channels). of: its channels now. keep: numbers of those that stay, ascending."""
 UNEVEN = "the groups inside a layer would differ in size"
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
@@ -445,8 +446,8 @@ def narrow(layer: nn.Module, keeps: Mapping[str, list[int]]) -> nn.Module:
         _narrow_convolution(layer, keeps)
     elif isinstance(layer, nn.Linear):
         _narrow_linear(layer, keeps)
-    elif "heads" in keeps:
-        layer.num_heads = len(keeps["heads"])
+    elif keeps.keys() & {"heads", "width"}:
+        _narrow_attention(layer, keeps)
     else:
         _narrow_norm(layer, keeps["through"])
     return layer
@@ -472,6 +473,10 @@ def channels(layer: nn.Module | Tensor | int | tuple[int, ...], side: str) -> in
         return None if dim is None else layer.shape[dim]
     if side == "heads":
         return layer.num_heads
+    if side == "width":  # 1/sqrt(D) stays as it is, so this is what the heads were made with
+        return round(layer.scale**-2)
+    if side == "queries":
+        return channels(layer, "out") or channels(layer, "through")
     match layer:
         case nn.Linear():
             return {"out": layer.out_features, "in": layer.in_features}.get(side)
@@ -527,6 +532,13 @@ def _narrow_linear(layer: nn.Linear, keeps: Mapping[str, list[int]]) -> None:
     if "in" in keeps:
         layer.weight = _chosen(layer.weight, keeps["in"], 1)
         layer.in_features = len(keeps["in"])
+
+
+def _narrow_attention(layer: nn.Module, keeps: Mapping[str, list[int]]) -> None:
+    if "heads" in keeps:
+        layer.num_heads = len(keeps["heads"])
+    if "width" in keeps:
+        layer.fused_attn = False  # where timm has torch scale, it would be by the width that is left
 
 
 def _narrow_norm(layer: nn.Module, keep: list[int]) -> None:

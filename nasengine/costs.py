@@ -7,6 +7,7 @@ reader: those still count here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -63,6 +64,7 @@ class Count:
                 columns = None if layer.depthwise else channels.places(reads)
                 weights.add(channels.places(layer.channels), columns, layer.weight_size or layer.kernel**2, owner)
         self.fixed = torch.tensor(channels.fixed, device=self.device)
+        self.crossed = torch.tensor(channels.crossed, dtype=torch.long, device=self.device).view(-1, 2).T
         self.group = torch.tensor(channels.group, dtype=torch.long, device=self.device)
         self.group_total = len(channels.number)
         self.products = terms.tensors(self.device)
@@ -77,6 +79,8 @@ class Count:
         like = masks["filter"]
         one = like.new_ones(1)
         channels = torch.cat([like, self.fixed.to(like.dtype)])
+        first, second = self.crossed
+        channels = torch.cat([channels, channels[first] * channels[second]])
         owners = torch.cat([masks["operation"], one])
         sums = like.new_zeros(self.group_total).index_add(0, self.group, channels)
         part = self.products
@@ -111,18 +115,31 @@ def savings(count: Count, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class _Channels:
-    """Places of channels in one vector: living filters first, then those of groups without a choice, always on."""
+    """Places of channels in one vector: living filters first, then those of groups without a choice, always on.
+
+    Behind them are the channels where two groups cross, each the product of two places before.
+    """
 
     def __init__(self, plan: Plan, kept: Mapping[str, Sequence[int]], filters: Units) -> None:
         self.number: dict[str, int] = {}
         self.group: list[int] = []
         self.start: dict[str, int] = {}
         chosen = dict(zip(filters.choices, filters.counts, strict=True))
-        others = {g: len(kept.get(g, range(width))) for g, width in plan.groups.items() if g not in chosen}
+        others = {
+            group: len(plan.living(group, kept))
+            for group in plan.groups
+            if group not in chosen and group not in plan.crossings
+        }
         for name, count in (*chosen.items(), *others.items()):
             self.number[name], self.start[name] = len(self.number), len(self.group)
             self.group += [self.number[name]] * count
         self.fixed = [1.0] * sum(others.values())
+        self.crossed: list[tuple[int, int]] = []
+        for name, both in plan.crossings.items():
+            first, second = (self.places((part,)) for part in both)
+            self.number[name], self.start[name] = len(self.number), len(self.group)
+            self.group += [self.number[name]] * (len(first) * len(second))
+            self.crossed += product(first, second)
 
     def groups(self, names: tuple[str, ...]) -> list[int]:
         return [self.number[name] for name in names]

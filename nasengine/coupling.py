@@ -36,7 +36,8 @@ class Member:
     Attributes:
         layer: dotted name of a module, of a parameter that belongs to no layer, or of a number in a module.
         side: out, in, or through (a norm, or a free parameter); of a free parameter also rows, its first dimension.
-            heads of an attention; size of a number that says how many channels there are.
+            heads of an attention, width of each of them where queries meet keys; queries of the layer that makes them,
+            where they are silenced since no layer reads them; size of a number that says how many channels there are.
         of: all channels of that side.
         channels: for each element, the channels that are its own.
     """

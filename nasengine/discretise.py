@@ -174,6 +174,9 @@ def _best(margin: Tensor, count: int) -> Tensor:
 
 def _held(plan: Plan, held: Kept, group: str) -> Tensor:
     """Filters of a group that stay in any case; all where there is no choice."""
+    if group in plan.crossings:
+        first, second = (_held(plan, held, part) for part in plan.crossings[group])
+        return (first[:, None] & second).flatten()
     if group in held:
         return held[group]
     return torch.ones(plan.groups[group], dtype=torch.bool, device=next(iter(held.values())).device)

@@ -114,7 +114,7 @@ def weight_shape(plan: Plan, layer: Layer, units: Mapping[str, Sequence[int]] | 
     """Shape of a living weight, or whole: of a convolution [out, in, k, k], of a module [out, in, *taps]."""
 
     def width(groups: Iterable[str]) -> int:
-        return sum(len((units or {}).get(group, range(plan.groups[group]))) for group in groups)
+        return sum(len(plan.living(group, units or {})) for group in groups)
 
     if layer.op == "module":
         return (width(layer.channels), width(layer.reads), *(layer.taps or ()))

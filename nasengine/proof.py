@@ -1,7 +1,8 @@
 """That a group can be narrowed: the narrowed model computes what the whole one does with those channels silenced.
 
-Silenced means: whoever reads the channels sees zeros, and norms over channels are taken over those that stay. All in
-fp64, in eval mode, with random weights, statistics and biases, since zeros hide mistakes.
+Silenced means: whoever reads the channels sees zeros (queries, which no layer reads, are made as zeros), and norms over
+channels are taken over those that stay. All in fp64, in eval mode, with random weights, statistics and biases, since
+zeros hide mistakes.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from nasengine.written_sizes import sizes
 
 TOLERANCE = 1e-12
 """Rounding stays a thousand times below; a group that is wrong may be felt in the output as little as 1e-8."""
+GATED = ("in", "queries")
+"""Sides of layers at which channels are silenced."""
 LATE = "there was no time left to prove it"
 UNSEEN = "nothing that it does is seen in the output"
 
@@ -114,10 +117,10 @@ def silenced(model: nn.Module, cuts: Sequence[Cut]) -> Iterator[None]:
     try:
         for one in cuts:
             layer = named(model, one["layer"])
-            if one["side"] == "in":
+            if one["side"] in GATED:
                 mask = torch.zeros(one["of"], dtype=torch.float64)
                 mask[one["keep"]] = 1
-                hooks.append(_gated(layer, mask))
+                hooks.append(_gated(layer, one["side"], mask))
             elif isinstance(layer, nn.LayerNorm | nn.GroupNorm):
                 hooks.append(_over_the_rest(layer, narrow(copy.deepcopy(layer), {"through": one["keep"]}), one["keep"]))
         for name, its in _other_norms(model, cuts).items():
@@ -129,15 +132,22 @@ def silenced(model: nn.Module, cuts: Sequence[Cut]) -> Iterator[None]:
             hook.remove()
 
 
-def _gated(module: nn.Module, mask: Tensor) -> Any:
-    """What it reads, times a factor for each channel."""
+def _gated(module: nn.Module, side: str, mask: Tensor) -> Any:
+    """What it reads, or the queries that it makes, times a factor for each channel."""
 
-    def hook(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def reads(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         x, *rest = given
-        factors = mask if isinstance(module, nn.Linear) else mask.view(-1, *[1] * (x.ndim - 2))
-        return x * factors.to(x), *rest
+        return times(module, x, mask.to(x)), *rest
 
-    return module.register_forward_pre_hook(hook)
+    def makes(_: nn.Module, __: tuple[Tensor, ...], made: Tensor) -> Tensor:
+        return times(module, made, mask.to(made))
+
+    return module.register_forward_pre_hook(reads) if side == "in" else module.register_forward_hook(makes)
+
+
+def times(module: nn.Module, x: Tensor, factor: Tensor) -> Tensor:
+    """What a layer reads or makes, its channels times a factor [C] each."""
+    return x * (factor if isinstance(module, nn.Linear) else factor.view(-1, *[1] * (x.ndim - 2)))
 
 
 def _other_norms(model: nn.Module, cuts: Sequence[Cut]) -> dict[str, list[Cut]]:
@@ -167,26 +177,26 @@ def _over_the_rest(norm: nn.Module, narrower: nn.Module, keep: list[int]) -> Any
 def _seen(model: nn.Module, groups: Sequence[Group], images: Tensor) -> set[str]:
     """Names of the groups that the output depends on; of others the proof would prove nothing."""
     gates = {
-        member.layer: torch.ones(member.of, dtype=torch.float64, requires_grad=True)
+        (member.layer, member.side): torch.ones(member.of, dtype=torch.float64, requires_grad=True)
         for group in groups
         for member in group.members
-        if member.side == "in"
+        if member.side in GATED
     }
     if not gates:
         return set()
-    hooks = [_gated(model.get_submodule(layer), gate) for layer, gate in gates.items()]
+    hooks = [_gated(model.get_submodule(layer), side, gate) for (layer, side), gate in gates.items()]
     try:
         slopes = torch.autograd.grad(model(images).square().sum(), list(gates.values()), allow_unused=True)
     finally:
         for hook in hooks:
             hook.remove()
-    felt = {layer: slope for layer, slope in zip(gates, slopes, strict=True) if slope is not None}
+    felt = {place: slope for place, slope in zip(gates, slopes, strict=True) if slope is not None}
     return {
         group.name
         for group in groups
         for member in group.members
-        if member.side == "in" and member.layer in felt
-        if felt[member.layer][[c for element in member.channels for c in element]].any()
+        if (place := (member.layer, member.side)) in felt
+        if felt[place][[c for element in member.channels for c in element]].any()
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -177,9 +177,10 @@ def planned(model: nn.Module, example: Tensor, groups: Sequence[Group], depth: S
     other = replace(_layer(model, "", own[""], sides, count, 0, 0), name=OTHER)
     layers = _threaded(modules, other, depth)
     widths = {**{group.name: group.width for group in groups}, **sides.fixed, ONE: 1}
+    widths |= {name: widths[first] * widths[second] for name, (first, second) in sides.crossings.items()}
     plan = Plan(
-        space="imported", image_size=example.shape[-1], layers=layers, groups=widths, choices=(), blocks=tuple(names),
-        exits=(layers[-1].name,), exit_blocks=(len(names),),
+        space="imported", image_size=example.shape[-1], layers=layers, groups=widths, crossings=sides.crossings,
+        choices=(), blocks=tuple(names), exits=(layers[-1].name,), exit_blocks=(len(names),),
     )  # fmt: skip
     return replace(plan, choices=tuple(_choices(plan, groups, depth, number)))
 
@@ -225,9 +226,10 @@ def _layer(
             costs.append(Cost("params", 1, sides.listed(name, "out", own.pop("bias").numel())))
     for parameter, value in own.items():
         costs += sides.of_parameter(name, parameter, value, module)
-    if macs and (name, "heads") in sides.members:  # the products of queries, keys and values
-        costs.append(Cost("macs", macs // module.num_heads, sides.listed(name, "heads", module.num_heads)))
-        macs %= module.num_heads
+    if macs and sides.members.keys() & {(name, "heads"), (name, "width")}:  # products of queries, keys and values
+        heads, width = module.num_heads, channels_of(module, "width") if (name, "width") in sides.members else 0
+        each, macs = divmod(macs, heads * (width or 1))
+        costs.append(Cost("macs", each, sides.listed(name, "heads", heads), sides.listed(name, "width", width)))
     through = channels_of(module, "through")
     usual = {
         "channels": sides.listed(name, "through", through) if through else (ONE,),
@@ -243,6 +245,7 @@ class _Sides:
 
     def __init__(self, groups: Sequence[Group]) -> None:
         self.fixed: dict[str, int] = {}
+        self.crossings: dict[str, tuple[str, str]] = {}
         self.members: dict[tuple[str, str], list[tuple[str, tuple[tuple[int, ...], ...]]]] = defaultdict(list)
         for group in groups:
             for member in group.members:
@@ -278,8 +281,7 @@ class _Sides:
         return list(_constants(value.numel(), 0))
 
     def _listed(self, members: Sequence[Any], width: int) -> tuple[tuple[str, ...], bool]:
-        owner = {c: (group, e) for group, elements in members for e, own in enumerate(elements) for c in own}
-        sizes = {group: len(elements) for group, elements in members}
+        owner, sizes = self._owners(members)
         found: list[str] = []
         at = 0
         while at < width:
@@ -290,15 +292,35 @@ class _Sides:
                 group = owner[at][0]
                 end = at + sizes[group]
                 if [owner.get(c) for c in range(at, end)] != [(group, e) for e in range(sizes[group])]:
-                    return self._counted(members, width), False
+                    return self._counted(owner, sizes, width), False
                 found.append(group)
             at = end
         return tuple(found), True
 
-    def _counted(self, members: Sequence[Any], width: int) -> tuple[str, ...]:
-        names = [group for group, elements in members for _ in elements[0]]
-        rest = width - sum(len(own) for _, elements in members for own in elements)
-        return (*names, *([self._whole(rest)] if rest else []))
+    def _owners(self, members: Sequence[Any]) -> tuple[dict[int, tuple[str, int]], dict[str, int]]:
+        """Channel -> its group, or the crossing of its two, and which element of that; and how wide these are."""
+        owner: dict[int, tuple[str, int]] = {}
+        sizes = {group: len(elements) for group, elements in members}
+        for group, elements in members:
+            for element, own in enumerate(elements):
+                for channel in own:
+                    if channel in owner:
+                        other, place = owner[channel]
+                        owner[channel] = self._crossing(other, group), place * len(elements) + element
+                    else:
+                        owner[channel] = group, element
+        crossed = {group for group, _ in owner.values()} - sizes.keys()
+        return owner, sizes | {name: math.prod(sizes[part] for part in self.crossings[name]) for name in crossed}
+
+    def _crossing(self, first: str, second: str) -> str:
+        name = f"{first} by {second}"
+        self.crossings[name] = first, second
+        return name
+
+    def _counted(self, owner: Mapping[int, tuple[str, int]], sizes: Mapping[str, int], width: int) -> tuple[str, ...]:
+        owned = Counter(group for group, _ in owner.values())
+        names = [group for group, channels in owned.items() for _ in range(channels // sizes[group])]
+        return (*names, *([self._whole(width - len(owner))] if len(owner) < width else []))
 
     def _whole(self, width: int) -> str:
         name = f"{width} channels"

@@ -18,7 +18,7 @@ from nasengine.cache import cache_folder
 from nasengine.config import ImportedSpace
 from nasengine.errors import ConfigError
 
-FORMAT = 1
+FORMAT = 2
 """Of the files; those of another one are made anew."""
 
 
@@ -52,6 +52,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "image_size": plan.image_size,
         "layers": [_own(layer) for layer in plan.layers],
         "groups": dict(plan.groups),
+        "crossings": {name: list(both) for name, both in plan.crossings.items()},
         "choices": [_own(choice) for choice in plan.choices],
         "blocks": list(plan.blocks),
         "exits": list(plan.exits),
@@ -66,6 +67,7 @@ def from_json(raw: Mapping[str, Any]) -> Plan:
         image_size=raw["image_size"],
         layers=tuple(_layer(layer) for layer in raw["layers"]),
         groups=raw["groups"],
+        crossings=_tupled(raw["crossings"]),
         choices=tuple(Choice(**_tupled(choice)) for choice in raw["choices"]),
         blocks=tuple(raw["blocks"]),
         exits=tuple(raw["exits"]),

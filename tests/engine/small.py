@@ -70,6 +70,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "retrain.epochs": 1,
         "baseline.random": 1,
     },
+    "attention": {
+        "space": {"kind": "imported", "model": "test_vit"},
+        "strategy": {"kind": "dms"},
+        "data.image_size": 32,
+        "data.limit": 100,
+        "target": {"metric": "macs", "value": "40%"},
+        "search.epochs": 5,
+        "retrain.epochs": 1,
+        "baseline.random": 1,
+    },
     "equal ratios": {"strategy.ratios": "equal", "retrain.epochs": 1},
     "no regrowth": {"strategy.regrow_fraction": 0, "retrain.epochs": 1},
     "regrowth": {

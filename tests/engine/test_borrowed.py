@@ -123,6 +123,20 @@ def test_slopes_in_masks_are_those_of_finite_differences(which: str) -> None:
     assert checked > len(masks) / 2
 
 
+def test_a_mask_of_a_width_counts_once_at_queries_and_once_at_values() -> None:
+    net, x = net_of("attention"), images()
+    name = "blocks.2.attn width"
+    mask = torch.rand(net.plan.groups[name], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = net(x, {name: mask})
+    heads = net.plan.groups["blocks.2.attn"]
+    with torch.no_grad():
+        attention = net.model.blocks[2].attn
+        for parameter in attention.qkv.parameters():
+            parameter[: heads * len(mask)].mul_(mask.repeat(heads).view(-1, *[1] * (parameter.ndim - 1)))
+        attention.proj.weight.mul_(mask.repeat(heads))
+    assert relative(net(x), found) < 1e-12
+
+
 @all_models
 def test_what_returns_is_as_it_was_and_so_is_its_momentum(which: str) -> None:
     net = net_of(which)
