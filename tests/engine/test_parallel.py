@@ -128,7 +128,7 @@ def test_the_first_hears_and_measures_for_all_and_stopped_at_any_place_they_end_
     one, other = together(stopped_and_measured, tmp_path)
     assert one["errors"] == ["ConfigError", "DataError"] and other["errors"] == ["ConfigError", "Interrupted"]
     assert one["taken"] == other["taken"] and (one["passes"] >= latency.FEWEST, other["passes"]) == (True, 0)
-    assert len(one["attempts"]) == 2 and one["said"] > 10
+    assert len(one["attempts"]) >= 3 and one["said"] > 10
     assert other["attempts"] == [0] * len(one["attempts"]) and other["said"] == 0
     for name in FILES:
         found = [(tmp_path / folder / "result" / name).read_bytes() for folder in ("undisturbed", "disturbed")]
