@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nasengine import config, events
+from nasengine import config, events, parallel
 from nasengine.control import Control
 from nasengine.errors import ConfigError, EngineError, Interrupted
 from nasengine.events import Event, SearchFailed
@@ -33,15 +33,16 @@ def main(arguments: list[str] | None = None) -> int:
         for line in parsed.run(parsed):
             if isinstance(line, Event):
                 last = line.seq
-                print(events.to_line(line), flush=True)
+                _say(events.to_line(line))
             elif isinstance(line, str):
-                print(line, flush=True)
+                _say(line)
             else:
-                print(json.dumps(line), flush=True)
+                _say(json.dumps(line))
                 if line.get("ok") is False:
                     return FAILED
     except Interrupted as request:
-        print(request, file=sys.stderr)
+        if parallel.leads():
+            print(request, file=sys.stderr)
         return STOPPED
     except ConfigError as error:
         return _failed(error, last, list(error.problems), BAD_INPUT)
@@ -63,10 +64,18 @@ def _failed(error: Exception, last: int, problems: list[tuple[str, str]], code: 
         if isinstance(error, EngineError)
         else f"{name}: {error}; this is a fault of Coppice, please report it"
     )
-    print(f"error: {message}", file=sys.stderr)
+    if parallel.leads() or code != BAD_INPUT:  # what is bad for one is bad for all
+        who = "" if parallel.leads() else f"process {parallel.rank()}: "
+        print(f"{who}error: {message}", file=sys.stderr)
     event = SearchFailed(seq=last + 1, error=name, message=message, problems=[list(problem) for problem in problems])
-    print(events.to_line(event), flush=True)
+    _say(events.to_line(event))
     return code
+
+
+def _say(line: str) -> None:
+    """On stdout; of several processes only the first one speaks."""
+    if parallel.leads():
+        print(line, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -135,10 +144,12 @@ def _search(parsed: argparse.Namespace) -> Iterator[Event | dict[str, Any]]:
     wanted = _read(parsed.config)
     if parsed.supervised and parsed.seeds > 1:
         raise ConfigError.at("", "--supervised is for one search; leave out --seeds, or start one run for each seed")
+    if parallel.world() > 1 and parsed.seeds > 1:
+        raise ConfigError.at("", "--seeds is for one process; leave it out, or start without torchrun")
     control = Control()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _frame: _request(control, signal.Signals(number).name))
-    if parsed.supervised:
+    if parsed.supervised and parallel.leads():
         threading.Thread(target=_listen, args=(control,), daemon=True).start()
     # These bring torch, which takes seconds: bad input and requests do not wait for it.
     from nasengine.repeated import repeated
@@ -148,7 +159,7 @@ def _search(parsed: argparse.Namespace) -> Iterator[Event | dict[str, Any]]:
         run = repeated(wanted, parsed.out, parsed.seeds, fresh=parsed.fresh, control=control)
     else:
         run = search(wanted, parsed.out, fresh=parsed.fresh, control=control)
-    return _with_bar(run) if sys.stderr.isatty() else run
+    return _with_bar(run) if sys.stderr.isatty() and parallel.leads() else run
 
 
 def _request(control: Control, reason: str) -> None:

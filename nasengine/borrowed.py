@@ -87,6 +87,10 @@ class BorrowedNet(Supernet):
         for norm, momentum in getattr(self, "_momenta", {}).items():
             norm.momentum = momentum if value else 0.0
 
+    @property
+    def running_statistics(self) -> list[Tensor]:
+        return [part for norm in self._momenta for part in (norm.running_mean, norm.running_var)]
+
     def _forward(self, x: Tensor, masks: Mapping[str, Tensor], gains: Mapping[str, Tensor], off: Off) -> Tensor:
         masks = {**self.pruned_weights, **masks}
         weights = {

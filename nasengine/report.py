@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from nasengine import __version__, device, export, train
+from nasengine import __version__, device, export, parallel, train
 from nasengine.architecture import Architecture
 from nasengine.compact import Network
 from nasengine.config import SearchConfig
@@ -85,6 +85,7 @@ def reported(
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "peak_memory_mib": round(device.peak_memory_mib(where), 1),
         "seed": config.seed,
+        "processes": parallel.world(),
         "versions": versions(config),
         "data": {
             "name": images.facts.name,

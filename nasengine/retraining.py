@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasengine import device, export, train
+from nasengine import device, export, parallel, train
 from nasengine.architecture import Plan
 from nasengine.compact import Classifier
 from nasengine.config import RetrainConfig
@@ -64,9 +64,10 @@ class Retraining:
             yield step
             lr = train.one_cycle(epoch * self.feed.steps + step, self.plan.epochs * self.feed.steps, self.plan.lr)
             batch = self.feed.batch(order[step], "retrain", self.key, epoch, step)
-            torch.manual_seed(device.number(self.feed.seed, "retrain", self.key, epoch, step))  # for dropout
+            # For dropout, of each process its own.
+            torch.manual_seed(device.number(self.feed.seed, "retrain", self.key, epoch, step) + parallel.rank())
             meter.add(
-                len(batch[1]),
+                self.feed.batch_size,
                 train.retrain_step(self.network, batch, self.optimizer, self.masks, self.precision, lr, self.teacher),
             )
         self.network.eval()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from nasengine import parallel
 from nasengine.architecture import activations
 from nasengine.objectives import task_loss
 from nasengine.supernet import Kept, Supernet, plain
@@ -138,6 +139,7 @@ def _of_chunk(
         for x, y in zip(images.split(size), labels.split(size), strict=True):
             if len(y) > 1:  # batch norms need two
                 (task_loss(wide(x, masks, factors), y) * (len(y) / len(labels))).backward()
+    parallel.mean_(probe.grad for probe in probes.values() if probe.grad is not None)
     found = {}
     for name, probe in probes.items():
         full = torch.zeros_like(net.kept[name], dtype=torch.float)

@@ -24,7 +24,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasengine import catalogue, checkpoint, data, device, events, export, latency, narration, packing, train, zoo
+from nasengine import (
+    catalogue,
+    checkpoint,
+    data,
+    device,
+    events,
+    export,
+    latency,
+    narration,
+    packing,
+    parallel,
+    train,
+    zoo,
+)
 from nasengine.borrowed import BorrowedNet, Origin
 from nasengine.cache import whole
 from nasengine.compact import Classifier, built
@@ -69,7 +82,7 @@ def search(
         config: from ``config.parse``.
         folder: of this run; events, checkpoint and result are written there.
         fresh: start over even if there is a checkpoint.
-        control: for stopping it from outside.
+        control: for stopping it from outside; of several processes, that of the first one.
 
     Raises:
         ConfigError: the configuration does not fit the data or the space; nothing was trained.
@@ -80,10 +93,11 @@ def search(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError.at("", f"{folder} cannot be made ({error.strerror}); give another folder") from None
-    run = _Run(config, folder, control or Control())
+    parallel.join(config.runtime.device)
+    run = _Run(config, folder, control if control and parallel.leads() else Control())
     run.find_checkpoint(fresh=fresh)
     with _in_words(), device.deterministic(config.runtime.threads), run.log() as log:
-        for event in run.play():
+        for event in parallel.told(run.play()):
             run.seq += 1
             numbered = replace(event, seq=run.seq)
             log.write(events.to_line(numbered) + "\n")
@@ -136,26 +150,32 @@ class _Run:
 
     def find_checkpoint(self, *, fresh: bool) -> None:
         """Reads the checkpoint, if there is one of this configuration, and forgets what was said after it."""
-        settings = self.folder / "config.json"
-        wanted = self.config.model_dump(mode="json")
+        if parallel.agreed(lambda: self._is_continued(fresh=fresh)):
+            self.saved = checkpoint.load(self.folder / "checkpoint.pt")
+            self.seq = self.saved["seq"]
+        parallel.agreed(self._open_folder)
+
+    def _is_continued(self, *, fresh: bool) -> bool:
+        """Whether there is a checkpoint, surely of this configuration."""
         if fresh:
             for name in ("checkpoint.pt", "events.jsonl"):
                 (self.folder / name).unlink(missing_ok=True)
             for name in (RESULT, FAMILY):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
-        if (self.folder / "checkpoint.pt").exists():
-            known = _settings(settings)
-            before, now = _decisive(known), _decisive(wanted)
-            different = sorted(part for part in now if before.get(part) != now[part])
-            if different:
-                raise ConfigError.at(
-                    different[0],
-                    f"{self.folder} holds a search with other settings; use another folder, or --fresh to start over",
-                )
-            self.saved = checkpoint.load(self.folder / "checkpoint.pt")
-            self.seq = self.saved["seq"]
-        with whole(settings) as file:
-            file.write(json.dumps(wanted, indent=1).encode())
+        if not (self.folder / "checkpoint.pt").exists():
+            return False
+        before, now = _decisive(_settings(self.folder / "config.json")), _decisive(self.config.model_dump(mode="json"))
+        different = sorted(part for part in now if before.get(part) != now[part])
+        if different:
+            raise ConfigError.at(
+                different[0],
+                f"{self.folder} holds a search with other settings; use another folder, or --fresh to start over",
+            )
+        return True
+
+    def _open_folder(self) -> None:
+        with whole(self.folder / "config.json") as file:
+            file.write(json.dumps(self.config.model_dump(mode="json"), indent=1).encode())
         self._forget_after(self.seq)
 
     def _forget_after(self, seq: int) -> None:
@@ -214,7 +234,8 @@ class _Run:
         if self.position.phase in ("teach", "retrain"):
             train.check_finite(self.retraining.network.parameters(), "retrain.lr")
             state |= {"network": self.retraining.state()}
-        checkpoint.save(self.folder / "checkpoint.pt", state)
+        if parallel.leads():
+            checkpoint.save(self.folder / "checkpoint.pt", state)
         self.last_saved = time.perf_counter()
 
     def restore(self) -> None:
@@ -260,10 +281,7 @@ class _Run:
         if resumed and self.saved["position"]["phase"] == "done":
             yield from self._said_again()
             return
-        packed = yield from self._loaded(silent=resumed)
-        if is_due(self.config, packed.facts) and not resumed:
-            yield events.DataProgress(what="tracing", done=0, total=None, unit="models", eta_seconds=SECONDS)
-        survey = ensured(self.config, packed.facts)
+        packed, survey = yield from parallel.in_turn(self._loaded(silent=resumed))
         if self.saved is not None and self.saved.get("sha256") != packed.sha256:
             raise ConfigError.at(
                 "data.dataset",
@@ -275,6 +293,9 @@ class _Run:
         self.images = data.images(packed, self.config.data, self.config.seed, self.device)
         self.plan = plan_of(self.config, packed.facts)
         seed = self.config.seed
+        batch = batch_size(self.config, len(self.images.train))
+        if problem := parallel.uneven(batch):
+            raise ConfigError.at("search.batch_size", problem)
         stream = device.generator("cpu", seed, "weights")
         if survey is None:
             self.net = Supernet.born(self.plan, stream, self.device)
@@ -289,7 +310,6 @@ class _Run:
         part = self.config.strategy
         make = resolved(catalogue.STRATEGIES[part.kind].paths[part.recipe])
         self.strategy = make(self.plan, self.config, self.look.family, self.look.limits).to(self.device)
-        batch = batch_size(self.config, len(self.images.train))
         self.feeds = train.Feeds.of(self.images, batch, seed, self.strategy.decision_fraction)
         self.stages = self.strategy.stages(self.net)
         if not resumed:
@@ -386,18 +406,23 @@ class _Run:
         if self.position.phase == "teach":
             yield from self._teaching()
         yield from self._retrainings()
-        yield from self._published()
+        yield from parallel.in_turn(self._published() if parallel.leads() else ())
 
     def _loaded(self, *, silent: bool) -> Any:
+        """The images, and what is known of a model that somebody else wrote."""
         steps = packing.load(self.config.data)
         while True:
             try:
                 event = next(steps)
             except StopIteration as end:
-                return end.value
-            self._obey()
+                packed = end.value
+                break
+            self._end_if(self.control.requested)
             if not silent:
                 yield event
+        if is_due(self.config, packed.facts) and not silent:
+            yield events.DataProgress(what="tracing", done=0, total=None, unit="models", eta_seconds=SECONDS)
+        return packed, ensured(self.config, packed.facts)
 
     # -- stages --------------------------------------------------------------------------------------------------
 
@@ -453,7 +478,8 @@ class _Run:
             if self.stopped:
                 return
             moment = Moment(stage=stage, epoch=epoch, step=step, steps=self.steps)
-            torch.manual_seed(device.number(self.config.seed, "search", stage.index, epoch, step))  # for dropout
+            # For dropout, of each process its own.
+            torch.manual_seed(device.number(self.config.seed, "search", stage.index, epoch, step) + parallel.rank())
             batch = learning.batch(order[step], "search", stage.index, epoch, step)
             held = None
             if decisions is not None and not moment.warming:
@@ -461,8 +487,8 @@ class _Run:
             losses, draw, accuracy = train.search_step(
                 self.net, self.strategy, moment, batch, held, self.weights, self.scores, self.config.runtime.precision
             )
-            self.meter.add(len(batch[1]), {**losses, "accuracy": accuracy})
-            images_since += len(batch[1]) + (0 if held is None else len(held[1]))
+            self.meter.add(learning.batch_size, {**losses, "accuracy": accuracy})
+            images_since += learning.batch_size + (0 if held is None else deciding.batch_size)
             now = time.perf_counter()
             if now - said >= PROGRESS_SECONDS:
                 yield self._progress(moment, losses, draw, images_since / (now - said))
@@ -715,7 +741,7 @@ class _Run:
         before = self._network(self._networks[index])
         was = train.evaluated(before, self.images.validation, self.images)["accuracy"]
         now = self.retraining.validated()["accuracy"]
-        if (was or 0) > (now or 0):
+        if parallel.agreed(lambda: (was or 0) > (now or 0)):
             self.retraining.network.load_state_dict(before.state_dict())
 
     def _network(self, member: dict[str, Any]) -> Classifier:
@@ -827,18 +853,22 @@ class _Run:
     # -- time and obedience --------------------------------------------------------------------------------------
 
     def _obey(self) -> None:
-        if self.control.requested:
-            if hasattr(self, "stages") and self.control.requested != "cancel":
+        self._end_if(parallel.agreed(lambda: self.control.requested))
+
+    def _end_if(self, requested: str | None) -> None:
+        if requested:
+            if hasattr(self, "stages") and requested != "cancel":
                 self.save()
-            raise Interrupted(f"stopped on request ({self.control.requested})")
+            raise Interrupted(f"stopped on request ({requested})")
 
     def _shorten(self) -> None:
         """Notes whether the rest shall be shorter than planned."""
         before, searching = len(self.early), self.position.phase == "search"
-        if not self.stopped and (self.control.stop or self.control.finish):
+        stop, finish = parallel.agreed(lambda: (self.control.stop, self.control.finish))
+        if not self.stopped and (stop or finish):
             self.stopped = True
             self.early += ["search"] * searching + ["comparison"] * bool(self.config.baseline.random)
-        if not self.finished and not searching and self.control.finish:
+        if not self.finished and not searching and finish:
             self.finished = True
             self.early += ["retraining"] * (self.position.stage < len(self.members))
         if len(self.early) > before:

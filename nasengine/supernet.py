@@ -226,6 +226,11 @@ class Supernet(nn.Module):
             rest = [layer for layer in rest if layer.block > segment.block]
         return self._segments[-1].block
 
+    @property
+    def running_statistics(self) -> list[Tensor]:
+        """Of batch norms: what training passes move."""
+        return [part for parts in self.statistics.values() for part in parts]
+
     def count(self, metric: str) -> Count:
         """The size of what runs, as a function of flat masks."""
         if metric not in self._counts:

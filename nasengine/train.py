@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 
 import torch
 from torch import Tensor, nn
 
-from nasengine import data, device, splits
+from nasengine import data, device, parallel, splits
 from nasengine.compact import BATCH_NORMS, Borrowed, rebuilt
 from nasengine.data import Images, Split
-from nasengine.errors import TrainingError
+from nasengine.errors import ConfigError, TrainingError
+from nasengine.flat import GATED
 from nasengine.objectives import distillation, task_loss
 from nasengine.strategies.base import Batch, Draw, Moment, Strategy
 from nasengine.supernet import Supernet
@@ -26,7 +27,7 @@ EVALUATION_BATCH = 500
 CALIBRATION = 44
 """Passes after which a hundredth of old running statistics is left."""
 FEWEST_DECIDING = 16
-"""Images of a decision batch at least: batch norms in it take their statistics from it alone."""
+"""Images of a decision batch for each process at least: batch norms in it take their statistics from it alone."""
 
 
 @dataclass
@@ -71,13 +72,13 @@ class Feed:
         return self.part[order]
 
     def batch(self, indices: Tensor, *key: object) -> Batch:
-        """Augmented, normalised images and labels."""
+        """Augmented, normalised images and labels: this process's share of them."""
         split = self.images.train
         where = indices.to(split.x.device)
         x = data.normalised(split.x[where], self.images.mean, self.images.std)
         stream = device.generator("cpu", self.seed, *key, "augmentation")
         x = data.augmented(x, stream, shift=self.images.shift, flip=self.images.flip)
-        return x.contiguous(memory_format=torch.channels_last), split.y[where]
+        return parallel.share(x.contiguous(memory_format=torch.channels_last)), parallel.share(split.y[where])
 
     def plain(self, n: int, *key: object) -> Batch:
         """So many of its images, unchanged; which, depends on `key`."""
@@ -118,7 +119,12 @@ class Feeds:
         stream = device.generator("cpu", seed, "decision split")
         rest, own = data.parted(images.train.y.cpu(), held, stream)
         learning = Feed(images=images, part=rest, batch_size=batch_size, seed=seed)
-        size = min(batch_size, len(own), max(FEWEST_DECIDING, len(own) // max(1, learning.steps)))
+        n = parallel.world()
+        size = min(batch_size, len(own), max(FEWEST_DECIDING * n, len(own) // max(1, learning.steps)))
+        size -= size % n
+        if parallel.uneven(size):
+            problem = f"{len(own)} images held out for decisions are not two for each of {n} processes"
+            raise ConfigError.at("strategy.decision_fraction", f"{problem}; hold out more, or start fewer of them")
         return cls(all=whole, learning=learning, deciding=Feed(images=images, part=own, batch_size=size, seed=seed))
 
     @property
@@ -210,13 +216,14 @@ def recalibrate(net: Supernet, gains: Mapping[str, Tensor], feed: Feed, *key: ob
     whole = [part for part in parts if len(part) == feed.batch_size] or parts  # a rest would count as much as a batch
     for part in islice(cycle(whole), CALIBRATION):
         net(feed.unchanged(part)[0], None, gains)
+    parallel.mean_(net.running_statistics)
 
 
 def _pass(
     net: Supernet, strategy: Strategy, moment: Moment, batch: Batch, weights: torch.optim.Optimizer,
     scores: torch.optim.Optimizer, precision: str,
 ) -> tuple[dict[str, float], Sequence[Draw]]:  # fmt: skip
-    """Forward and backward; the numbers come from the device in one go."""
+    """Forward and backward of all processes together; the numbers come from the device in one go."""
     images, labels = batch
     draws = strategy.draw(net, moment)
     with device.autocast(images.device, precision):
@@ -226,10 +233,22 @@ def _pass(
     total = torch.stack(list(losses.values())).sum()
     total.backward()
     correct = (logits.detach().argmax(1) == labels).float().mean()
-    numbers = torch.stack([*(loss.detach().float() for loss in losses.values()), correct]).tolist()
+    values = torch.stack([*(loss.detach().float() for loss in losses.values()), correct])
+    parallel.mean_(chain([values], _moved(net, strategy, draws)))
+    numbers = values.tolist()
     if not all(math.isfinite(number) for number in numbers):
         raise TrainingError(not_a_number("the loss", "search.lr", f" in epoch {moment.epoch + 1}"))
     return dict(zip((*losses, "accuracy"), numbers, strict=True)), draws
+
+
+def _moved(net: Supernet, strategy: Strategy, draws: Sequence[Draw]) -> Iterator[Tensor]:
+    """What a pass leaves behind: slopes of weights, of the strategy's own parameters and of masks, and statistics."""
+    masks = (draw.flat[level] for draw in draws for level in GATED)
+    for value in chain(net.live.values(), strategy.parameters(), masks):
+        if value.grad is not None:
+            yield value.grad
+    if net.tracks:
+        yield from net.running_statistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,14 +293,26 @@ def retrain_step(
         logits = network(images)
         task = task_loss(logits, labels)
         loss = task if teacher is None else teacher.blended(task, logits, images)
-    if not math.isfinite(float(loss.detach())):
-        raise TrainingError(not_a_number("the loss", "retrain.lr", " while retraining"))
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    correct = (logits.detach().argmax(1) == labels).float().mean()
+    values = torch.stack([loss.detach().float(), task.detach().float(), correct])
+    parallel.mean_(chain([values], _left_in(network)))
+    learned, told, accuracy = values.tolist()
+    if not math.isfinite(learned):
+        raise TrainingError(not_a_number("the loss", "retrain.lr", " while retraining"))
     nn.utils.clip_grad_norm_(network.parameters(), CLIP, foreach=True)
     optimizer.step()
     keep_pruned(network, masks)
-    return {"loss": float(task.detach()), "accuracy": float((logits.detach().argmax(1) == labels).float().mean())}
+    return {"loss": told, "accuracy": accuracy}
+
+
+def _left_in(network: nn.Module) -> Iterator[Tensor]:
+    """What a pass leaves in a compact network: slopes, and running statistics."""
+    yield from (parameter.grad for parameter in network.parameters() if parameter.grad is not None)
+    for module in network.modules():
+        if isinstance(module, BATCH_NORMS) and module.track_running_stats:
+            yield from (module.running_mean, module.running_var)
 
 
 def retrain_optimizer(network: nn.Module, weight_decay: float) -> torch.optim.SGD:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasengine import device
+from nasengine import device, parallel
 from nasengine.architecture import Plan
 from nasengine.config import MGASConfig
 from nasengine.flat import LEVELS
@@ -94,6 +94,7 @@ class PublishedMGAS(MGAS):
                     buffer.zero_()
                 self.probing.zero_()
             return
+        parallel.mean_([self.task_sum])
         if self.alpha.grad is not None:
             self.alpha_momentum.mul_(MOMENTUM).add_(self.alpha.grad)
         self.shelter_steps.sub_(1).clamp_(min=0)

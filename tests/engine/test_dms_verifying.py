@@ -1,11 +1,12 @@
-"""Numbered checks 6 to 9, 11 to 14 and 16 to 18 of DMS in a network; 1 to 5 of its operator are in ``test_topk``.
+"""Numbered checks 6 to 14 and 16 to 18 of DMS in a network; 1 to 5 of its operator are in ``test_topk``.
 
-Check 10 is about several devices, which the engine does not use, 15 is a benchmark, 19 to 21 are about imported models.
+Check 15 is a benchmark, 19 to 21 are about imported models.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +16,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import chain_plan, configuration, images_for, lived_in, small_plan
+from processes import assert_alike, leave, together, watched_search
+from small import chain_plan, configuration, images_for, lived_in, relative, small_plan
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from nasengine import export, topk, train
+from nasengine import export, parallel, topk, train
 from nasengine.architecture import Plan, lowered, smallest
 from nasengine.device import generator
 from nasengine.errors import ConfigError
@@ -149,6 +151,40 @@ def test_09_a_network_that_is_small_enough_is_not_pressed(which: str) -> None:
         assert losses["size"].item() == 0
         (slope,) = torch.autograd.grad(losses["size"], strategy.ratios["filter"], retain_graph=True)
         assert not bool(slope.any())
+
+
+def slopes(share: Callable[[Tensor], Tensor] = lambda batch: batch) -> dict[str, Tensor]:
+    """All that is looked at after a pass over a share of a batch, in fp64; statistics of batch norms rest."""
+    plan = PLANS["cells"]()
+    net, strategy, moment = in_the_middle(plan)
+    images, labels = batch_of(plan)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dms, "task_loss", cross_entropy)
+        _, (draw,) = train._pass(
+            net, strategy, moment, (share(images), share(labels)), train.weights_optimizer(net, 0.1, 0.0),
+            strategy.optimizer(moment), "fp32",
+        )  # fmt: skip
+    learning = {**net.live, **{f"ratios {level}": ratios for level, ratios in strategy.ratios.items()}, **draw.flat}
+    return {name: value.grad for name, value in learning.items() if value.grad is not None}
+
+
+def one_of_two(folder: Path) -> None:
+    parallel.join("cpu")
+    changes = {"strategy": {"kind": "dms"}, "target.value": "60%", "target.also": ["40%"], "retrain.epochs": 1}
+    leave(folder, {"averaged": slopes(parallel.share), **watched_search(folder / "run", changes)})
+
+
+def test_10_two_processes_learn_the_same_bit_by_bit_and_what_one_would_learn_of_the_whole_batch(tmp_path: Path) -> None:
+    one, other = together(one_of_two, tmp_path)
+    whole = slopes()
+    assert {"operation", "filter", "ratios operation", "ratios filter"} < set(whole) == set(one["averaged"])
+    for name, slope in whole.items():
+        assert relative(slope, one["averaged"][name]) < 1e-12, name
+        assert torch.equal(one["averaged"][name], other["averaged"][name]), name
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    assert sum(event["kind"] == "committed" for event in events) >= 2
+    assert (len(one["search"]), len(one["retrain"])) == (40, 10)
+    assert_alike(one, other)
 
 
 @everywhere
