@@ -73,19 +73,23 @@ def test_weights_of_another_model_are_refused_by_the_tensor(tmp_path: Path) -> N
     told, mend = "resnet18 (torchvision)", "give those of this model for such images"
     wrong = {**state, "layer1.0.bn1.bias": torch.zeros(10)}
     assert (
-        refused(wrong) == f"the weights in {file} do not fit {told}: layer1.0.bn1.bias is [10], expected [64]; {mend}"
+        refused(wrong)
+        == f"the weights in {file.name} do not fit {told}: layer1.0.bn1.bias is [10], expected [64]; {mend}"
     )
     wrong = {**state, "fc.weight": torch.zeros(7, 500)}
     assert (
-        refused(wrong) == f"the weights in {file} do not fit {told}: fc.weight is [7, 500], expected [7, 512]; {mend}"
+        refused(wrong)
+        == f"the weights in {file.name} do not fit {told}: fc.weight is [7, 500], expected [7, 512]; {mend}"
     )
-    assert refused({**state, "more": torch.zeros(1)}) == f"the weights in {file} have more, which {told} has not"
+    assert refused({**state, "more": torch.zeros(1)}) == f"the weights in {file.name} have more, which {told} has not"
     del state["fc.bias"]
-    assert refused(state) == f"the weights in {file} have no fc.bias; give those of {told}"
+    assert refused(state) == f"the weights in {file.name} have no fc.bias; give those of {told}"
     file.write_bytes(b"no tensors")
-    with pytest.raises(ConfigError, match=r"cannot be read \(.*\); give a safetensors file"):
+    with pytest.raises(
+        ConfigError, match=r"cannot be read \(it does not begin with the length of a header\); give a safetensors file"
+    ):
         zoo.built("torchvision", "resnet18", **SHAPE, weights="file", path=file)
-    with pytest.raises(ConfigError, match=r"the weights in /nowhere cannot be read \(No such file"):
+    with pytest.raises(ConfigError, match=r"the weights in nowhere cannot be read \(No such file"):
         zoo.built("torchvision", "resnet18", **SHAPE, weights="file", path="/nowhere")
 
 
