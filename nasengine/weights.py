@@ -1,7 +1,7 @@
 """Which tensors a safetensors file holds, and whether they are a model's: by its header alone, without torch.
 
-The format: 8 bytes with the length of the header, the header as JSON, then the tensors' bytes without a gap. A stranger may
-have written it, so nothing in it is believed before it was compared with the file.
+The format: 8 bytes with the length of the header, the header as JSON, then the tensors' bytes without a gap. A stranger
+may have written it, so nothing in it is believed before it was compared with the file.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, TypeGuard, TypeVar
+from typing import IO, Any, TypeGuard, TypeVar
 
 from nasengine.config import document
 from nasengine.errors import ConfigError
@@ -31,7 +31,7 @@ Shapes = Mapping[str, Sequence[int]]
 T = TypeVar("T")
 
 
-def shapes(stream: BinaryIO) -> dict[str, tuple[int, ...]]:
+def shapes(stream: IO[bytes]) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor in a file.
 
     Raises:
@@ -63,6 +63,7 @@ def left_over(file: Path, wanted: Shapes, last: Collection[str], whose: str) -> 
     """Names of what a model cannot take from the file of its weights: a last layer for other classes.
 
     Args:
+        file: with the weights.
         wanted: shapes in the model's state dict.
         last: names of its last layer's.
         whose: the model, in words.
