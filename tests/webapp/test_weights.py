@@ -23,7 +23,7 @@ from tests.webapp.cast import A_ZIP, config, put_into
 from tests.webapp.test_surveys import FORM, look, named, outlook, posted, start, subject
 from webapp import comparison, selectors, services, tasks
 from webapp.again import again, briefly
-from webapp.models import Search, SearchState, Weights
+from webapp.models import Search, SearchState, Survey, SurveyState, Weights
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("fake_engine")]
 
@@ -370,3 +370,33 @@ def test_weights_that_are_deleted_while_they_are_asked_for_are_missed(
     with pytest.raises(ConfigError, match=r"space\.path: the weights 'Oak' were deleted meanwhile; choose others"):
         services.search_create(owner=alice, asked=asked)
     assert not Search.objects.exists()
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_real_engine_makes_a_model_smaller_whose_weights_were_uploaded(
+    page: Client, settings: Any, tmp_path: Path
+) -> None:
+    settings.ENGINE_COMMAND = [sys.executable, "-m", "nasengine"]
+    make = (
+        "import timm; from safetensors.torch import save_file; "
+        "save_file(timm.create_model('test_resnet', in_chans=1, num_classes=10).state_dict(), 'oak.safetensors')"
+    )
+    subprocess.run([sys.executable, "-c", make], cwd=tmp_path, check=True, timeout=300)
+    file = SimpleUploadedFile("oak.safetensors", (tmp_path / "oak.safetensors").read_bytes())
+    assert page.post("/weights/", {"file": file}).status_code == 302
+    fields = {
+        **chosen(Weights.objects.get()), "strategy__dms__recipe": "gates", "data__limit": "300", "search__epochs": "4",
+        "retrain__epochs": "0", "target__value": "70%",
+    }  # fmt: skip
+    outlook(page, **fields)
+    assert look(Survey.objects.get()).state == SurveyState.KNOWN
+    told = outlook(page, **fields)
+    assert told["feasible"], told["problems"]
+    assert page.post("/searches/new/", FORM | fields).status_code == 302
+    search = Search.objects.get()
+    tasks.run_search(str(search.pk))
+    search.refresh_from_db()
+    assert search.state == SearchState.FINISHED, search.message
+    assert search.report is not None and search.report["achieved"]["macs"] <= told["target"]
