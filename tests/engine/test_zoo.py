@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nasengine import models, zoo
+from nasengine import compact, models, zoo
 from nasengine.errors import ConfigError
 
 SHAPE = {"classes": 7, "channels": 1, "image_size": 32}
@@ -38,6 +38,20 @@ def test_the_weights_of_a_file_are_taken(tmp_path: Path) -> None:
     save_file(first.state_dict(), tmp_path / "weights.safetensors")
     second = zoo.built("torchvision", "resnet18", **SHAPE, weights="file", path=tmp_path / "weights.safetensors")
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "last"),
+    [
+        ("timm", "mobilenetv3_small_050", ["classifier.bias", "classifier.weight"]),
+        ("timm", "test_vit", ["head.bias", "head.weight"]),
+        ("torchvision", "squeezenet1_0", ["classifier.1.bias", "classifier.1.weight"]),
+    ],
+)
+def test_what_a_file_has_to_hold_is_known_without_building(library: str, name: str, last: list[str]) -> None:
+    state = compact.library_model(library, name, 7, 1, 32).state_dict()
+    shapes = {key: list(value.shape) for key, value in state.items()}
+    assert zoo.shapes(library, name, **SHAPE) == {"shapes": shapes, "last": last}
 
 
 NO_SUCH = "torchvision has no model '{}' that sorts images into classes; "

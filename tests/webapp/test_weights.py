@@ -61,7 +61,11 @@ def folders(settings: Any) -> list[Path]:
 # Uploading
 
 
-def test_who_uploads_weights_is_led_to_a_search_that_begins_with_them(page: Client, settings: Any) -> None:
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_who_uploads_weights_is_led_to_a_search_that_begins_with_them(
+    page: Client, settings: Any, in_memory: bool
+) -> None:
+    settings.FILE_UPLOAD_MAX_MEMORY_SIZE = 2**20 if in_memory else 100
     assert "No weights of your own yet" in page.get("/weights/").content.decode()
     file = SimpleUploadedFile("../../My Öak.safetensors", tiny_model.weights())
     answer = page.post("/weights/", {"name": "", "file": file})
