@@ -209,15 +209,12 @@ def _describe(parsed: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
         facts = packing.loaded(wanted.data).facts
     if wanted.space.kind == "imported":
-        from nasengine import zoo
+        from nasengine.spaces import imported
         from nasengine.survey import ensured
 
         ensured(wanted, facts)
-        if wanted.space.weights == "file":  # whether they fit
-            zoo.built(
-                wanted.space.library, wanted.space.model, classes=len(facts.class_names), channels=facts.channels,
-                image_size=wanted.data.image_size, weights="file", path=wanted.space.path,
-            )  # fmt: skip
+        size, classes = wanted.data.image_size, len(facts.class_names)
+        imported.check_weights(wanted.space, image_size=size, channels=facts.channels, classes=classes)
     look = outlook(wanted, facts)
     yield {
         "config": wanted.model_dump(mode="json"),

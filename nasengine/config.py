@@ -295,11 +295,13 @@ class ImportedSpace(Part):
     )
     weights: Literal["none", "file", "pretrained"] = option(
         "none",
-        "What it starts from. none: random weights. file: a safetensors file that holds its state dict. pretrained: "
-        "what its library offers, downloaded once. A last layer for other classes is learned anew.",
-        title="Weights",
+        "What it starts from: random numbers, a safetensors file that holds its state dict, or what its library "
+        "offers, downloaded once. A last layer for other classes is learned anew.",
+        title="Weights", advanced=False,
+    )  # fmt: skip
+    path: str | None = option(
+        None, "The file that holds the weights.", title="Weights file", advanced=False, empty="no file"
     )
-    path: str | None = option(None, "Where the file with the weights is.", title="Weights file", empty="no file")
 
     @model_validator(mode="after")
     def model_and_weights_are_there(self) -> Self:

@@ -106,6 +106,7 @@ def written(
     net = zoo.built(library, model, **shape)
     found = surveyed(net, torch.zeros(1, channels, image_size, image_size), f"{model} ({library})", seconds=seconds)
     said = {"format": imported.FORMAT, "library": library, "model": model, **shape, **found.to_json()}
+    said["weights"] = zoo.shapes(library, model, **shape)
     with whole(imported.file(library, model, **shape)) as file:
         file.write(json.dumps(said, separators=(",", ":")).encode())
     return found

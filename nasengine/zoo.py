@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from nasengine import models
 from nasengine.compact import library_model, opened
 from nasengine.errors import ConfigError, told
-from nasengine.names import brief
+from nasengine.weights import left_over, unwrapped
 
-FIELD, PATH = "space.model", "space.path"
+FIELD = "space.model"
 MOST_PARAMETERS = 250e6
 """Of a model that is looked at: the proof holds it in fp64, and a copy."""
 
@@ -97,9 +97,7 @@ def started(
 def _refuse_giants(library: str, name: str, classes: int, channels: int, image_size: int) -> None:
     """Counts without building; what cannot be counted so is built all the same."""
     try:
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            shell = library_model(library, name, classes, channels, image_size)
+        shell = _on_meta(library, name, classes, channels, image_size)
     except Exception:  # it wants numbers while it is made
         return
     size = sum(parameter.numel() for parameter in shell.parameters())
@@ -157,46 +155,42 @@ def trained(library: str, name: str, channels: int, image_size: int) -> Mapping[
 
 def _load(model: nn.Module, file: Path, whose: str, last: set[str]) -> set[str]:
     """Takes the weights of a file; the names of the last layer's, if they are of other classes."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
-        given = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise ConfigError.at(
-            PATH, f"the weights in {file} cannot be read ({told(error)}); give a safetensors file"
-        ) from None
-    given = _without_wrapper(given)
-    expected, learned, left = model.state_dict(), dict(model.named_parameters()), set()
-    for name, value in expected.items():
-        if name not in given and name.endswith("num_batches_tracked"):  # older files have none, and nobody reads it
-            given[name] = value
-        if name not in given:
-            raise ConfigError.at(PATH, f"the weights in {file} have no {name}; give those of {whose}")
-        if given[name].shape != value.shape and name in last and given[name].shape[1:] == value.shape[1:]:
-            given[name] = value
-            left.add(name)
-        if given[name].shape != value.shape:
+    own = model.state_dict()
+    left = left_over(file, _shapes(own), last, whose)
+    given = unwrapped(load_file(file))
+    for name, _ in model.named_parameters():
+        if name not in left and not bool(given[name].isfinite().all()):
             raise ConfigError.at(
-                PATH,
-                f"the weights in {file} do not fit {whose}: {name} is {list(given[name].shape)}, expected "
-                f"{list(value.shape)}; give those of this model for such images",
+                PATH, f"the weights in {file.name} are not all numbers: {name}; give those of a sound model"
             )
-        if name in learned and not bool(given[name].isfinite().all()):
-            raise ConfigError.at(
-                PATH, f"the weights in {file} are not all numbers: {name}; give those of a sound model"
-            )
-    if unknown := sorted(given.keys() - expected.keys()):
-        raise ConfigError.at(PATH, f"the weights in {file} have {brief(unknown[0])}, which {whose} has not")
-    model.load_state_dict(given)
+    model.load_state_dict({**own, **{name: value for name, value in given.items() if name not in left}})
     return left
 
 
-def _without_wrapper(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The names as the model has them, where it was trained in a wrapper for several GPUs."""
-    prefix = "module."
-    is_wrapped = all(name.startswith(prefix) for name in state)
-    return {name.removeprefix(prefix) if is_wrapped else name: value for name, value in state.items()}
+def shapes(library: str, name: str, *, classes: int, channels: int, image_size: int) -> dict[str, Any]:
+    """What a file with a model's weights has to hold: `shapes` by name, and names of its `last` layer's."""
+    model, other = (_shell(library, name, n, channels, image_size) for n in (classes, classes + 1))
+    return {"shapes": _shapes(model.state_dict()), "last": sorted(heads(model, other))}
+
+
+def _shell(library: str, name: str, classes: int, channels: int, image_size: int) -> nn.Module:
+    """A model without numbers; one that wants some while it is made has them."""
+    try:
+        return _on_meta(library, name, classes, channels, image_size)
+    except Exception:
+        return library_model(library, name, classes, channels, image_size)
+
+
+def _on_meta(library: str, name: str, classes: int, channels: int, image_size: int) -> nn.Module:
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return library_model(library, name, classes, channels, image_size)
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    return {name: list(value.shape) for name, value in state.items()}
 
 
 def _images(channels: int, image_size: int) -> str:

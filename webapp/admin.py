@@ -7,7 +7,7 @@ from typing import Any
 from django.contrib import admin
 from django.http import HttpRequest
 
-from webapp.models import Dataset, Search, Survey
+from webapp.models import Dataset, Search, Survey, Weights
 
 
 class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscriptable at run time
@@ -31,6 +31,11 @@ class SearchAdmin(ReadOnly):
 class DatasetAdmin(ReadOnly):
     list_display = ("name", "owner", "state", "bytes", "heartbeat_at", "created_at")
     list_filter = ("state",)
+
+
+@admin.register(Weights)
+class WeightsAdmin(ReadOnly):
+    list_display = ("name", "owner", "tensors", "parameters", "bytes", "created_at")
 
 
 @admin.register(Survey)

@@ -11,7 +11,7 @@ from nasengine.config import parse
 from nasengine.errors import ConfigError
 from webapp.models import UPLOAD, Search, usual_name
 
-ZIP = "images.zip"
+ZIP, WEIGHTS = "images.zip", "weights.safetensors"
 SHELL = """cat > config.json <<'END'
 {json}
 END
@@ -64,7 +64,8 @@ class Recipe:
     title: str
     text: str
     needs_zip: bool = False
-    """Whether the path of the zip has to be put in."""
+    needs_weights: bool = False
+    """Whether the path of the zip, or of the weights, has to be put in."""
     needs_token: bool = False
 
 
@@ -75,21 +76,24 @@ def recipes(search: Search, *, address: str) -> list[Recipe]:
         address: where searches are posted to.
     """
     brief = again(search)
-    is_upload = str(brief["data"]["dataset"]).startswith(UPLOAD)
-    local = {**brief, "data": {**brief["data"], "dataset": "zip", "path": ZIP}} if is_upload else brief
+    needs = {
+        "needs_zip": str(brief["data"]["dataset"]).startswith(UPLOAD),
+        "needs_weights": str(brief["space"].get("path")).startswith(UPLOAD),
+    }
+    local = dict(brief)
+    if needs["needs_zip"]:
+        local["data"] = {**brief["data"], "dataset": "zip", "path": ZIP}
+    if needs["needs_weights"]:
+        local["space"] = {**brief["space"], "path": WEIGHTS}
     return [
-        Recipe(
-            key="shell", title="Command line", text=SHELL.format(json=_lines(local, _json, "  ")), needs_zip=is_upload
-        ),
+        Recipe(key="shell", title="Command line", text=SHELL.format(json=_lines(local, _json, "  ")), **needs),
         Recipe(
             key="curl",
             title="curl",
             text=CURL.format(json=_lines(brief, _json, "  "), address=address),
             needs_token=True,
         ),
-        Recipe(
-            key="python", title="Python", text=PYTHON.format(config=_lines(local, _python, "    ")), needs_zip=is_upload
-        ),
+        Recipe(key="python", title="Python", text=PYTHON.format(config=_lines(local, _python, "    ")), **needs),
     ]
 
 

@@ -151,6 +151,18 @@ class DatasetOut(Schema):
     url: str
 
 
+class WeightsOut(Schema):
+    """Uploaded weights; `reference` is their name in a configuration."""
+
+    id: UUID
+    reference: str
+    name: str
+    bytes: int
+    tensors: int
+    parameters: int
+    created_at: datetime
+
+
 class FeedOut(Schema):
     """Events after a number, in order. `rewind`: drop everything with a larger number first."""
 
@@ -244,7 +256,8 @@ def list_searches(request: HttpRequest, page: Query[Page]) -> Any:
     response=STRANGER | {201: SearchOut, 403: Message, 409: Message, 413: Message, 422: Problems},
     summary="Start a search",
     description="The body is the configuration of the command line. An upload is named by its reference: "
-    '`"data": {"dataset": "upload:<id>"}`; paths of the server are refused.' + LOOKED_AT,
+    '`"data": {"dataset": "upload:<id>"}`, `"space": {"weights": "file", "path": "upload:<id>"}`; paths of the server '
+    "are refused." + LOOKED_AT,
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": config_schema()}}}},
 )
 def create_search(request: HttpRequest) -> Any:
@@ -361,9 +374,14 @@ def get_files(request: HttpRequest, pk: UUID) -> Any:
         raise HttpError(404, "This search has no files; wait until it is finished.") from None
 
 
-@api.get("/datasets", response=STRANGER | {200: list[DatasetOut]}, summary="Your uploads")
+@api.get("/datasets", response=STRANGER | {200: list[DatasetOut]}, summary="Your data sets")
 def list_datasets(request: HttpRequest) -> Any:
     return selectors.datasets_of(_user(request))
+
+
+@api.get("/weights", response=STRANGER | {200: list[WeightsOut]}, summary="Your weights for known models")
+def list_weights(request: HttpRequest) -> Any:
+    return selectors.weights_of(_user(request))
 
 
 @api.api_operation(["GET", "POST", "PUT", "PATCH", "DELETE"], "/{path:rest}", include_in_schema=False)

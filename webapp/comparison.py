@@ -20,7 +20,7 @@ MOST_POINTS = 500
 """Of a line."""
 MOST_ROWS = 100
 """Of the table beside the lines."""
-UNSAID = ("name", "data.path", "data.dataset")
+UNSAID = ("name", "data.path", "data.dataset", "space.path")
 """Settings that stand elsewhere: in the heads of columns, in a row of their own."""
 
 LATENCY = "Time for one image"
@@ -71,8 +71,11 @@ def setting_rows(searches: Sequence[Search]) -> list[Row]:
     """The settings in which they differ; of what only some can have (a chain's layers) what was not left to presets."""
     asked = [dict(leaves(search.config)) for search in searches]
     names = dict.fromkeys(name for settings in asked for name in settings if name not in UNSAID)
-    datasets = Row(label="data.dataset", values=[search.dataset_label for search in searches])
-    rows = [datasets] + [Row(label=name, values=[_told(settings, name) for settings in asked]) for name in names]
+    uploads = [
+        Row(label="data.dataset", values=[search.dataset_label for search in searches]),
+        Row(label="space.path", values=[search.weights_label or words.NOTHING for search in searches]),
+    ]
+    rows = uploads + [Row(label=name, values=[_told(settings, name) for settings in asked]) for name in names]
     chosen = {name for search in searches for name, _ in leaves(briefly(search.config))}
     return [row for row in rows if _differs(row.values) or (words.NOTHING in row.values and row.label in chosen)]
 

@@ -26,18 +26,18 @@ from nasengine.config import KINDS, PRESETS, SearchConfig, parse
 from nasengine.errors import ConfigError
 from webapp.again import leaves
 from webapp.models import DatasetState, Search
-from webapp.selectors import Asked, datasets_of, search_asked
+from webapp.selectors import Asked, datasets_of, search_asked, weights_of
 from webapp.surveys import Subject, Unsurveyed
 
 BASIC_ORDER = (
-    "name", "preset", "data.dataset", "space.kind", "space.library", "space.model", "strategy.kind", "target.metric",
-    "target.value",
+    "name", "preset", "data.dataset", "space.kind", "space.library", "space.model", "space.weights", "space.path",
+    "strategy.kind", "target.metric", "target.value",
 )  # fmt: skip
 KIND = "kind"
-HIDDEN = {"data.path": "data__dataset", "space.path": "space__imported__weights"}
+HIDDEN = {"data.path": "data__dataset"}
 """Not for the web, as paths of the server are nobody's to give -> where the form says so."""
-NOT_HERE = {"space.weights": ("file",)}
-"""Values that need such a path."""
+UPLOADED = ("data.dataset", "space.path")
+"""Fields in which uploads are chosen."""
 LISTED = {"space.model": {"list": "model-names", "spellcheck": "false", "autocapitalize": "none"}}
 """Fields whose values are offered by a list of the page."""
 GROUPS = {
@@ -55,6 +55,7 @@ GROUPS = {
 LABELS: dict[str, dict[str, str]] = {
     "preset": {name: entry.label for name, entry in catalogue.PRESETS.items()},
     "space.kind": {name: entry.label for name, entry in catalogue.SPACES.items()},
+    "space.weights": {"none": "Random", "file": "A file of yours", "pretrained": "Trained, from its library"},
     "strategy.kind": {name: entry.label for name, entry in catalogue.STRATEGIES.items()},
     "target.metric": {name: label.capitalize() for name, label in catalogue.METRICS.items()}
     | {"latency_ms": "Time for one image"},
@@ -157,6 +158,7 @@ class NewSearchForm(forms.Form):
 
     Args:
         dataset: the data set to begin with; an unknown one changes nothing.
+        weights: the weights to begin with, of a known model; unknown ones change nothing.
     """
 
     asked: Asked
@@ -165,7 +167,14 @@ class NewSearchForm(forms.Form):
     unsurveyed: Subject | None = None
     """The known model of which has to be found out what may be cut before this can be valid."""
 
-    def __init__(self, data: Mapping[str, Any] | None = None, *, owner: User, dataset: str | None = None) -> None:
+    def __init__(
+        self,
+        data: Mapping[str, Any] | None = None,
+        *,
+        owner: User,
+        dataset: str | None = None,
+        weights: str | None = None,
+    ) -> None:
         super().__init__(data)
         self.owner = owner
         self.is_filled_further = False
@@ -180,11 +189,14 @@ class NewSearchForm(forms.Form):
             self.fields[setting.name] = self._field(setting)
         if dataset in dict(self.fields["data__dataset"].widget.choices):
             self.initial["data__dataset"] = dataset
+        if weights and weights in dict(self.fields["space__imported__path"].widget.choices):
+            chosen = {"kind": "imported", "imported__weights": "file", "imported__path": weights}
+            self.initial.update({f"space__{name}": value for name, value in chosen.items()})
 
     def fill(self, raw: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Begins with what a configuration says; gives (dotted name, value) of what no field can say.
 
-        A data set that cannot be chosen is left as it was.
+        An upload that cannot be chosen any more is left as it was.
         """
         said = dict(leaves(raw))
         unsaid = []
@@ -192,7 +204,7 @@ class NewSearchForm(forms.Form):
             if setting.dotted not in said or setting.only not in ("", said.get(f"{setting.group}.{KIND}")):
                 continue
             value, field = said[setting.dotted], self.fields[setting.name]
-            if setting.dotted == "data.dataset" and value not in dict(field.widget.choices):
+            if setting.dotted in UPLOADED and value not in dict(field.widget.choices):
                 continue
             typed = _typed(value, setting)
             if value is None:  # which an empty field only says where the preset fills in nothing
@@ -321,6 +333,8 @@ class NewSearchForm(forms.Form):
             ready = datasets_of(self.owner).filter(state=DatasetState.READY)
             uploads = {dataset.reference: dataset.name for dataset in ready}
             return uploads | {name: entry.label for name, entry in catalogue.DATASETS.items()}
+        if setting.dotted == "space.path":
+            return {"": "Choose one"} | {weights.reference: weights.name for weights in weights_of(self.owner)}
         if setting.kind is bool:
             return YES_NO
         labels = LABELS.get(setting.dotted, {})
@@ -402,6 +416,21 @@ class UploadForm(forms.Form):
     )
 
 
+class WeightsForm(forms.Form):
+    """A trained model's state dict."""
+
+    name = forms.CharField(max_length=80, required=False, label="Name", help_text="Empty: the name of the file.")
+    file = forms.FileField(
+        label="Safetensors file",
+        help_text="The state dict of a model of timm or torchvision.",
+        widget=forms.ClearableFileInput(attrs={"accept": ".safetensors"}),
+        error_messages={
+            "required": "No file was chosen; choose one that ends with .safetensors.",
+            "empty": "The chosen file is empty; choose one that holds a state dict.",
+        },
+    )
+
+
 def form_name(dotted: str, only: str = "") -> str:
     """The form's name of a setting, or of that which one kind of its part has.
 
@@ -437,7 +466,6 @@ def _setting(dotted: str, info: FieldInfo, *annotations: Any) -> Setting:
     is_list = any(get_origin(leaf) is tuple for leaf in leaves)
     items = [item for leaf in leaves for item in (_leaves(get_args(leaf)[0]) if get_origin(leaf) is tuple else [leaf])]
     values = [value for item in items if get_origin(item) is Literal for value in get_args(item)]
-    values = [value for value in values if value not in NOT_HERE.get(dotted, ())]
     kinds = [item for item in (*items, *map(type, values)) if item in (bool, int, float)]
     return Setting(dotted, info, kinds[0] if kinds else None, str in items, tuple(map(str, values)), is_list)
 

@@ -17,7 +17,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from webapp import health
-from webapp.models import HELD_STATES, Dataset, DatasetState, Search, SearchState, Survey, SurveyState
+from webapp.models import HELD_STATES, Dataset, DatasetState, Search, SearchState, Survey, SurveyState, Weights
 
 
 def exposition() -> bytes:
@@ -53,7 +53,7 @@ class _Figures(Collector):
         yield GaugeMetricFamily(
             "coppice_upload_bytes",
             "All uploads together.",
-            Dataset.objects.aggregate(total=Sum("bytes"))["total"] or 0,
+            sum(model.objects.aggregate(total=Sum("bytes"))["total"] or 0 for model in (Dataset, Weights)),
         )
         yield GaugeMetricFamily(
             "coppice_disk_free_bytes",

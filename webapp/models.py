@@ -1,4 +1,4 @@
-"""What is stored: data sets, searches with their states, their events and files, and one-time sign-in links.
+"""What is stored: data sets, weights, searches with their states, their events and files, and one-time sign-in links.
 
 The states say themselves what they mean, and MOVES says which may follow which; `services.search_move` alone writes
 them.
@@ -19,7 +19,8 @@ from nasengine import catalogue
 from nasengine.spaces import imported
 
 UPLOAD = "upload:"
-"""Before a data set's id, where a configuration names it: no path of this machine ever leaves or enters it."""
+"""Before the id of a data set or of weights, where a configuration names them: no path of this machine ever leaves or
+enters it."""
 
 
 class State(models.TextChoices):
@@ -180,6 +181,31 @@ class Dataset(models.Model):
         return sum(sum(counts) for counts in self.facts["given"].values()) if self.facts else None
 
 
+class Weights(models.Model):
+    """A trained model's state dict that somebody uploaded as a safetensors file."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="weights")
+    name = models.CharField(max_length=80)
+    file = models.CharField(max_length=255, help_text="Relative to the media folder.")
+    bytes = models.PositiveBigIntegerField()
+    tensors = models.PositiveIntegerField()
+    parameters = models.PositiveBigIntegerField(help_text="All numbers in it, those that are not learned, too.")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ("-created_at",)
+        verbose_name_plural = "weights"
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def reference(self) -> str:
+        """What a configuration calls them."""
+        return f"{UPLOAD}{self.pk}"
+
+
 class Survey(models.Model):
     """What may be cut of a library's model, for images of this kind: found out once, for everybody."""
 
@@ -230,6 +256,8 @@ class Search(models.Model):
     config = models.JSONField(help_text="Everything that was asked, presets filled in.")
     dataset = models.ForeignKey(Dataset, on_delete=models.SET_NULL, null=True, related_name="searches")
     dataset_label = models.CharField(max_length=80)
+    weights = models.ForeignKey(Weights, on_delete=models.SET_NULL, null=True, related_name="searches")
+    weights_label = models.CharField(max_length=80, blank=True, help_text="Empty if it began with none of its owner's.")
     note = models.TextField(blank=True)
     tag_lines = models.TextField(
         blank=True, help_text="A line each, with an empty one before and after: databases can look for whole lines."

@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 from uuid import UUID
 
 from django.conf import settings
@@ -38,6 +38,7 @@ from webapp.models import (
     SearchEvent,
     SearchState,
     ShareLink,
+    Weights,
 )
 from webapp.surveys import Subject, Unsurveyed
 
@@ -50,6 +51,7 @@ PACES, MIDDLE = 5, math.sqrt(QUICKEST * SLOWEST)
 LOOKED_THROUGH, ALIKE = 15, 10
 """Searches among which they are sought, and how many times as long or as short as the asked one they may be."""
 THUMBNAIL = re.compile(r"(\d+)-(\d+)\.png")
+Upload = TypeVar("Upload", Dataset, Weights)
 
 
 # What was asked
@@ -57,10 +59,11 @@ THUMBNAIL = re.compile(r"(\d+)-(\d+)\.png")
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A configuration that has been read: sound in itself, its data set found, its target looked at."""
+    """A configuration that has been read: sound in itself, its uploads found, its target looked at."""
 
     config: SearchConfig
     dataset: Dataset | None
+    weights: Weights | None
     outlook: Outlook
     subject: Subject | None
     """The known model that it is about; None if its space is our own."""
@@ -68,6 +71,10 @@ class Asked:
     @property
     def dataset_label(self) -> str:
         return self.dataset.name if self.dataset else catalogue.DATASETS[self.config.data.dataset].label
+
+    @property
+    def weights_label(self) -> str:
+        return self.weights.name if self.weights else ""
 
     @property
     def further_targets(self) -> list[int]:
@@ -79,26 +86,28 @@ class Asked:
         raw = self.config.model_dump(mode="json")
         if self.dataset:
             raw["data"] |= {"dataset": self.dataset.reference, "path": None}
+        if self.weights:
+            raw["space"]["path"] = self.weights.reference
         return raw
 
 
 def search_asked(*, owner: User, raw: object) -> Asked:
-    """What `raw` asks for. An upload is named `upload:<id>`; paths of this machine are nobody's to give.
+    """What `raw` asks for. Uploads are named `upload:<id>`; paths of this machine are nobody's to give.
 
     Raises:
         ConfigError: with the command line's sentences. Whether the target can be reached is in `outlook.problems`.
         Unsurveyed: one that names a model of which it is not known yet what may be cut.
     """
-    if not isinstance(raw, Mapping):
-        config, dataset = parse(raw), None  # type: ignore[arg-type]  # parse says what is wrong with it
-    else:
-        raw, dataset = _without_paths(owner, raw)
-        config = parse(raw)
+    dataset = weights = None
+    if isinstance(raw, Mapping):
+        raw, weights = _with_weights(owner, raw)
+        raw, dataset = _with_images(owner, raw)
+    config = parse(raw)  # type: ignore[arg-type]  # it says what is wrong with what is no mapping
     facts = _facts(config, dataset)
-    look = _outlook(config, facts)
+    look = surveys.judged(_outlook(config, facts), config, facts)
     if config.runtime.device == "cuda":
         look = devices.judged(look)
-    return Asked(config=config, dataset=dataset, outlook=look, subject=Subject.of(config, facts))
+    return Asked(config=config, dataset=dataset, weights=weights, outlook=look, subject=Subject.of(config, facts))
 
 
 def _outlook(config: SearchConfig, facts: DataFacts) -> Outlook:
@@ -127,12 +136,16 @@ def _facts(config: SearchConfig, dataset: Dataset | None) -> DataFacts:
 
 
 def engine_config(search: Search) -> dict[str, Any]:
-    """The configuration as the engine reads it, with the path of an upload."""
+    """The configuration as the engine reads it, with the paths of uploads."""
     config: dict[str, Any] = {**search.config, "data": dict(search.config["data"])}
-    if str(config["data"]["dataset"]).startswith(UPLOAD):
+    if _is_upload(config["data"]["dataset"]):
         if search.dataset is None:
             raise ConfigError.at("data.dataset", f"the data set '{search.dataset_label}' was deleted; upload it again")
-        config["data"] |= {"dataset": "zip", "path": str(settings.MEDIA_ROOT / search.dataset.file)}
+        config["data"] |= {"dataset": "zip", "path": _path(search.dataset)}
+    if _is_upload(config["space"].get("path")):
+        if search.weights is None:
+            raise ConfigError.at("space.path", f"the weights '{search.weights_label}' were deleted; upload them again")
+        config["space"] = {**config["space"], "path": _path(search.weights)}
     return config
 
 
@@ -161,7 +174,7 @@ def time_of(owner: User, asked: Asked) -> dict[str, float]:
 @functools.lru_cache(maxsize=1000)
 def _times(pk: UUID) -> tuple[float, float] | None:
     """Seconds of a finished search and of its estimate; None if it ended early or cannot be told. They never change."""
-    search = Search.objects.select_related("dataset").filter(pk=pk).first()
+    search = Search.objects.select_related("dataset", "weights").filter(pk=pk).first()
     report = (search.report or {}) if search else {}
     taken = sum((report.get("seconds") or {}).values())
     if search is None or not taken or report.get("ended_early"):
@@ -183,14 +196,34 @@ def fitting_batch_of(search: Search, memory_mib: float) -> int | None:
         return None
 
 
-def _without_paths(owner: User, raw: Mapping[str, Any]) -> tuple[dict[str, Any], Dataset | None]:
+def _with_weights(owner: User, raw: Mapping[str, Any]) -> tuple[dict[str, Any], Weights | None]:
+    """The path of the weights in the place of their reference."""
     space = raw.get("space")
-    if isinstance(space, Mapping) and (space.get("weights") == "file" or space.get("path") is not None):
+    if not isinstance(space, Mapping):
+        return dict(raw), None
+    name = space.get("path")
+    if name is None and space.get("weights") == "file":
         raise ConfigError.at(
             "space.path",
-            "files of the server cannot be named here; use weights 'none' or 'pretrained', or the command line for a "
-            "file of yours: python -m nasengine search",
+            "no file is chosen; choose one of yours, or upload it first (in a configuration: upload:<its id>)",
         )
+    if name is None:
+        return dict(raw), None
+    if not _is_upload(name):
+        raise ConfigError.at(
+            "space.path",
+            "files of the server cannot be named here; upload yours on the weights page and name it upload:<its id>",
+        )
+    weights = _owned(Weights, owner, name)
+    if weights is None:
+        raise ConfigError.at(
+            "space.path", f"there are no weights '{brief(name)}' of yours; choose some of the weights page"
+        )
+    return {**raw, "space": {**space, "path": _path(weights)}}, weights
+
+
+def _with_images(owner: User, raw: Mapping[str, Any]) -> tuple[dict[str, Any], Dataset | None]:
+    """The path of the zip in the place of its reference."""
     data = raw.get("data")
     if not isinstance(data, Mapping):
         return dict(raw), None
@@ -200,18 +233,30 @@ def _without_paths(owner: User, raw: Mapping[str, Any]) -> tuple[dict[str, Any],
             "data.path",
             "files of the server cannot be named here; upload a zip on the data sets page and name it upload:<its id>",
         )
-    if not (isinstance(name, str) and name.startswith(UPLOAD)):
+    if not _is_upload(name):
         return dict(raw), None
     dataset = _dataset_by_reference(owner, name)
-    path = str(settings.MEDIA_ROOT / dataset.file)
-    return {**raw, "data": {**data, "dataset": "zip", "path": path}}, dataset
+    return {**raw, "data": {**data, "dataset": "zip", "path": _path(dataset)}}, dataset
+
+
+def _is_upload(name: object) -> TypeGuard[str]:
+    return isinstance(name, str) and name.startswith(UPLOAD)
+
+
+def _path(upload: Dataset | Weights) -> str:
+    return str(settings.MEDIA_ROOT / upload.file)
+
+
+def _owned(model: type[Upload], owner: User, reference: str) -> Upload | None:
+    """What the reference names, if it is this user's."""
+    try:
+        return model._default_manager.filter(owner=owner, pk=UUID(reference.removeprefix(UPLOAD))).first()
+    except ValueError:
+        return None
 
 
 def _dataset_by_reference(owner: User, reference: str) -> Dataset:
-    try:
-        dataset = Dataset.objects.filter(owner=owner, pk=UUID(reference.removeprefix(UPLOAD))).first()
-    except ValueError:
-        dataset = None
+    dataset = _owned(Dataset, owner, reference)
     if dataset is None:
         raise ConfigError.at(
             "data.dataset", f"there is no data set '{brief(reference)}' of yours; choose one of the data sets page"
@@ -252,6 +297,14 @@ def dataset_class_rows(dataset: Dataset) -> list[tuple[str, dict[str, int], list
         (name, {part: counts[i] for part, counts in parts.items()}, [file for _, file in sorted(thumbnails.get(i, []))])
         for i, name in enumerate(facts.class_names)
     ]
+
+
+# Weights
+
+
+def weights_of(owner: User) -> QuerySet[Weights]:
+    """Those that a user uploaded, newest first."""
+    return Weights.objects.filter(owner=owner)
 
 
 # Searches

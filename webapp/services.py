@@ -6,8 +6,10 @@ worker writes carries its attempt. Messages and jobs go out after the commit.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+import math
 import os
 import re
 import secrets
@@ -15,11 +17,11 @@ import shutil
 import socket
 import uuid
 import zipfile
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from uuid import UUID
 
 from django.conf import settings
@@ -32,6 +34,7 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
+from nasengine import weights as weights_file
 from nasengine.errors import ConfigError
 from nasengine.events import SearchFailed
 from webapp import descriptions, hooks, relay
@@ -58,6 +61,7 @@ from webapp.models import (
     Survey,
     SurveyState,
     Webhook,
+    Weights,
     usual_name,
 )
 from webapp.selectors import Asked, packed_folder, run_folder, search_asked, share_links_of, token_hash
@@ -79,6 +83,17 @@ PAUSES = (60, 300, 60)
 """Seconds after each try before the next is due. After the last it is given up; longer than a try takes."""
 REFUSAL_KEPT = timedelta(hours=1)
 """How long it is taken for granted that a model cannot be searched; memory or a download may be there by then."""
+PICKLED = re.compile(rb"PK\x03\x04.{26}[^\0]{1,99}/data\.pkl|\x80[\x02-\x05]", re.DOTALL)
+"""How files of torch.save begin: zips of a pickle, or formerly pickles."""
+PICKLED_SUFFIXES = (".pt", ".pth", ".pkl", ".ckpt", ".bin")
+CONVERT = (
+    "import torch; from safetensors.torch import save_file; "
+    "save_file(torch.load('model.pt', map_location='cpu', weights_only=True), 'model.safetensors')"
+)
+PICKLE_SENTENCE = (
+    "is a pickle, which may run anything when it is opened, so it is not opened here; convert it where you trust it: "
+    f'python -c "{CONVERT}" (of a checkpoint that holds more than the weights, its state dict alone)'
+)
 ENDED_STATES = tuple(state for state in SearchState if state not in LIVE_STATES)
 
 
@@ -101,12 +116,17 @@ def search_create(*, owner: User, asked: Asked) -> Search:
     with transaction.atomic():
         if asked.dataset and not Dataset.objects.select_for_update().filter(pk=asked.dataset.pk).exists():
             raise ConfigError.at("data.dataset", f"the data set '{label}' was deleted meanwhile; choose another")
+        if asked.weights and not Weights.objects.select_for_update().filter(pk=asked.weights.pk).exists():
+            gone = f"the weights '{asked.weights_label}' were deleted meanwhile; choose others"
+            raise ConfigError.at("space.path", gone)
         search = Search.objects.create(
             owner=owner,
             name=config["name"] or usual_name(label, config["target"]),
             config=config,
             dataset=asked.dataset,
             dataset_label=label,
+            weights=asked.weights,
+            weights_label=asked.weights_label,
             queued_at=timezone.now(),
         )
         enqueue("webapp.tasks.run_search", search.pk)
@@ -343,7 +363,7 @@ def search_claim(*, search_id: UUID) -> Search | None:
         )
         if not claimed:
             return None
-        search = Search.objects.select_related("dataset").get(pk=search_id)
+        search = Search.objects.select_related("dataset", "weights").get(pk=search_id)
         if search.requested in (Request.STOP, Request.FINISH):  # its engine is told again
             search_move(search_id=search_id, old=SearchState.RUNNING, new=SearchState.STOPPING)
         return search
@@ -480,30 +500,21 @@ def dataset_upload(*, owner: User, name: str, file: File[bytes]) -> Dataset:
     Raises:
         Refused: if it is too large, no zip file, or more than the user may keep.
     """
-    dataset_id = uuid.uuid4()
-    given = Path(file.name or "images.zip").name
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(given).stem).strip("-.")[:60] or "images"
-    relative = Path("uploads") / str(dataset_id) / f"{stem}.zip"
-    path = Path(settings.MEDIA_ROOT) / relative
-    path.parent.mkdir(parents=True)
-    try:
+    given, dataset_id = Path(file.name or "images.zip").name, uuid.uuid4()
+    with _place("uploads", dataset_id, given, ".zip") as path:
         sha256, size = _save_zip(file, path, given)
         with transaction.atomic():
-            User.objects.select_for_update().get(pk=owner.pk)  # of two uploads at once one counts the other
             _refuse_over_quota(owner, given, size)
             dataset = Dataset.objects.create(
                 id=dataset_id,
                 owner=owner,
                 name=name.strip()[:80] or Path(given).stem[:80] or "Images",
-                file=relative.as_posix(),
+                file=path.relative_to(settings.MEDIA_ROOT).as_posix(),
                 sha256=sha256,
                 bytes=size,
                 queued_at=timezone.now(),
             )
             enqueue("webapp.tasks.ingest_dataset", dataset.pk)
-    except BaseException:
-        shutil.rmtree(path.parent, ignore_errors=True)
-        raise
     return dataset
 
 
@@ -515,9 +526,7 @@ def dataset_delete(*, dataset: Dataset) -> None:
     """
     with transaction.atomic():
         Dataset.objects.select_for_update().filter(pk=dataset.pk).first()
-        using = Search.objects.filter(dataset=dataset, state__in=LIVE_STATES).first()
-        if using is not None:
-            raise Refused(f"'{dataset.name}' is used by the search '{using.name}'; cancel it or wait until it ends.")
+        _refuse_in_use(dataset, "is")
         Dataset.objects.filter(pk=dataset.pk).delete()
         transaction.on_commit(lambda: dataset_files_delete(dataset=dataset))
 
@@ -618,6 +627,51 @@ def dataset_interrupt(
             losses=losses,
             queued_at=timezone.now(),
         )
+
+
+# Weights
+
+
+def weights_upload(*, owner: User, name: str, file: File[bytes]) -> Weights:
+    """New weights from an uploaded safetensors file; nothing is written before its header was read.
+
+    Raises:
+        Refused: if it is too large, no whole safetensors file, or more than the user may keep.
+    """
+    given, weights_id = Path(file.name or "weights.safetensors").name, uuid.uuid4()
+    if file.size > settings.WEIGHTS_MAX_BYTES:
+        allowed = f"the {settings.WEIGHTS_MAX_BYTES / 2**20:,.0f} MB that weights may have"
+        raise Refused(f"'{given}' is larger than {allowed}; save the state dict alone, in float32 or float16.")
+    shapes = _shapes(file, given)
+    with _place("weights", weights_id, given, ".safetensors") as path:
+        with path.open("wb") as target:
+            for chunk in file.chunks(1 << 20):
+                target.write(chunk)
+        with transaction.atomic():
+            _refuse_over_quota(owner, given, file.size)
+            return Weights.objects.create(
+                id=weights_id,
+                owner=owner,
+                name=name.strip()[:80] or Path(given).stem[:80] or "Weights",
+                file=path.relative_to(settings.MEDIA_ROOT).as_posix(),
+                bytes=file.size,
+                tensors=len(shapes),
+                parameters=sum(map(math.prod, shapes.values())),
+            )
+
+
+def weights_delete(*, weights: Weights) -> None:
+    """Removes weights with their file; what was found with them stays.
+
+    Raises:
+        Refused: while a live search uses them.
+    """
+    with transaction.atomic():
+        Weights.objects.select_for_update().filter(pk=weights.pk).first()
+        _refuse_in_use(weights, "are")
+        Weights.objects.filter(pk=weights.pk).delete()
+        folder = (Path(settings.MEDIA_ROOT) / weights.file).parent
+        transaction.on_commit(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 # What may be cut of known models
@@ -727,14 +781,49 @@ def survey_interrupt(
         )  # fmt: skip
 
 
+@contextlib.contextmanager
+def _place(kind: str, pk: UUID, given: str, suffix: str) -> Iterator[Path]:
+    """Where an upload goes, by a harmless name in a new folder of its own, which is gone if that fails."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(given).stem).strip("-.")[:60] or kind
+    path = Path(settings.MEDIA_ROOT) / kind / str(pk) / f"{stem}{suffix}"
+    path.parent.mkdir(parents=True)
+    try:
+        yield path
+    except BaseException:
+        shutil.rmtree(path.parent, ignore_errors=True)
+        raise
+
+
 def _refuse_over_quota(owner: User, given: str, size: int) -> None:
-    kept = owner.datasets.aggregate(total=Sum("bytes"))["total"] or 0
+    User.objects.select_for_update().get(pk=owner.pk)  # of two uploads at once one counts the other
+    kept = sum(mine.aggregate(total=Sum("bytes"))["total"] or 0 for mine in (owner.datasets, owner.weights))
     quota = settings.UPLOAD_QUOTA_BYTES
     if kept + size > quota:
         raise Refused(
             f"'{given}' has {size / 2**20:,.0f} MB, but of the {quota / 2**20:,.0f} MB that you may keep only "
-            f"{max(0, quota - kept) / 2**20:,.0f} are free; delete a data set first."
+            f"{max(0, quota - kept) / 2**20:,.0f} are free; delete a data set or weights first."
         )
+
+
+def _refuse_in_use(upload: Dataset | Weights, verb: str) -> None:
+    using = upload.searches.filter(state__in=LIVE_STATES).first()
+    if using is not None:
+        raise Refused(f"'{upload.name}' {verb} used by the search '{using.name}'; cancel it or wait until it ends.")
+
+
+def _shapes(file: File[bytes], given: str) -> dict[str, tuple[int, ...]]:
+    """What the tensors in an upload are called and which shapes they have; nothing else of it is read."""
+    stream: IO[bytes] = file.file  # type: ignore[assignment]  # an upload has one
+    try:
+        return weights_file.shapes(stream)
+    except ValueError as reason:
+        stream.seek(0)
+        if Path(given).suffix.lower() in PICKLED_SUFFIXES or PICKLED.match(stream.read(200)):
+            raise Refused(f"'{given}' {PICKLE_SENTENCE}") from None
+        raise Refused(
+            f"'{given}' cannot be read as a safetensors file ({reason}); save your model's state dict as one: "
+            "safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
+        ) from None
 
 
 def _save_zip(file: File[bytes], path: Path, given: str) -> tuple[str, int]:

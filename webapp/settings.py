@@ -115,6 +115,8 @@ SOCKET_TRUST_SECONDS = 2.0
 SOCKET_CHECK_SECONDS = 5.0
 """How often an open socket looks for news and permission by itself; doorbells may get lost."""
 UPLOAD_MAX_BYTES = 4 * 2**30
+WEIGHTS_MAX_BYTES = 2**30
+"""Of a file with weights: in float32 those of the largest model that is looked at, with room to spare."""
 UPLOAD_QUOTA_BYTES = 20 * 2**30
 """All uploads of one user together."""
 UPLOAD_IMAGE_SIZE = 32

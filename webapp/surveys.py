@@ -7,12 +7,14 @@ the row is what every machine has, so that each fills its own cache from there.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from nasengine.cache import whole
 from nasengine.config import ImportedSpace, SearchConfig
+from nasengine.errors import ConfigError
+from nasengine.outlook import Outlook
 from nasengine.spaces import imported
 from nasengine.spaces.imported import UnknownModelError
 from nasengine.splits import DataFacts
@@ -68,6 +70,18 @@ class Unsurveyed(UnknownModelError):
         super().__init__(
             [("space.model", f"what may be cut of {subject.model} is not known yet; it is looked at first")]
         )
+
+
+def judged(look: Outlook, config: SearchConfig, facts: DataFacts) -> Outlook:
+    """The outlook of a search, with why the weights of a file that it is to begin with are not its model's."""
+    if not isinstance(config.space, ImportedSpace):
+        return look
+    size, classes = config.data.image_size, len(facts.class_names)
+    try:
+        imported.check_weights(config.space, image_size=size, channels=facts.channels, classes=classes)
+    except ConfigError as refusal:
+        return replace(look, problems=(*look.problems, *refusal.problems), warnings=())
+    return look
 
 
 def bring(subject: Subject) -> None:

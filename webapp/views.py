@@ -31,10 +31,22 @@ from webapp.again import again, recipes
 from webapp.api import Token
 from webapp.charts import charts_of
 from webapp.files import all_files, one_file
-from webapp.forms import DescribeForm, NewSearchForm, ShareForm, TokenForm, UploadForm, WebhookForm
+from webapp.forms import DescribeForm, NewSearchForm, ShareForm, TokenForm, UploadForm, WebhookForm, WeightsForm
 from webapp.judgement import judgement
 from webapp.listing import ListForm
-from webapp.models import RESULT, WEIGHTS, ApiToken, Artifact, Dataset, Delivery, Search, Survey, SurveyState, Webhook
+from webapp.models import (
+    RESULT,
+    WEIGHTS,
+    ApiToken,
+    Artifact,
+    Dataset,
+    Delivery,
+    Search,
+    Survey,
+    SurveyState,
+    Webhook,
+    Weights,
+)
 
 PAGE_SIZE = 25
 
@@ -58,8 +70,14 @@ def searches(request: OwnedRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def search_new(request: OwnedRequest) -> HttpResponse:
     data = request.POST if request.method == "POST" else None
-    form = NewSearchForm(data, owner=request.user, dataset=request.GET.get("dataset"))
-    context = {"form": form, "datasets": selectors.datasets_of(request.user)}
+    form = NewSearchForm(
+        data, owner=request.user, dataset=request.GET.get("dataset"), weights=request.GET.get("weights")
+    )
+    context = {
+        "form": form,
+        "datasets": selectors.datasets_of(request.user),
+        "weights": selectors.weights_of(request.user),
+    }
     if form.is_bound and form.is_valid():
         try:
             return redirect(services.search_create(owner=request.user, asked=form.asked))
@@ -420,6 +438,37 @@ def dataset_thumbnail(request: OwnedRequest, pk: UUID, name: str) -> HttpRespons
     except FileNotFoundError:
         raise Http404 from None
     return HttpResponse(content, content_type="image/png", headers={"Cache-Control": "private, max-age=86400"})
+
+
+# Weights
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def weights(request: OwnedRequest) -> HttpResponse:
+    """One's own, and the form for more, which leads to a search that begins with them."""
+    form = WeightsForm(request.POST, request.FILES) if request.method == "POST" else WeightsForm()
+    if form.is_bound and form.is_valid():
+        given = form.cleaned_data
+        try:
+            new = services.weights_upload(owner=request.user, name=given["name"], file=given["file"])
+        except services.Refused as refusal:
+            form.add_error("file", str(refusal))
+        else:
+            return redirect(f"{reverse('search_new')}?weights={new.reference}")
+    context = {"weights": selectors.weights_of(request.user), "upload_form": form}
+    return render(request, "weights.html", context, status=422 if form.is_bound else 200)
+
+
+@require_POST
+def weights_delete(request: OwnedRequest, pk: UUID) -> HttpResponse:
+    chosen = get_object_or_404(Weights, pk=pk, owner=request.user)
+    try:
+        services.weights_delete(weights=chosen)
+    except services.Refused as refusal:
+        messages.error(request, str(refusal))
+    else:
+        messages.success(request, f"'{chosen.name}' was deleted.")
+    return redirect("weights")
 
 
 # API tokens

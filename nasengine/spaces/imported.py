@@ -1,7 +1,8 @@
 """The imported space: a model that others have written, with the widths of its layers and its blocks open.
 
 What may be cut of a model is found out once, by building and tracing it (`survey`, which needs torch and up to a
-minute), and kept in a file of the cache. The plan is read from there, so that a form can count in milliseconds.
+minute), and kept in a file of the cache. Plan and shapes of weights are read from there, so that a form can count, and
+tell whether weights fit, in milliseconds.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from nasengine.architecture import Choice, Cost, Layer, Plan
 from nasengine.cache import cache_folder
 from nasengine.config import ImportedSpace
 from nasengine.errors import ConfigError
+from nasengine.weights import left_over
 
 FORMAT = 2
 """Of the files; those of another one are made anew."""
+UNKNOWN = "nobody has looked yet at what may be cut of this model; wait for it"
 
 
 class UnknownModelError(ConfigError):
@@ -33,6 +36,22 @@ def plan(space: ImportedSpace, *, image_size: int, channels: int, classes: int, 
         UnknownModelError: if there is no survey of it yet.
     """
     return _plan(file(space.library, space.model, image_size=image_size, channels=channels, classes=classes))
+
+
+def check_weights(space: ImportedSpace, *, image_size: int, channels: int, classes: int) -> None:
+    """That the file which is to hold the weights of the model does so, if there is one.
+
+    Raises:
+        ConfigError: with the sentence that building the model would end with.
+        UnknownModelError: if there is no survey of it yet.
+    """
+    if not space.path:
+        return
+    known = survey(file(space.library, space.model, image_size=image_size, channels=channels, classes=classes))
+    if known is None:
+        raise UnknownModelError.at("space.model", UNKNOWN)
+    wanted = known["weights"]
+    left_over(Path(space.path), wanted["shapes"], wanted["last"], f"{space.model} ({space.library})")
 
 
 def file(library: str, model: str, *, image_size: int, channels: int, classes: int) -> Path:
@@ -78,7 +97,7 @@ def from_json(raw: Mapping[str, Any]) -> Plan:
 def _plan(path: Path) -> Plan:
     found = _read_plan(path, _changed(path))
     if found is None:
-        raise UnknownModelError.at("space.model", "nobody has looked yet at what may be cut of this model; wait for it")
+        raise UnknownModelError.at("space.model", UNKNOWN)
     return found
 
 

@@ -1,4 +1,4 @@
-// Sends the zip with a progress bar. Without this script the form works all the same, only silently.
+// Sends a file with a progress bar. Without this script the form works all the same, only silently.
 
 import { take } from "./swap.js";
 import { bytes, duration } from "./words.js";

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from known import MODELS, SIZE, origin
+from safetensors.torch import save_file
 from small import configuration, random_kept
 from torch import Tensor, nn
 
-from nasengine import coupling, survey
+from nasengine import coupling, survey, zoo
 from nasengine.architecture import layer_params, lowered, smallest
 from nasengine.compact import cut, without
-from nasengine.config import parse
+from nasengine.config import ImportedSpace, parse
 from nasengine.depth import Run, runs
 from nasengine.errors import ConfigError
 from nasengine.multiply_adds import counted
@@ -86,6 +88,28 @@ def test_without_a_survey_nothing_is_counted() -> None:
     shape = DataFacts(name="x", channels=3, class_names=("a", "b", "c"), given={"train": (9, 9, 9)})
     with pytest.raises(imported.UnknownModelError, match=r"^space.model: nobody has looked yet"):
         outlook(configuration(KNOWN), shape)
+
+
+def test_whether_weights_fit_is_told_as_by_building_the_model(tmp_path: Path) -> None:
+    config, facts = configuration(KNOWN), builtin_facts("digits")
+    survey.ensured(config, facts)
+    shape = {"image_size": 16, "channels": 1, "classes": 10}
+    file = tmp_path / "mine.safetensors"
+    space = ImportedSpace(kind="imported", model="test_resnet", weights="file", path=str(file))
+    state = zoo.built("timm", "test_resnet", **{**shape, "classes": 1000}).state_dict()
+    save_file(state, file)
+    imported.check_weights(space, **shape)
+    for wrong in (
+        {**state, "conv1.weight": torch.zeros(3)},
+        {**state, "more": torch.zeros(3)},
+        {"more": torch.zeros(1)},
+    ):
+        save_file(wrong, file)
+        with pytest.raises(ConfigError) as told:
+            imported.check_weights(space, **shape)
+        with pytest.raises(ConfigError) as built:
+            zoo.built("timm", "test_resnet", **shape, weights="file", path=file)
+        assert told.value.problems == built.value.problems
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b'{"format": 0}'])

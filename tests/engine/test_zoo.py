@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nasengine import models, zoo
+from nasengine import compact, models, zoo
 from nasengine.errors import ConfigError
 
 SHAPE = {"classes": 7, "channels": 1, "image_size": 32}
@@ -38,6 +38,20 @@ def test_the_weights_of_a_file_are_taken(tmp_path: Path) -> None:
     save_file(first.state_dict(), tmp_path / "weights.safetensors")
     second = zoo.built("torchvision", "resnet18", **SHAPE, weights="file", path=tmp_path / "weights.safetensors")
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "last"),
+    [
+        ("timm", "mobilenetv3_small_050", ["classifier.bias", "classifier.weight"]),
+        ("timm", "test_vit", ["head.bias", "head.weight"]),
+        ("torchvision", "squeezenet1_0", ["classifier.1.bias", "classifier.1.weight"]),
+    ],
+)
+def test_what_a_file_has_to_hold_is_known_without_building(library: str, name: str, last: list[str]) -> None:
+    state = compact.library_model(library, name, 7, 1, 32).state_dict()
+    shapes = {key: list(value.shape) for key, value in state.items()}
+    assert zoo.shapes(library, name, **SHAPE) == {"shapes": shapes, "last": last}
 
 
 NO_SUCH = "torchvision has no model '{}' that sorts images into classes; "
@@ -73,23 +87,27 @@ def test_weights_of_another_model_are_refused_by_the_tensor(tmp_path: Path) -> N
     told, mend = "resnet18 (torchvision)", "give those of this model for such images"
     wrong = {**state, "layer1.0.bn1.bias": torch.zeros(10)}
     assert (
-        refused(wrong) == f"the weights in {file} do not fit {told}: layer1.0.bn1.bias is [10], expected [64]; {mend}"
+        refused(wrong)
+        == f"the weights in {file.name} do not fit {told}: layer1.0.bn1.bias is [10], expected [64]; {mend}"
     )
     wrong = {**state, "fc.weight": torch.zeros(7, 500)}
     assert (
-        refused(wrong) == f"the weights in {file} do not fit {told}: fc.weight is [7, 500], expected [7, 512]; {mend}"
+        refused(wrong)
+        == f"the weights in {file.name} do not fit {told}: fc.weight is [7, 500], expected [7, 512]; {mend}"
     )
     broken = {**state, "layer1.0.bn1.bias": torch.full((64,), torch.nan)}
     assert refused(broken) == (
-        f"the weights in {file} are not all numbers: layer1.0.bn1.bias; give those of a sound model"
+        f"the weights in {file.name} are not all numbers: layer1.0.bn1.bias; give those of a sound model"
     )
-    assert refused({**state, "more": torch.zeros(1)}) == f"the weights in {file} have more, which {told} has not"
+    assert refused({**state, "more": torch.zeros(1)}) == f"the weights in {file.name} have more, which {told} has not"
     del state["fc.bias"]
-    assert refused(state) == f"the weights in {file} have no fc.bias; give those of {told}"
+    assert refused(state) == f"the weights in {file.name} have no fc.bias; give those of {told}"
     file.write_bytes(b"no tensors")
-    with pytest.raises(ConfigError, match=r"cannot be read \(.*\); give a safetensors file"):
+    with pytest.raises(
+        ConfigError, match=r"cannot be read \(it does not begin with the length of a header\); give a safetensors file"
+    ):
         zoo.built("torchvision", "resnet18", **SHAPE, weights="file", path=file)
-    with pytest.raises(ConfigError, match=r"the weights in /nowhere cannot be read \(No such file"):
+    with pytest.raises(ConfigError, match=r"the weights in nowhere cannot be read \(No such file"):
         zoo.built("torchvision", "resnet18", **SHAPE, weights="file", path="/nowhere")
 
 

@@ -16,13 +16,14 @@ from django.test import Client
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from nasengine.splits import DataFacts
+from tests.webapp import tiny_model
 from tests.webapp.browsing import SOON, WIDE, listened
 from tests.webapp.cast import A_ZIP, config
 from tests.webapp.stack import Stack
 from tests.webapp.stack import running as running_stack
 from webapp import selectors, services
 from webapp.celery import app
-from webapp.models import Dataset, DatasetState, Search
+from webapp.models import Dataset, DatasetState, Search, Weights
 
 CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 FAKE_ENGINE = Path(__file__).with_name("fake_engine.py")
@@ -171,3 +172,14 @@ def ready_dataset(new_dataset: Callable[..., Dataset]) -> Dataset:
     Dataset.objects.filter(pk=dataset.pk).update(state=DatasetState.READY, facts=facts.to_json())
     dataset.refresh_from_db()
     return dataset
+
+
+@pytest.fixture
+def new_weights(alice: User) -> Callable[..., Weights]:
+    """Uploads weights of Alice's; those of the tiny model if nothing else is said."""
+
+    def create(name: str = "Oak", owner: User = alice, content: bytes | None = None) -> Weights:
+        file = SimpleUploadedFile("my oak.safetensors", tiny_model.weights() if content is None else content)
+        return services.weights_upload(owner=owner, name=name, file=file)
+
+    return create

@@ -56,7 +56,8 @@ PLACES = (*(setting.dotted for setting in settings_of()), "data.path", "data", "
 NASTY = (
     None, True, False, 0, -1, 1, 2**31, 2**63, 10**30, 10**400, -0.0, 0.5, 5e-324, 1.7e308, float("nan"), float("inf"),
     "", " ", "0", "-1", "1e999", "1e999%", "nan%", "٤٠%", "40 %", "a\0b", "a\nb", "\x1b[2J", "\u202egnp", "\ud800",
-    "x" * 5000, "../../etc/passwd", "upload:../../x", "upload:", "zip", "folder", "quick", "chain", "mgas", "macs",
+    "x" * 5000, "../../etc/passwd", "upload:../../x", "upload:", "zip", "folder", "file", "quick", "chain", "mgas",
+    "macs",
     [], [[]], [0], [1, 1], [-1], [10**400], ["\ud800"], [None], list(range(300)), {}, {"kind": "chain"}, {"": 0}, [{}],
 )  # fmt: skip
 
@@ -155,11 +156,11 @@ def form_sentences(owner: User, raw: Any) -> set[str]:
 
 def names_files(raw: Any) -> bool:
     """Whether it names files, which are for the command line alone, or an upload, which is for the web alone."""
-    data = raw.get("data") if isinstance(raw, dict) else None
-    named = str(data.get("dataset")) if isinstance(data, dict) else ""
-    return isinstance(data, dict) and (
-        data.get("path") is not None or named in ("zip", "folder") or named.startswith("upload:")
-    )
+    parts = [raw.get(part) for part in ("data", "space")] if isinstance(raw, dict) else []
+    data, space = (part if isinstance(part, dict) else {} for part in parts or ({}, {}))
+    named = str(data.get("dataset"))
+    of_images = data.get("path") is not None or named in ("zip", "folder") or named.startswith("upload:")
+    return of_images or space.get("path") is not None or space.get("weights") == "file"
 
 
 @pytest.mark.slow

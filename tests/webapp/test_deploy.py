@@ -22,6 +22,7 @@ import psycopg
 import pytest
 import yaml
 from django.conf import settings
+from django.urls import reverse
 from playwright.sync_api import Browser, BrowserContext, Page, WebSocket, expect
 
 from tests import postgres
@@ -105,6 +106,9 @@ def test_containers_wait_until_an_engine_has_saved() -> None:
 
 def test_nginx_takes_uploads_as_large_as_the_form_does() -> None:
     assert SERVICES["nginx"]["environment"]["UPLOAD_MAX"] == f"{settings.UPLOAD_MAX_BYTES // 2**30}g"
+    assert settings.WEIGHTS_MAX_BYTES <= settings.UPLOAD_MAX_BYTES, "the web server says it in a sentence"
+    (pages,) = re.findall(r"location ~ (\S+) \{\n.*\n.*\{UPLOAD_MAX\}", template())
+    assert all(re.search(pages, reverse(page)) for page in ("datasets", "weights"))
     assert f"client_max_body_size {settings.DATA_UPLOAD_MAX_MEMORY_SIZE // 2**20}m;" in template()
     tried = re.search(r"/try/\$ \{.*?client_max_body_size (\d+)m;", template(), re.DOTALL)
     assert tried and int(tried[1]) * 2**20 > settings.TRY_MAX_BYTES, "the web server says it in a sentence"

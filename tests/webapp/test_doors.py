@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -28,7 +29,7 @@ from tests.webapp.cast import config, progress, put_into, say
 from webapp import selectors, services
 from webapp.asgi import application, sockets
 from webapp.middleware import client_address
-from webapp.models import ApiToken, Artifact, Dataset, Search, SearchState, ShareLink
+from webapp.models import ApiToken, Artifact, Dataset, Search, SearchState, ShareLink, Weights
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -58,19 +59,21 @@ ROUTES = routes()
 OWNED = [(name, route) for name, route in ROUTES if "pk>" in route]
 
 
-def address(route: str, search: object, dataset: object, token: object, link: object) -> str:
+def address(route: str, search: object, dataset: object, weights: object, token: object, link: object) -> str:
     """The route with these ids, and names that exist."""
-    key = token if route.startswith("/tokens") else dataset if "dataset" in route else search
+    kinds = {"/tokens": token, "/datasets": dataset, "/weights": weights}
+    key = next((key for start, key in kinds.items() if route.startswith(start)), search)
     path = re.sub(r"<\w+:pk>", str(key), route).replace("<path:name>", "model.py").replace("<str:name>", "0-0.png")
     return path.replace("<str:token>", "guessed").replace("<int:number>", str(link))
 
 
 @dataclass(frozen=True)
 class Things:
-    """What Alice has: a search with a file, a log and a link to it, a data set with a thumbnail, an API token."""
+    """What Alice has: a search with file, log and a link to it, a data set with a thumbnail, weights, an API token."""
 
     search: Search
     dataset: Dataset
+    weights: Weights
     token: ApiToken
     secret: str
     """Of the API token."""
@@ -79,17 +82,17 @@ class Things:
 
     def at(self, route: str) -> str:
         link = self.search.share_links.first()
-        return address(route, self.search.pk, self.dataset.pk, self.token.pk, link.pk if link else 0)
+        return address(route, self.search.pk, self.dataset.pk, self.weights.pk, self.token.pk, link.pk if link else 0)
 
     def untouched(self) -> bool:
         """Whether all of it is there, and nothing was asked of the search."""
         asked = Search.objects.filter(pk=self.search.pk, state="running", requested="none", name="digits", note="")
         kept = self.search.share_links.exists() and Dataset.objects.filter(pk=self.dataset.pk).exists()
-        return asked.exists() and kept
+        return asked.exists() and kept and Weights.objects.filter(pk=self.weights.pk).exists()
 
 
 @pytest.fixture
-def things(alice: User, running: Search, ready_dataset: Dataset) -> Things:
+def things(alice: User, running: Search, ready_dataset: Dataset, new_weights: Callable[..., Weights]) -> Things:
     folder = selectors.run_folder(running.pk) / "result"
     folder.mkdir(parents=True)
     (folder / "model.py").write_text("# hers")
@@ -100,7 +103,7 @@ def things(alice: User, running: Search, ready_dataset: Dataset) -> Things:
     (thumbnails / "0-0.png").write_bytes(b"hers")
     secret = services.api_token_create(user=alice, name="hers")
     shared = services.search_share(search=running, days=7)
-    return Things(running, ready_dataset, ApiToken.objects.get(), secret, shared)
+    return Things(running, ready_dataset, new_weights("hers"), ApiToken.objects.get(), secret, shared)
 
 
 def told(client: Client, method: str, path: str, **options: Any) -> tuple[int, str]:
@@ -131,8 +134,17 @@ def test_nobody_sees_anything_without_signing_in(client: Client, things: Things,
 def test_anothers_and_nobodys_look_the_same(strangers_page: Client, things: Things, method: str) -> None:
     for _, route in OWNED:
         hers = told(strangers_page, method, things.at(route))
-        assert hers == told(strangers_page, method, address(route, uuid4(), uuid4(), 10**6, 10**6)), route
+        assert hers == told(strangers_page, method, address(route, uuid4(), uuid4(), uuid4(), 10**6, 10**6)), route
         assert hers[0] in (404, 405), route
+    assert things.untouched()
+
+
+def test_another_site_gets_nothing_done_in_the_name_of_who_is_signed_in(alice: User, things: Things) -> None:
+    browser = Client(enforce_csrf_checks=True)
+    browser.force_login(alice)
+    for _, route in ROUTES:
+        answer = browser.post(things.at(route), headers={"Origin": "https://evil.example"})
+        assert answer.status_code in (403, 405), route
     assert things.untouched()
 
 
@@ -169,8 +181,9 @@ async def test_every_socket_opens_to_its_owner_and_link_alone(
     page: Client, strangers_page: Client, things: Things, route: str
 ) -> None:
     """A new one is walked, too: as nobody, as a stranger, from another site, after a link is revoked."""
-    hers = address(route, things.search.pk, things.dataset.pk, 0, 0).replace("guessed", things.shared)
-    guessed = address(route, uuid4(), uuid4(), 0, 0)
+    ids = (things.search.pk, things.dataset.pk, things.weights.pk)
+    hers = address(route, *ids, 0, 0).replace("guessed", things.shared)
+    guessed = address(route, uuid4(), uuid4(), uuid4(), 0, 0)
     is_by_link = "token" in route
     assert await close_code(hers, page) is None
     assert await close_code(hers, page, ELSEWHERE) == await close_code(hers, None, ELSEWHERE) == 403
@@ -245,7 +258,8 @@ def test_a_revoked_token_opens_nothing(things: Things) -> None:
     strict = Client(enforce_csrf_checks=True)
     services.api_token_revoke(token=things.token)
     for _, route in ROUTES:
-        for method in ("GET", "POST") if route.startswith(("/api/v1/s", "/api/v1/d")) and "docs" not in route else ():
+        is_api = route.startswith(("/api/v1/s", "/api/v1/d", "/api/v1/w")) and "docs" not in route
+        for method in ("GET", "POST") if is_api else ():
             answer = strict.generic(method, things.at(route), headers=bearer(things.secret))
             assert answer.status_code in (401, 405), route
     assert things.untouched()
@@ -377,7 +391,17 @@ def test_a_search_has_not_links_without_end(things: Things, settings: Any) -> No
 
 def test_every_page_runs_our_own_scripts_alone_and_stands_in_nobodys_frame(page: Client, running: Search) -> None:
     described, sides = f"{running.url}describe/", f"/compare/?search={running.pk}"
-    pages = ("/", "/searches/new/", running.url, described, sides, "/tokens/", "/datasets/", "/api/v1/docs")
+    pages = (
+        "/",
+        "/searches/new/",
+        running.url,
+        described,
+        sides,
+        "/tokens/",
+        "/datasets/",
+        "/weights/",
+        "/api/v1/docs",
+    )
     for url in (*pages, "/nowhere/", "/healthz"):
         answer = page.get(url)
         policy = dict(

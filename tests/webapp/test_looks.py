@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from tests.webapp import tiny_model
 from tests.webapp.browsing import NARROW, WIDE, expect_state, shades, start
 from tests.webapp.stack import Stack
 
@@ -39,6 +40,13 @@ def scenes(browser: Browser, cookies: list[dict[str, object]], stack: Stack, tmp
     context.add_cookies(cookies)  # type: ignore[arg-type]
     page = context.new_page()
     found = {"form": "/searches/new/", "data sets": "/datasets/", "api": "/tokens/", "lost": "/no/"}
+    found["weights"] = "/weights/"
+    page.goto("/weights/")
+    weights = {"name": "oak.safetensors", "mimeType": "", "buffer": tiny_model.weights()}
+    page.locator("input[type=file]").set_input_files(weights)  # type: ignore[arg-type]
+    page.get_by_role("button", name="Upload").click()
+    page.wait_for_url(re.compile(r"/searches/new/"))
+    found["form with weights"] = page.url
     page.goto("/datasets/")
     page.locator("input[type=file]").set_input_files(shades(tmp_path_factory.mktemp("zip")))
     page.get_by_label("Name", exact=True).fill("Shades")

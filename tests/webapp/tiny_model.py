@@ -1,4 +1,4 @@
-"""What the web reads of a survey of a known model: plan and facts, of a made-up one of a few layers.
+"""What the web reads of a survey of a known model: plan, shapes and facts, of a made-up one of a few layers.
 
 `look` takes the place of the engine's command where the real one would take half a minute.
 """
@@ -9,6 +9,9 @@ import json
 import math
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
 
 from nasengine.architecture import Choice, Cost, Layer, Plan
 from nasengine.cache import whole
@@ -21,6 +24,8 @@ REFUSED, REFUSAL = (
     "alexnet (torchvision) does not take images of 8 pixels and 1 channel; try another image size or model",
 )
 """A model of which nothing may be cut, and why."""
+STATE = {"layer1.0.conv1.weight": [8, 3, 3], "norm.num_batches_tracked": [], "fc.weight": [10, 16]}
+"""Shapes of what its state dict holds; its last layer is for ten classes."""
 BLOCKS = 3
 """Of a stage; all but its first can be left out."""
 
@@ -49,6 +54,7 @@ def survey(*, library: str = "timm", model: str = "test_resnet", **shape: int) -
         "model": model,
         **shape,
         "plan": imported.to_json(plan),
+        "weights": {"shapes": STATE | {"fc.weight": [shape["classes"], 16]}, "last": ["fc.weight"]},
         "facts": {
             "params": 12_345,
             "macs": 678_901,
@@ -63,6 +69,12 @@ def survey(*, library: str = "timm", model: str = "test_resnet", **shape: int) -
             "sentence": "12 of 14 channel groups can be narrowed; they reach 92% of the multiply-adds.",
         },
     }
+
+
+def weights(**changes: list[int] | None) -> bytes:
+    """A safetensors file for it, full of ones; what is None is left out."""
+    shapes = {name: shape for name, shape in (STATE | changes).items() if shape is not None}
+    return save({name: np.ones(shape, np.float32) for name, shape in shapes.items()})
 
 
 def tiny_plan(*, image_size: int, channels: int, classes: int) -> Plan:
