@@ -19,7 +19,7 @@ from nasengine import proof
 from nasengine.compact import BATCH_NORMS, Borrowed, cut, named, without
 from nasengine.coupling import Group, Member
 from nasengine.flat import flat_units
-from nasengine.supernet import Kept, Off, Supernet, architecture, everything, plain
+from nasengine.supernet import Kept, Off, SubGraph, Supernet, architecture, everything, plain
 from nasengine.survey import Survey, depth_choice, recipe_of
 
 
@@ -85,7 +85,9 @@ class BorrowedNet(Supernet):
         for norm, momentum in getattr(self, "_momenta", {}).items():
             norm.momentum = momentum if value else 0.0
 
-    def _forward(self, x: Tensor, masks: Mapping[str, Tensor], gains: Mapping[str, Tensor], off: Off) -> Tensor:
+    def _forward(
+        self, x: Tensor, masks: Mapping[str, Tensor], gains: Mapping[str, Tensor], off: Off, sub_graph: SubGraph | None
+    ) -> Tensor:
         masks = {**self.pruned_weights, **masks}
         weights = {
             f"{layer}.weight": self.live[f"{layer}/weight"] * mask

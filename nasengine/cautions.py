@@ -170,7 +170,8 @@ def _head(config: SearchConfig, field: str, size: int, plan: Plan) -> Iterator[C
 
 
 def _length(config: SearchConfig, steps: int) -> Iterator[Caution]:
-    stages, epochs, further = len(config.cuts) + 1, config.search.epochs, len(config.target.also)
+    stages, further = len(config.cuts) + config.strategy.rounds, len(config.target.also)
+    epochs = config.search.epochs
     own = epochs - FEWEST_EPOCHS * further
     or_fewer = ", or fewer stage ends" if config.cuts else ""
     if own < MEASURED_EPOCHS * stages:

@@ -216,20 +216,29 @@ def _pass(
     net: Supernet, strategy: Strategy, moment: Moment, batch: Batch, weights: torch.optim.Optimizer,
     scores: torch.optim.Optimizer, precision: str,
 ) -> tuple[dict[str, float], Sequence[Draw]]:  # fmt: skip
-    """Forward and backward; the numbers come from the device in one go."""
+    """Forward and backward, portion by portion; the numbers come from the device in one go."""
     images, labels = batch
     draws = strategy.draw(net, moment)
-    with device.autocast(images.device, precision):
-        losses, logits = strategy.losses(net, moment, batch, draws)
     weights.zero_grad(set_to_none=True)
     scores.zero_grad(set_to_none=True)
-    total = torch.stack(list(losses.values())).sum()
-    total.backward()
-    correct = (logits.detach().argmax(1) == labels).float().mean()
-    numbers = torch.stack([*(loss.detach().float() for loss in losses.values()), correct]).tolist()
-    if not all(math.isfinite(number) for number in numbers):
+    found: dict[str, list[Tensor]] = {}
+    portions = strategy.portions(net, moment, batch, draws)
+    while True:
+        with device.autocast(images.device, precision):
+            losses, logits = next(portions, ({}, None))
+        if logits is None:
+            break
+        torch.stack(list(losses.values())).sum().backward()
+        correct = (logits.detach().argmax(-1) == labels).float().mean()
+        for name, value in {**losses, "accuracy": correct}.items():
+            found.setdefault(name, []).append(value.detach().float())
+        del losses, logits  # or the next portion would be computed while this one's memory is held
+    count = len(found["accuracy"])
+    sums = torch.stack([torch.stack(values).sum() for values in found.values()])
+    numbers = dict(zip(found, sums.tolist(), strict=True))
+    if not all(math.isfinite(number) for number in numbers.values()):
         raise TrainingError(not_a_number("the loss", "search.lr", f" in epoch {moment.epoch + 1}"))
-    return dict(zip((*losses, "accuracy"), numbers, strict=True)), draws
+    return {**numbers, "accuracy": numbers["accuracy"] / count}, draws
 
 
 @dataclass(frozen=True, kw_only=True)
