@@ -372,6 +372,29 @@ def smallest(
     return math.ceil(total + sum(max(units.values()) for choice, units in owned.items() if least[choice]))
 
 
+def operation_sizes(plan: Plan, metric: str) -> dict[tuple[str, int], float]:
+    """(operation choice, unit) -> what it takes in the full space."""
+    found: dict[tuple[str, int], float] = {}
+    for layer in plan.program(plan.exits[-1]):
+        if layer.owner is not None:
+            size = _size_at(plan, layer, plan.groups, metric, bare=False)
+            found[layer.owner] = found.get(layer.owner, 0) + size
+    return found
+
+
+def widest_path(plan: Plan) -> list[Layer]:
+    """Layers of the sub-graph with one candidate an edge that keeps the most for the backward pass."""
+    owned: dict[tuple[str, int], list[Layer]] = {}
+    for layer in plan.layers:
+        if layer.owner is not None:
+            owned.setdefault(layer.owner, []).append(layer)
+    held = {owner: activations(plan, layers, {}) for owner, layers in owned.items()}
+    taken = {
+        (name, max(edge, key=lambda unit: held[name, unit])) for name, edges in plan.edges.items() for edge in edges
+    }
+    return [layer for layer in plan.layers if layer.owner is None or layer.owner in taken]
+
+
 def activations(plan: Plan, program: Iterable[Layer], kept: Kept) -> int:
     """Numbers for one image that training keeps for the backward pass.
 

@@ -345,6 +345,21 @@ class Method(Part):
         """Whether it makes sense with weights alone that were trained before the search."""
         return False
 
+    @property
+    def drawn(self) -> int:
+        """Sub-graphs that a step runs, each with one operation on every connection; 0 if it runs the whole network."""
+        return 0
+
+    @property
+    def drawn_at_once(self) -> int:
+        """Those of them that are in memory together."""
+        return self.drawn
+
+    @property
+    def finer(self) -> str:
+        """What makes the steps smaller in which sizes can be met."""
+        return "open filters or weights as well"
+
     def stage_ends(self, space: AnySpace, epochs: int) -> tuple[int, ...]:
         """Numbers of blocks after which early stages end; none, so the whole network is searched at once.
 
@@ -640,6 +655,18 @@ class MSGDASConfig(Method):
     @property
     def rounds(self) -> int:
         return 1 if self.then == "nothing" else 2
+
+    @property
+    def drawn(self) -> int:
+        return self.sub_graphs
+
+    @property
+    def drawn_at_once(self) -> int:
+        return self.sub_graphs if self.memory == "joint" else 1
+
+    @property
+    def finer(self) -> str:
+        return "let strategy.then be mgas, which prunes filters and weights as well"
 
     @property
     def held_out(self) -> float:

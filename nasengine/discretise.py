@@ -13,11 +13,8 @@ from torch import Tensor
 
 from nasengine.architecture import Plan
 from nasengine.errors import EngineError, TrainingError
-from nasengine.sizes import LATENCY, sized
+from nasengine.sizes import LATENCY, TOLERANCE, sized
 from nasengine.supernet import Kept, architecture
-
-TOLERANCE = 0.03
-"""A fitted network lands in [(1 - TOLERANCE) * target, target]."""
 
 
 def fitted(

@@ -23,11 +23,11 @@ from nasengine.architecture import Plan, lowered, smallest
 from nasengine.config import MSGDASConfig
 from nasengine.costs import savings
 from nasengine.device import generator, number
-from nasengine.discretise import TOLERANCE, floors
+from nasengine.discretise import floors
 from nasengine.likeliest import likeliest
 from nasengine.objectives import distillation, size_penalty, task_loss
 from nasengine.pressure import wanted_size
-from nasengine.sizes import LATENCY
+from nasengine.sizes import LATENCY, TOLERANCE
 from nasengine.strategies.base import (
     Batch,
     Decision,
@@ -449,4 +449,4 @@ def _thresholds(edges: Sequence[Sequence[int]], scores: Tensor, kept: Tensor) ->
 
 
 def _between(start: float, end: float, progress: float) -> float:
-    return start + (end - start) * progress
+    return start + (end - start) * min(1.0, progress)
