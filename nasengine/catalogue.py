@@ -70,7 +70,7 @@ STRATEGIES = {
     ),
     "msgdas": Strategy(
         label="MSG-DAS",
-        sentence="Trains a few single paths at a time, so large spaces take little memory. It chooses operations only.",
+        sentence="Trains a few paths at once, a fifth of the memory each. Wants many epochs; chooses operations only.",
         paths={"reconstructed": "nasengine.strategies.in_turn:msgdas"},
         spaces=("cells", "chain"),
     ),

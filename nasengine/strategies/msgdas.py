@@ -190,10 +190,8 @@ class MSGDAS(Strategy):
                 break
             bounds = smaller
         scores = self._whole(net, edges.joined(shares))
-        costs = {
-            name: part / part.sum().clamp(min=1)
-            for name, part in self._whole(net, _prices(net, self.metric)[1]).items()
-        }
+        fixed, each = _prices(net, self.metric)
+        costs = self._whole(net, each / (fixed + each.sum()))
         thresholds = {name: _thresholds(net.plan.edges[name], scores[name], kept[name]) for name in scores}
         return [Decision(kept=kept, scores=scores, thresholds=thresholds, margins=margins, costs=costs)]
 

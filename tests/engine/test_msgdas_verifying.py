@@ -216,10 +216,11 @@ def test_04_noise_and_teacher_leave_a_network_in_evaluation_alone() -> None:
 # -- 7: memory and modes ----------------------------------------------------------------------------------------------
 
 
-@everywhere
-@pytest.mark.parametrize("form", ["renorm", "sequential", "full"])
-@pytest.mark.parametrize("guidance", ["mean", "supernet", "off"])
-@pytest.mark.parametrize("training", [False, True])
+@given(
+    which=st.sampled_from(sorted(PLANS)), form=st.sampled_from(["renorm", "sequential", "full"]),
+    guidance=st.sampled_from(["mean", "supernet", "off"]), training=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=10, deadline=None)
 def test_07_one_after_the_other_has_the_slopes_of_all_at_once(
     which: str, form: str, guidance: str, training: bool
 ) -> None:
