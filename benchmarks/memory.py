@@ -1,7 +1,8 @@
 """Memory of a staged search against a one-shot one: bytes that training keeps for the backward pass, for one image.
 
 Each storage is counted once, parameters not at all. Numbers come from two batch sizes, so that what does not grow with
-the batch (masks) falls out. Closed stages are closed at random, with the sizes that the search would give them.
+the batch (masks) falls out. Closed stages are closed at random, with the sizes that the search would give them. Of
+sub-graphs that follow one another the largest counts; rows are means over some draws.
 
     python -m benchmarks.memory                 # 8 cells x 16 channels and 14 x 44
     python -m benchmarks.memory --sizes 8x16 --json
@@ -19,17 +20,18 @@ import torch
 from torch import Tensor
 
 from nasengine.architecture import Plan, lowered
-from nasengine.config import SearchConfig, parse
+from nasengine.config import MSGDASConfig, SearchConfig, parse
 from nasengine.device import generator
 from nasengine.discretise import fitted
 from nasengine.spaces import cells
-from nasengine.strategies import mgas
-from nasengine.strategies.base import Moment, Stage
+from nasengine.strategies import in_turn, mgas
+from nasengine.strategies.base import Moment, Stage, Strategy
 from nasengine.supernet import Kept, Supernet
 
 PROMISE = 0.55
 OPERATIONS_KEPT = 0.3
 IMAGE, CLASSES = 32, 10
+SUB_GRAPHS, DRAWS = (1, 2, 4), 5
 
 
 @dataclass(frozen=True)
@@ -89,14 +91,14 @@ def measured(size: str) -> Iterator[dict[str, Any]]:
     )
     plan = cells.plan(config.space, image_size=IMAGE, channels=3, classes=CLASSES, cuts=config.cuts)
     net, strategy, stages = _built(plan, config)
-    one_shot = per_image(net, strategy, stages[-1])
+    one_shot = per_image(net, strategy, beginning(stages[-1]))
     yield {"size": size, "way": "one shot", "stage": "", "mib": one_shot / 2**20, "ratio": 1.0, "promised": False}
     for way in ways():
         net, strategy, stages = _built(plan, config)
         net.bound(way.memory_share)
         for stage in stages:
             net.enter(stage.exit)
-            found = per_image(net, strategy, stage)
+            found = per_image(net, strategy, beginning(stage))
             yield {
                 "size": size, "way": way.name, "stage": stage.name, "mib": found / 2**20, "ratio": found / one_shot,
                 "computed_twice": net.recomputed, "promised": way.promised,
@@ -104,14 +106,38 @@ def measured(size: str) -> Iterator[dict[str, Any]]:
             if not stage.last:
                 net.commit(way.closes(net, stage))
 
+    for k in SUB_GRAPHS:
+        for memory in ("joint", "sequential"):
+            found = drawn(plan, config, k, memory)
+            yield {
+                "size": size, "way": f"{k} sub-graph{'s' * (k > 1)}, {memory}", "stage": "", "mib": found / 2**20,
+                "ratio": found / one_shot, "promised": False,
+            }  # fmt: skip
 
-def per_image(net: Supernet, strategy: mgas.MGAS, stage: Stage) -> float:
-    """Bytes kept for backward at the stage's beginning, when all its units are on, for one more image in the batch."""
-    few, more = (kept_bytes(net, strategy, stage, batch) for batch in (2, 4))
+
+def drawn(plan: Plan, config: SearchConfig, k: int, memory: str) -> float:
+    """Bytes for one more image where so many sub-graphs are drawn: the mean over some steps."""
+    part = MSGDASConfig(sub_graphs=k, memory=memory, soft="full", guidance="off")
+    net = Supernet.born(plan, generator("cpu", 0, "weights"))
+    target = config.target.resolved(lowered(plan, {}).params)
+    strategy = in_turn.msgdas(plan, config.model_copy(update={"strategy": part}), (target,), {})
+    (stage,) = strategy.stages(net)
+    moments = [Moment(stage=stage, epoch=stage.warmup_epochs, step=step, steps=DRAWS) for step in range(DRAWS)]
+    return sum(per_image(net, strategy, moment) for moment in moments) / DRAWS
+
+
+def beginning(stage: Stage) -> Moment:
+    """When all units of a stage are on."""
+    return Moment(stage=stage, epoch=0, step=0, steps=2)
+
+
+def per_image(net: Supernet, strategy: Strategy, moment: Moment) -> float:
+    """Bytes kept for backward at a moment, for one more image in the batch."""
+    few, more = (kept_bytes(net, strategy, moment, batch) for batch in (2, 4))
     return (more - few) / 2
 
 
-def kept_bytes(net: Supernet, strategy: mgas.MGAS, stage: Stage, batch: int) -> int:
+def kept_bytes(net: Supernet, strategy: Strategy, moment: Moment, batch: int) -> int:
     """The same for a whole batch."""
     parameters = {p.untyped_storage().data_ptr() for p in (*net.live.values(), *strategy.parameters())}
     found: dict[int, int] = {}
@@ -124,11 +150,13 @@ def kept_bytes(net: Supernet, strategy: mgas.MGAS, stage: Stage, batch: int) -> 
 
     images = torch.zeros(batch, 3, IMAGE, IMAGE).contiguous(memory_format=torch.channels_last)
     labels = torch.zeros(batch, dtype=torch.long)
-    moment = Moment(stage=stage, epoch=0, step=0, steps=2)
+    most = 0
     with torch.autograd.graph.saved_tensors_hooks(seen, lambda value: value):
-        losses, _ = strategy.losses(net, moment, (images, labels), strategy.draw(net, moment))
-    del losses
-    return sum(found.values())
+        for losses, _ in strategy.portions(net, moment, (images, labels), strategy.draw(net, moment)):
+            most = max(most, sum(found.values()))
+            found.clear()
+            del losses
+    return most
 
 
 def _built(plan: Plan, config: SearchConfig) -> tuple[Supernet, mgas.MGAS, list[Stage]]:

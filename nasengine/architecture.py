@@ -159,6 +159,32 @@ class Plan:
         return {name: frozenset(units) for name, units in found.items()}
 
     @cached_property
+    def edges(self) -> dict[str, list[list[int]]]:
+        """Operation choice -> its units by the value that they read: the candidates of each connection."""
+        found: dict[str, dict[str, list[int]]] = {c.name: {} for c in self.choices if c.granularity == "operation"}
+        seen: set[tuple[str, int]] = set()
+        for layer in self.layers:
+            if layer.owner is None or layer.owner in seen:
+                continue
+            seen.add(layer.owner)
+            source = self.layer[layer.inputs[0]]
+            while source.owner is None and source.op in ("relu", "align"):  # what candidates share is nobody's
+                source = self.layer[source.inputs[0]]
+            found[layer.owner[0]].setdefault(source.name, []).append(layer.owner[1])
+        return {name: list(edges.values()) for name, edges in found.items()}
+
+    @cached_property
+    def skips(self) -> frozenset[str]:
+        """Last layers of the candidates that pass on what they read."""
+
+        def passes(layer: Layer) -> bool:
+            return layer.op == "align" or (
+                layer.op == "batch_norm" and self.layer[layer.inputs[0]].op == "factorized_reduce"
+            )
+
+        return frozenset(name for name in self.ends if passes(self.layer[name]))
+
+    @cached_property
     def guarded(self) -> list[list[str]]:
         """For each block its operation choices that must not all end with skips and pools; empty if one may."""
         blocks: list[list[str]] = [[] for _ in self.blocks]
@@ -331,10 +357,13 @@ def _time(plan: Plan, program: Sequence[Layer], live: Mapping[str, Sequence[int]
     return sum(_product(*product, widths) for layer in program for product in products(plan, layer, LATENCY))
 
 
-def smallest(plan: Plan, granularities: Collection[str], metric: str, exit_: str | None = None) -> int:
+def smallest(
+    plan: Plan, granularities: Collection[str], metric: str, exit_: str | None = None, kept: Kept | None = None
+) -> int:
     """A size that every search can reach, whatever its scores say.
 
-    Each choice at its floor, every state in use, each node with its costliest candidate (none where it may have none).
+    Each choice at its floor, every state in use, each node with its costliest candidate (none where it may have none);
+    with all that are `kept`, if operations are settled.
     """
     floors = {
         group: range(plan.choice[group].floor)
@@ -345,7 +374,7 @@ def smallest(plan: Plan, granularities: Collection[str], metric: str, exit_: str
     total = 0.0
     owned: dict[str, dict[int, float]] = {}
     least = {choice.name: choice.floor for choice in plan.choices}
-    for layer in plan.program(exit_ or plan.exits[-1]):
+    for layer in plan.program(exit_ or plan.exits[-1], kept):
         size = _size_at(plan, layer, widths, metric, bare="weight" in granularities)
         if layer.owner is None or "operation" not in granularities:
             total += size
@@ -354,6 +383,29 @@ def smallest(plan: Plan, granularities: Collection[str], metric: str, exit_: str
             units = owned.setdefault(choice, {})
             units[unit] = units.get(unit, 0) + size
     return math.ceil(total + sum(max(units.values()) for choice, units in owned.items() if least[choice]))
+
+
+def operation_sizes(plan: Plan, metric: str) -> dict[tuple[str, int], float]:
+    """(operation choice, unit) -> what it takes in the full space."""
+    found: dict[tuple[str, int], float] = {}
+    for layer in plan.program(plan.exits[-1]):
+        if layer.owner is not None:
+            size = _size_at(plan, layer, plan.groups, metric, bare=False)
+            found[layer.owner] = found.get(layer.owner, 0) + size
+    return found
+
+
+def widest_path(plan: Plan) -> list[Layer]:
+    """Layers of the sub-graph with one candidate an edge that keeps the most for the backward pass."""
+    owned: dict[tuple[str, int], list[Layer]] = {}
+    for layer in plan.layers:
+        if layer.owner is not None:
+            owned.setdefault(layer.owner, []).append(layer)
+    held = {owner: activations(plan, layers, {}) for owner, layers in owned.items()}
+    taken = {
+        (name, max(edge, key=lambda unit: held[name, unit])) for name, edges in plan.edges.items() for edge in edges
+    }
+    return [layer for layer in plan.layers if layer.owner is None or layer.owner in taken]
 
 
 def activations(plan: Plan, program: Iterable[Layer], kept: Kept) -> int:

@@ -21,7 +21,7 @@ from nasengine import proof
 from nasengine.compact import BATCH_NORMS, Borrowed, cut, named, without
 from nasengine.coupling import Group, Member
 from nasengine.flat import flat_units
-from nasengine.supernet import Kept, Off, Supernet, architecture, everything, plain
+from nasengine.supernet import Kept, Off, SubGraph, Supernet, architecture, everything, plain
 from nasengine.survey import Survey, depth_choice, recipe_of
 
 
@@ -91,7 +91,9 @@ class BorrowedNet(Supernet):
     def running_statistics(self) -> list[Tensor]:
         return [part for norm in self._momenta for part in (norm.running_mean, norm.running_var)]
 
-    def _forward(self, x: Tensor, masks: Mapping[str, Tensor], gains: Mapping[str, Tensor], off: Off) -> Tensor:
+    def _forward(
+        self, x: Tensor, masks: Mapping[str, Tensor], gains: Mapping[str, Tensor], off: Off, sub_graph: SubGraph | None
+    ) -> Tensor:
         masks = {**self.pruned_weights, **masks}
         weights = {
             f"{layer}.weight": self.live[f"{layer}/weight"] * mask

@@ -68,6 +68,12 @@ STRATEGIES = {
         paths=dict.fromkeys(("scale", "prune", "gates"), "nasengine.strategies.dms:strategy"),
         spaces=("cells", "chain", "imported"),
     ),
+    "msgdas": Strategy(
+        label="MSG-DAS",
+        sentence="Trains a few paths at once, a fifth of the memory each. Wants many epochs; chooses operations only.",
+        paths={"reconstructed": "nasengine.strategies.in_turn:msgdas"},
+        spaces=("cells", "chain"),
+    ),
 }
 
 SPACES = {

@@ -10,11 +10,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from nasengine import catalogue, splits
-from nasengine.architecture import Plan
+from nasengine.architecture import Plan, operation_sizes
 from nasengine.config import FEWEST_EPOCHS, FEWEST_PIXELS, MOST_EPOCHS, SearchConfig
 from nasengine.durations import duration
 from nasengine.names import brief
-from nasengine.sizes import amount, sized
+from nasengine.sizes import TOLERANCE, amount, sized
 from nasengine.splits import DataFacts
 
 FEW_A_CLASS = 20
@@ -74,6 +74,7 @@ def cautions(
             if metric == "params"
             for caution in _head(config, field, size, plan)
         ),
+        *(caution for field, size in sizes for caution in _coarse(config, field, size, plan)),
         *_length(config, steps),
         *_time(config, seconds),
     ]
@@ -169,8 +170,24 @@ def _head(config: SearchConfig, field: str, size: int, plan: Plan) -> Iterator[C
         )
 
 
+def _coarse(config: SearchConfig, field: str, size: int, plan: Plan) -> Iterator[Caution]:
+    """Where operations alone go, sizes move by whole operations; skips and pools take next to nothing."""
+    metric = config.target.metric
+    if set(config.strategy.granularities) != {"operation"}:
+        return
+    taken = operation_sizes(plan, metric)
+    step = min((taken[name, unit] for name, units in plan.active.items() for unit in units), default=0)
+    if step > TOLERANCE * size:
+        yield (
+            field,
+            f"only whole operations are pruned, and the smallest convolution takes {sized(metric, step)}, "
+            f"{100 * step / size:.0f} % of the target: the network may end so far below it; {config.strategy.finer}",
+        )
+
+
 def _length(config: SearchConfig, steps: int) -> Iterator[Caution]:
-    stages, epochs, further = len(config.cuts) + 1, config.search.epochs, len(config.target.also)
+    stages, further = len(config.cuts) + config.strategy.rounds, len(config.target.also)
+    epochs = config.search.epochs
     own = epochs - FEWEST_EPOCHS * further
     or_fewer = ", or fewer stage ends" if config.cuts else ""
     if own < MEASURED_EPOCHS * stages:

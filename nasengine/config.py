@@ -61,6 +61,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "imported": {},
         "mgas": {},
         "dms": {},
+        "msgdas": {},
         "search": {"epochs": 12},
         "retrain": {"epochs": 20},
         "runtime": {"memory_share": 1.0},
@@ -72,6 +73,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "imported": {},
         "mgas": {},
         "dms": {},
+        "msgdas": {},
         "search": {"epochs": 50},
         "retrain": {"epochs": 150},
     },
@@ -82,6 +84,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "imported": {},
         "mgas": {},
         "dms": {},
+        "msgdas": {},
         "search": {"epochs": 120},
         "retrain": {"epochs": 600},
     },
@@ -326,7 +329,53 @@ AnySpace = CellsSpace | ChainSpace | ImportedSpace
 SPACES: dict[str, type[AnySpace]] = {"cells": CellsSpace, "chain": ChainSpace, "imported": ImportedSpace}
 
 
-class MGASConfig(Part):
+class Method(Part):
+    """Base of the search methods: what the others ask of any of them."""
+
+    @property
+    def rounds(self) -> int:
+        """Stages over the whole network down to the first target."""
+        return 1
+
+    @property
+    def held_out(self) -> float:
+        """Share of the training images that weights do not learn from while it searches."""
+        return 0.0
+
+    @property
+    def wants_trained(self) -> bool:
+        """Whether it makes sense with weights alone that were trained before the search."""
+        return False
+
+    @property
+    def drawn(self) -> int:
+        """Sub-graphs that a step runs, each with one operation on every connection; 0 if it runs the whole network."""
+        return 0
+
+    @property
+    def drawn_at_once(self) -> int:
+        """Those of them that are in memory together."""
+        return self.drawn
+
+    @property
+    def finer(self) -> str:
+        """What makes the steps smaller in which sizes can be met."""
+        return "open filters or weights as well"
+
+    def stage_ends(self, space: AnySpace, epochs: int) -> tuple[int, ...]:
+        """Numbers of blocks after which early stages end; none, so the whole network is searched at once.
+
+        Args:
+            space: which is searched.
+            epochs: of the search down to its first target.
+        """
+        return ()
+
+    def check_search(self, config: SearchConfig) -> None:
+        """Raises ConfigError if the rest of the configuration asks for what the method cannot do."""
+
+
+class MGASConfig(Method):
     """Multi-granularity architecture search (arXiv 2310.15074)."""
 
     kind: Literal["mgas"] = option("mgas", "The search method.", title="Method", advanced=False)
@@ -406,8 +455,6 @@ class MGASConfig(Part):
         unit="epochs", ge=0, le=MOST_EPOCHS,
     )  # fmt: skip
 
-    wants_trained: ClassVar[bool] = False
-
     @model_validator(mode="after")
     def levels_and_cuts_are_sound(self) -> Self:
         _check_once("strategy.granularities", self.granularities, "level")
@@ -430,12 +477,7 @@ class MGASConfig(Part):
         return self
 
     def stage_ends(self, space: AnySpace, epochs: int) -> tuple[int, ...]:
-        """Numbers of blocks after which early stages end: in the middle for short searches, else at reductions.
-
-        Args:
-            space: which is searched.
-            epochs: of the search down to its first target.
-        """
+        """Numbers of blocks after which early stages end: in the middle for short searches, else at reductions."""
         if self.cuts is not None:
             return self.cuts
         if isinstance(space, ImportedSpace):
@@ -446,11 +488,10 @@ class MGASConfig(Part):
 
     @property
     def held_out(self) -> float:
-        """Share of the training images that weights do not learn from while it searches."""
         return self.decision_fraction if self.recipe == "coppice" else 0.0
 
 
-class DMSConfig(Part):
+class DMSConfig(Method):
     """Differentiable model scaling (arXiv 2405.07194): how many stay of each kind is learned, importance says which."""
 
     kind: Literal["dms"] = option("dms", "The search method.", title="Method", advanced=False)
@@ -499,11 +540,9 @@ class DMSConfig(Part):
     )  # fmt: skip
 
     stage_shares: ClassVar[None] = None
-    held_out: ClassVar[float] = 0.0
 
     @property
     def wants_trained(self) -> bool:
-        """Whether it makes sense with weights alone that were trained before the search."""
         return self.recipe != "scale"
 
     @model_validator(mode="after")
@@ -511,12 +550,145 @@ class DMSConfig(Part):
         _check_once("strategy.granularities", self.granularities, "level")
         return self
 
-    def stage_ends(self, space: AnySpace, epochs: int) -> tuple[int, ...]:
-        """None: the whole network is searched at once."""
-        return ()
+
+class MSGDASConfig(Method):
+    """Mutually-aware sub-graphs (arXiv 2107.04324): each step trains a few single paths that share no operation."""
+
+    kind: Literal["msgdas"] = option("msgdas", "The search method.", title="Method", advanced=False)
+    recipe: Literal["reconstructed"] = option(
+        "reconstructed",
+        "reconstructed: the parts that the paper's abstract names, as we understand them. More of it could not be "
+        "read, so equations and settings are ours.",
+        title="Recipe",
+    )
+    then: Literal["nothing", "mgas"] = option(
+        "nothing",
+        "What follows once operations are chosen. nothing: what is found differs from the whole space in its "
+        "operations alone. mgas: in the second half of the search MGAS prunes filters and weights to the target.",
+        title="Then",
+    )
+    sub_graphs: int = option(
+        2,
+        "How many paths are drawn at each step: on every connection as many different operations. More of them see "
+        "more of the space at once and take more memory and time.",
+        title="Sub-graphs",
+        ge=1,
+        le=16,
+    )
+    memory: Literal["joint", "sequential"] = option(
+        "joint",
+        "joint: all sub-graphs of a step are kept until its backward pass. sequential: one after the other, with the "
+        "same gradients, so that memory does not grow with their number.",
+        title="Memory",
+    )
+    soft: Literal["renorm", "sequential", "full"] = option(
+        "renorm",
+        "What scores learn from: a softmax over the operations that were drawn (renorm, two sub-graphs at least), over "
+        "those that earlier draws left (sequential), or over all (full, as GDAS does).",
+        title="Soft part",
+    )
+    align: Literal["shuffled", "rank"] = option(
+        "shuffled",
+        "Which sub-graph gets which draw. shuffled: on each connection another order. rank: the first sub-graph gets "
+        "the best one everywhere.",
+        title="Alignment",
+    )
+    temperature_start: float = option(
+        5.0, "Of the soft part when scores begin to learn. It shapes gradients only, never what is drawn.",
+        title="Temperature at first", ge=0.01, le=100,
+    )  # fmt: skip
+    temperature_end: float = option(
+        0.1, "Of the soft part at the end; it falls evenly.", title="Temperature at the end", ge=0.01, le=100
+    )
+    warmup_fraction: float = option(
+        0.15, "Share of the search in which only weights learn and every operation is as likely; at least one epoch.",
+        title="Warm-up share", ge=0, le=0.8,
+    )  # fmt: skip
+    decision_fraction: float = option(
+        0.25,
+        "Share of the training images held out for decisions: once the warm-up is over, scores learn from them alone. "
+        "0: no such split.",
+        title="Decision share",
+        ge=0,
+        le=0.5,
+    )
+    keep_start: float = option(
+        0.8,
+        "Share of a skip's values that training leaves at first: squares of the rest are zeroed (DropBlock), so that "
+        "skips do not lead only because they need not learn. 1: no such noise.",
+        title="Kept of skips at first",
+        ge=0.1,
+        le=1,
+    )
+    keep_end: float = option(
+        1.0, "The same at the end; it moves evenly.", title="Kept of skips at the end", ge=0.1, le=1
+    )
+    guidance: Literal["mean", "supernet", "off"] = option(
+        "mean",
+        "Whose answers each sub-graph learns from beside the labels, after the warm-up. mean: those of the sub-graphs "
+        "together. supernet: those of all operations, mixed by their probabilities; a forward pass more.",
+        title="Guidance",
+    )
+    guidance_weight: float = option(
+        1.0, "How much these answers count; the labels count 1.", title="Guidance weight", ge=0, le=10
+    )
+
+    stage_shares: ClassVar[None] = None
+
+    @model_validator(mode="after")
+    def one_sub_graph_has_no_others(self) -> Self:
+        if self.sub_graphs > 1:
+            return self
+        if self.soft == "renorm":
+            raise ConfigError.at(
+                "strategy.soft", "among one draw there is nothing to weigh, so scores would never learn; use full"
+            )
+        if self.guidance == "mean" and self.guidance_weight:
+            raise ConfigError.at(
+                "strategy.guidance", "the mean of one sub-graph is itself and teaches it nothing; use supernet or off"
+            )
+        return self
+
+    @property
+    def granularities(self) -> tuple[Granularity, ...]:
+        """Levels at which units may be pruned."""
+        return ("operation",) if self.then == "nothing" else ("operation", "filter", "weight")
+
+    @property
+    def rounds(self) -> int:
+        return 1 if self.then == "nothing" else 2
+
+    @property
+    def drawn(self) -> int:
+        return self.sub_graphs
+
+    @property
+    def drawn_at_once(self) -> int:
+        return self.sub_graphs if self.memory == "joint" else 1
+
+    @property
+    def finer(self) -> str:
+        return "let strategy.then be mgas, which prunes filters and weights as well"
+
+    @property
+    def held_out(self) -> float:
+        return self.decision_fraction
+
+    def check_search(self, config: SearchConfig) -> None:
+        if self.then == "nothing" and config.runtime.compile:
+            raise ConfigError.at(
+                "runtime.compile", "MSG-DAS runs other operations at each step, which cannot be compiled; leave it off"
+            )
+        if self.then == "nothing" and config.target.also:
+            raise ConfigError.at(
+                "target.also",
+                "MSG-DAS chooses operations once, so it ends with one network; leave it empty, or let strategy.then be "
+                "mgas",
+            )
 
 
-METHODS: dict[str, type[MGASConfig | DMSConfig]] = {"mgas": MGASConfig, "dms": DMSConfig}
+AnyMethod = MGASConfig | DMSConfig | MSGDASConfig
+METHODS: dict[str, type[AnyMethod]] = {"mgas": MGASConfig, "dms": DMSConfig, "msgdas": MSGDASConfig}
 KINDS: dict[str, dict[str, Any]] = {"space": SPACES, "strategy": METHODS}
 """Parts that have a choice of kinds."""
 KIND_WORDS = {"space": "space", "strategy": "method"}
@@ -722,7 +894,7 @@ class SearchConfig(Part):
     preset: Preset = option("quick", "How much effort: minutes, hours or days.", title="Effort", advanced=False)
     data: DataConfig = Field(default_factory=DataConfig)
     space: Annotated[AnySpace, Field(discriminator="kind")] = Field(default_factory=CellsSpace)
-    strategy: Annotated[MGASConfig | DMSConfig, Field(discriminator="kind")] = Field(default_factory=MGASConfig)
+    strategy: Annotated[AnyMethod, Field(discriminator="kind")] = Field(default_factory=MGASConfig)
     target: TargetConfig = Field(default_factory=TargetConfig)
     search: SearchPlan = Field(default_factory=SearchPlan)
     retrain: RetrainConfig = Field(default_factory=RetrainConfig)
@@ -745,6 +917,7 @@ class SearchConfig(Part):
         depth = self.space.depth
         if self.runtime.compile and self.space.kind == "imported":
             raise ConfigError.at("runtime.compile", "a known model is not compiled while it is searched; leave it off")
+        self.strategy.check_search(self)
         if self.cuts and not self.space.stops_early:
             raise ConfigError.at(
                 "strategy.cuts", "a model of a library has no exits before its end; leave the stage ends empty"
@@ -759,7 +932,7 @@ class SearchConfig(Part):
             raise ConfigError.at(
                 "strategy.stage_shares", f"{len(shares)} shares for {len(self.cuts)} early stages; give one for each"
             )
-        stages = len(self.cuts) + 1 + len(self.target.also)
+        stages = len(self.cuts) + self.strategy.rounds + len(self.target.also)
         if self.search.epochs < FEWEST_EPOCHS * stages:
             raise ConfigError.at(
                 "search.epochs",

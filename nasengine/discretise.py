@@ -13,16 +13,13 @@ from torch import Tensor
 
 from nasengine.architecture import Plan
 from nasengine.errors import EngineError, TrainingError
-from nasengine.sizes import LATENCY, sized
+from nasengine.sizes import LATENCY, TOLERANCE, sized
 from nasengine.supernet import Kept, architecture
-
-TOLERANCE = 0.03
-"""A fitted network lands in [(1 - TOLERANCE) * target, target]."""
 
 
 def fitted(
     plan: Plan, margins: Mapping[str, Tensor], *, bounds: Mapping[str, int], granularities: Collection[str],
-    exit_: str | None = None,
+    exit_: str | None = None, closed: Kept | None = None,
 ) -> Kept:  # fmt: skip
     """The decision with the highest margins whose exported sizes are within all bounds.
 
@@ -33,8 +30,9 @@ def fitted(
         margins: choice -> margin of each unit, full size, finite; higher stays longer.
         bounds: metric (params, macs, latency_ms) -> size that is never exceeded; the first is the target, the others
             are limits beside it, which change nothing where they do not bind.
-        granularities: levels that may be cut; choices of others keep everything.
-        exit_: of the network that shall fit, the plan's own if not given; choices behind it keep everything.
+        granularities: levels that may be cut.
+        exit_: of the network that shall fit, the plan's own if not given.
+        closed: what choices of other levels, and those behind the exit, keep; everything if not given.
 
     Raises:
         EngineError: if even the floors are above a bound (refused before a search starts).
@@ -42,10 +40,10 @@ def fitted(
     exit_ = exit_ or plan.exits[-1]
     if "params" in list(bounds)[1:]:
         others = {metric: bound for metric, bound in bounds.items() if metric != "params"}
-        kept = fitted(plan, margins, bounds=others, granularities=granularities, exit_=exit_)
+        kept = fitted(plan, margins, bounds=others, granularities=granularities, exit_=exit_, closed=closed)
         if architecture(plan, kept, exit_).params <= bounds["params"]:
             return kept
-    problem = _Fit(plan, margins, bounds, granularities, exit_)
+    problem = _Fit(plan, margins, bounds, granularities, exit_, closed)
     with_weights = "weight" in granularities and "params" in bounds
     kept = problem.kept_above(problem.offset())
     if with_weights:
@@ -185,7 +183,7 @@ def _held(plan: Plan, held: Kept, group: str) -> Tensor:
 class _Fit:
     def __init__(
         self, plan: Plan, margins: Mapping[str, Tensor], bounds: Mapping[str, int], granularities: Collection[str],
-        exit_: str,
+        exit_: str, closed: Kept | None = None,
     ) -> None:  # fmt: skip
         self.plan, self.bounds, self.exit = plan, bounds, exit_
         blocks = plan.exit_blocks[plan.exits.index(exit_)]
@@ -196,7 +194,7 @@ class _Fit:
         self.free = set() if "params" in bounds else set(plan.weighs)
         for choice in plan.choices:
             if choice.name not in self.open:
-                self.held[choice.name] = torch.ones_like(self.held[choice.name])
+                self.held[choice.name] = closed[choice.name] if closed else torch.ones_like(self.held[choice.name])
 
     def share(self, kept: Kept) -> float:
         """Size against its bound, of the tightest; above one it does not fit."""
@@ -208,7 +206,10 @@ class _Fit:
 
     def kept_above(self, offset: float) -> Kept:
         limits = {name: min(0.0, offset) if name in self.free else offset for name in self.margins}
-        return {name: (margin > limits[name]) | self.held[name] for name, margin in self.margins.items()}
+        return {
+            name: (margin > limits[name]) | self.held[name] if name in self.open else self.held[name]
+            for name, margin in self.margins.items()
+        }
 
     def offset(self) -> float:
         """The lowest offset (to a hair) at which the network fits."""

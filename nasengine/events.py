@@ -148,6 +148,23 @@ class EpochFinished(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CandidatesDrawn(Event):
+    """How sub-graphs are drawn after an epoch, by a method that draws them. Choices are those of operations."""
+
+    kind: ClassVar[str] = "candidates_drawn"
+    stage: int
+    epoch: int
+    edges: dict[str, list[list[int]]]
+    """Choice -> units of each of its edges, of which a sub-graph has one."""
+    shares: dict[str, str]
+    """Choice -> base64 of a byte a unit: its probability on its edge, times 255."""
+    often: dict[str, list[int]]
+    """Choice -> how often each unit was drawn so far."""
+    sub_graphs: list[dict[str, list[int]]]
+    """Of each sub-graph of the last step, choice -> its units, one an edge."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Committed(Event):
     """Units were pruned for good, or brought back; the network is sliced accordingly."""
 
@@ -280,8 +297,9 @@ class SearchFailed(Event):
 KINDS: dict[str, type[Event]] = {
     event.kind: event
     for event in (
-        DataProgress, DataReady, SearchStarted, StageStarted, Progress, EpochFinished, Committed, Alternatives,
-        CollapseAverted, CheckpointSaved, StageFinished, RetrainEpoch, ResultReady, SearchFinished, SearchFailed,
+        DataProgress, DataReady, SearchStarted, StageStarted, Progress, EpochFinished, CandidatesDrawn, Committed,
+        Alternatives, CollapseAverted, CheckpointSaved, StageFinished, RetrainEpoch, ResultReady, SearchFinished,
+        SearchFailed,
     )
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ from nasengine.architecture import Plan, lowered
 from nasengine.config import SearchConfig
 from nasengine.outlook import Outlook
 from nasengine.sizes import outside
-from nasengine.strategies.base import Decision, Draw, Stage
+from nasengine.strategies.base import Decision, Draw, Lottery, Stage
 from nasengine.supernet import Kept, Supernet
 
 GRANULARITIES = ("operation", "filter", "weight", "depth")
@@ -95,6 +95,24 @@ def epoch_finished(
         target=outside(stage.metric, stage.target),
         kept=kept,
         thresholds=dict(limits),
+    )
+
+
+def drawn(plan: Plan, lottery: Lottery, *, stage: Stage, epoch: int) -> events.CandidatesDrawn:
+    """Probabilities, counts and the last sub-graphs."""
+    return events.CandidatesDrawn(
+        stage=stage.index,
+        epoch=epoch,
+        edges=plan.edges,
+        shares={name: packed_scores(shares) for name, shares in lottery.shares.items()},
+        often={name: counts.tolist() for name, counts in lottery.often.items()},
+        sub_graphs=[
+            {
+                name: [unit for edge in edges for unit in edge if (name, unit) in own]
+                for name, edges in plan.edges.items()
+            }
+            for own in lottery.latest
+        ],
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nasengine import catalogue, splits
-from nasengine.architecture import Architecture, Plan, activations, lowered, smallest
+from nasengine.architecture import Architecture, Plan, activations, lowered, smallest, widest_path
 from nasengine.cautions import cautions
 from nasengine.config import SearchConfig
 from nasengine.errors import ConfigError
@@ -197,6 +197,7 @@ def _problems(
         found.append(
             ("strategy.granularities", f"there is nothing to prune at these levels; this space has {there or 'none'}")
         )
+    found += _draw_problems(config, plan)
     learning = learning_images(config, counts["train"])
     if problem := splits.batch_problem(learning, batch_size(config, counts["train"])):
         found.append(("search.batch_size", problem))
@@ -248,27 +249,64 @@ def _stage_problems(config: SearchConfig, plan: Plan) -> list[tuple[str, str]]:
     return found
 
 
+def _draw_problems(config: SearchConfig, plan: Plan) -> list[tuple[str, str]]:
+    """More operations to be drawn at once than the connection with the fewest of them has."""
+    k = config.strategy.drawn
+    edges = [(name, edge) for name, found in plan.edges.items() for edge in found] if k else []
+    name, edge = min(edges, key=lambda place: len(place[1]), default=("", []))
+    if len(edge) >= k:
+        return []
+    choice = plan.choice[name]
+    *source, _ = choice.labels[edge[0]].split()
+    where = " to ".join([*source, name.removesuffix("_ops")])
+    there = ", ".join(choice.labels[unit].split()[-1] for unit in edge)
+    sentence = (
+        f"{k} sub-graphs need as many operations on every connection, and {where} in {plan.blocks[choice.block]} has "
+        f"{len(edge)} ({there}); give at most {len(edge)}, or more operations"
+    )
+    return [("strategy.sub_graphs", sentence)]
+
+
 def fitting_batch(config: SearchConfig, facts: DataFacts, memory_mib: float) -> int | None:
     """The largest batch size whose estimated peak is no more than `memory_mib`.
 
     None if the estimate is of no help: it finds none, or none smaller than the one that is asked for.
     """
     plan = plan_of(config, facts)
-    fixed, each = _memory(config, plan, activations(plan, plan.layers, {}))
+    fixed, each = _memory(config, plan)
     fitting = math.floor((memory_mib - fixed) / each)
     return fitting if 2 <= fitting < batch_size(config, splits.sizes(facts, config.data)["train"]) else None
 
 
-def _memory(config: SearchConfig, plan: Plan, values: int) -> tuple[float, float]:
-    """MiB of the engine's process at its peak: what it takes whatever the batch, and for each image of one.
-
-    Of a teacher, which is the whole space at once, and of a known model nothing is computed twice.
-    """
+def _memory(config: SearchConfig, plan: Plan) -> tuple[float, float]:
+    """MiB of the engine's process at its peak: what it takes whatever the batch, and for each image of one."""
     weights = lowered(plan, {}).params_dense
-    is_whole = config.retrain.teacher != "none" or config.space.kind == "imported"
-    share = 1.0 if is_whole else config.runtime.memory_share
     held = TWIN_BYTES if config.space.kind == "imported" else 0
-    return TORCH_MIB + weights * (16 + held) / 2**20, values * 8 * share / 2**20
+    return TORCH_MIB + weights * (16 + held) / 2**20, _held(config, plan) * 8 / 2**20
+
+
+def _held(config: SearchConfig, plan: Plan) -> float:
+    """Numbers for one image that are kept for the backward pass, at most.
+
+    Of a teacher, which is the whole space at once, and of a known model nothing is computed twice. Where paths are
+    drawn, it is theirs, or what is left for whatever trains the whole network after them.
+    """
+    values = activations(plan, plan.layers, {})
+    if config.retrain.teacher != "none" or config.space.kind == "imported":
+        return values
+    if not config.strategy.drawn:
+        return values * config.runtime.memory_share
+    paths = config.strategy.drawn_at_once * activations(plan, widest_path(plan), {})
+    return max(paths, _left(config, plan) * values)
+
+
+def _left(config: SearchConfig, plan: Plan) -> float:
+    """Share of the network that is left once operations were drawn and chosen; all, where sizes are not yet known."""
+    if config.target.metric == LATENCY:
+        return 1.0
+    full = lowered(plan, {}).size(config.target.metric)
+    share = config.target.family(full)[0] / full
+    return min(1.0, math.pow(share, 1 / config.strategy.rounds))
 
 
 def _estimate(
@@ -276,7 +314,7 @@ def _estimate(
 ) -> dict[str, float]:
     values = activations(plan, plan.layers, {})
     batch = batch_size(config, train)
-    fixed, each = _memory(config, plan, values)
+    fixed, each = _memory(config, plan)
     step = values * batch * SECONDS_PER_VALUE
     if config.space.kind == "imported":
         step += len(plan.layers) * SECONDS_PER_MODULE + whole.macs * batch * SECONDS_PER_MAC
@@ -287,7 +325,8 @@ def _estimate(
     retraining = RETRAIN_SHARE * networks
     if config.retrain.teacher == "full":
         retraining += TEACHER_SHARE + ANSWERS_SHARE * networks
-    seconds = step * steps * (SEARCH_SHARE * config.search.epochs + retraining * config.retrain.epochs)
+    searching = SEARCH_SHARE * step if not config.strategy.drawn else _drawing(config, plan, batch, step)
+    seconds = steps * (searching * config.search.epochs + step * retraining * config.retrain.epochs)
     smallest_stored = smallest(plan, config.strategy.granularities, "params")
     stored = target if config.target.metric == "params" else None
     least, most = _file_bytes(whole, stored, smallest_stored, zeros="weight" in config.strategy.granularities)
@@ -299,6 +338,18 @@ def _estimate(
         "bytes_least": least,
         "bytes_most": most,
     }
+
+
+def _drawing(config: SearchConfig, plan: Plan, batch: int, whole: float) -> float:
+    """Seconds of an average search step that runs paths, given those of a step of the whole network.
+
+    Each path is run for the weights and, by fewer images, for the scores.
+    """
+    method, path = config.strategy, widest_path(plan)
+    numbers = activations(plan, path, {}) * batch * SECONDS_PER_VALUE
+    paths = method.drawn * (numbers + 2 * len(path) * SECONDS_PER_LAYER)
+    after = SEARCH_SHARE * _left(config, plan) * whole
+    return (paths + (method.rounds - 1) * after) / method.rounds
 
 
 def _file_bytes(whole: Architecture, target: int | None, least: int, *, zeros: bool) -> tuple[int, int]:

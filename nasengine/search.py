@@ -443,7 +443,7 @@ class _Run:
                 stage = replace(stage, epochs=epoch + 1)
             moment = Moment(stage=stage, epoch=epoch, step=self.steps - 1, steps=self.steps)
             if self.meter.images:
-                yield self._epoch_finished(moment)
+                yield from self._epoch_finished(moment)
             closing = False
             for point in ("end",) if self.stopped else self.strategy.points(moment):
                 closes = yield from self._decided(moment, point)
@@ -453,7 +453,8 @@ class _Run:
                 yield events.StageFinished(
                     stage=stage.index, name=stage.name, size=outside(stage.metric, self._size(stage)),
                     target=outside(stage.metric, stage.target), last=stage.last,
-                    validation=self._masked(self._drawn(self._resting(stage))), seconds=time.perf_counter() - started,
+                    validation=self._validated(gains=self.strategy.gains(self.net)),
+                    seconds=time.perf_counter() - started,
                 )  # fmt: skip
             self.position = (
                 _Position(stage=stage.index + 1, begun=False)
@@ -639,25 +640,22 @@ class _Run:
         self._new_weights_optimizer()
         self.scores = self.strategy.optimizer(Moment(stage=stage, epoch=0, step=0, steps=self.steps))
 
-    def _masked(self, draw: Draw) -> dict[str, float | None]:
-        """Validation of the network as its masks stand."""
+    def _validated(self, **masked: Any) -> dict[str, float | None]:
+        """Validation of the network under masks; without any, all that is alive is on."""
         self.net.eval()
-        found = train.evaluated(
-            lambda x: self.net(x, draw.masks, draw.gains, draw.off), self.images.validation, self.images
-        )
+        found = train.evaluated(lambda x: self.net(x, **masked), self.images.validation, self.images)
         train.ready(self.net, weights=self.strategy.trains_weights)
         return found
 
-    def _drawn(self, moment: Moment) -> Draw:
+    def _epoch_finished(self, moment: Moment) -> Iterator[Event]:
         with torch.no_grad():
-            return self.strategy.draw(self.net, moment)[0]
-
-    def _epoch_finished(self, moment: Moment) -> Event:
-        draw = self._drawn(moment)
-        number = self._epoch_number(moment.stage, moment.epoch)
-        return narration.epoch_finished(
-            self.net, draw, moment.stage, number, self.meter.means(), self._masked(draw), dict(self.strategy.limits())
-        )
+            draw, lottery = self.strategy.standing(self.net, moment), self.strategy.lottery(self.net, moment)
+        stage, number = moment.stage, self._epoch_number(moment.stage, moment.epoch)
+        validation = self._validated(masks=draw.masks, gains=draw.gains, off=draw.off, sub_graph=draw.sub_graph)
+        limits = dict(self.strategy.limits())
+        yield narration.epoch_finished(self.net, draw, stage, number, self.meter.means(), validation, limits)
+        if lottery is not None:
+            yield narration.drawn(self.plan, lottery, stage=stage, epoch=number)
 
     def _progress(self, moment: Moment, losses: dict[str, float], draw: Draw, speed: float) -> Event:
         fraction, metric = self._fraction(), moment.stage.metric
@@ -675,10 +673,6 @@ class _Run:
             fraction=fraction,
             eta_seconds=self._eta(fraction),
         )
-
-    def _resting(self, stage: Stage) -> Moment:
-        """A moment of the stage in which all that is alive is on."""
-        return Moment(stage=replace(stage, warmup_epochs=stage.epochs), epoch=0, step=0, steps=self.steps)
 
     def _size(self, stage: Stage) -> int:
         return architecture(self.plan, self.net.kept, stage.exit).size(self.config.target.metric)

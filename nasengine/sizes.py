@@ -13,6 +13,8 @@ from nasengine.catalogue import METRICS
 LATENCY = "latency_ms"
 NANOSECONDS = 1_000_000
 """Of a millisecond."""
+TOLERANCE = 0.03
+"""A fitted network lands in [(1 - TOLERANCE) * target, target]."""
 
 
 def unit(metric: str) -> int:

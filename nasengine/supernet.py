@@ -25,11 +25,29 @@ from torch.utils.checkpoint import checkpoint
 from nasengine.architecture import Architecture, Layer, Plan, activations, lowered, values
 from nasengine.compact import factorized_reduce, last_uses, selected_channels
 from nasengine.costs import Count
+from nasengine.device import generator
+from nasengine.dropblock import dropblock
 from nasengine.flat import flat_units, weight_shape
 from nasengine.guide import Guide
 
 Off = Collection[tuple[str, int]]
 """Candidates, each as (operation choice, unit)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubGraph:
+    """One sub-graph of the network: of its candidates only those that were drawn.
+
+    Attributes:
+        drawn: candidates that are computed. The others take no part, whatever their masks; no gradient reaches those.
+        keep: share of the values of skips that training leaves, see `dropblock`.
+        seed: of that noise: the same sub-graph is disturbed alike, however often it is computed.
+    """
+
+    drawn: Off
+    keep: float = 1.0
+    seed: int = 0
+
 
 MISCOUNT = 0.02
 """How far `architecture.activations` may be from what autograd really keeps."""
@@ -104,6 +122,7 @@ class Supernet(nn.Module):
         masks: Mapping[str, Tensor] | None = None,
         gains: Mapping[str, Tensor] | None = None,
         off: Off = frozenset(),
+        sub_graph: SubGraph | None = None,
     ) -> Tensor:
         """Logits [N, classes] at the current exit.
 
@@ -114,21 +133,26 @@ class Supernet(nn.Module):
             gains: operation or filter choice -> positive factors beside the masks; one if left out.
             off: candidates whose mask is known to be zero. They are not computed; where gradients are wanted, they are
                 computed forward only: the mask needs their value, and nothing else would get a gradient but zero.
+            sub_graph: which candidates take part; all if not given. It is not compiled, and keeps all that it computes
+                for the backward pass, whatever `bound` says.
         """
-        if self.compiled and self.training:
+        if self.compiled and self.training and sub_graph is None:
             if self._fast is None:
                 torch.compiler.reset()
                 self._fast = torch.compile(self._forward, dynamic=False)
-            return self._fast(x, masks or {}, gains or {}, frozenset())  # another set each step would compile each step
-        return self._forward(x, masks or {}, gains or {}, off)
+            # Candidates that are off are others at each step, and each set would be compiled.
+            return self._fast(x, masks or {}, gains or {}, frozenset(), None)
+        return self._forward(x, masks or {}, gains or {}, off, sub_graph)
 
-    def _forward(self, x: Tensor, masks: Mapping[str, Tensor], gains: Mapping[str, Tensor], off: Off) -> Tensor:
+    def _forward(
+        self, x: Tensor, masks: Mapping[str, Tensor], gains: Mapping[str, Tensor], off: Off, sub_graph: SubGraph | None
+    ) -> Tensor:
         masks = {**self.pruned_weights, **masks}
         values = {"image": x}
         for segment in self._segments:
             inputs = [values[name] for name in segment.inputs]
-            run = partial(self._run, segment, masks, gains, off)
-            if segment.block < self.recomputed and self.training and torch.is_grad_enabled():
+            run = partial(self._run, segment, masks, gains, off, sub_graph)
+            if segment.block < self.recomputed and self.training and torch.is_grad_enabled() and sub_graph is None:
                 found = checkpoint(
                     _once_tracked(run, track=self.tracks), *inputs, use_reentrant=False, preserve_rng_state=False
                 )
@@ -140,8 +164,8 @@ class Supernet(nn.Module):
         return values[self.exit]
 
     def _run(
-        self, segment: _Segment, masks: Mapping[str, Tensor], gains: Mapping[str, Tensor], off: Off, *inputs: Tensor,
-        track: bool,
+        self, segment: _Segment, masks: Mapping[str, Tensor], gains: Mapping[str, Tensor], off: Off,
+        sub_graph: SubGraph | None, *inputs: Tensor, track: bool,
     ) -> list[Tensor]:  # fmt: skip
         """One block; `track`: whether batch norms move their running statistics."""
         learning = torch.is_grad_enabled()
@@ -149,10 +173,13 @@ class Supernet(nn.Module):
         values = dict(zip(segment.inputs, inputs, strict=True))
         for layer, spent in zip(segment.layers, segment.within, strict=True):
             sleeps = layer.owner in off
-            if learning or not sleeps:
+            takes_part = sub_graph is None or layer.owner is None or layer.owner in sub_graph.drawn
+            if takes_part and (learning or not sleeps):
                 arguments = [values[name] for name in self.inputs[layer.name] if name in values]
                 with torch.set_grad_enabled(learning and not (sleeps and layer.name not in self.plan.ends)):
                     values[layer.name] = self._apply(layer, arguments, factors, track=track)
+                if sub_graph is not None and self.training and layer.name in self.plan.skips:
+                    values[layer.name] = _disturbed(values[layer.name], sub_graph, layer.name)
             for name in spent:
                 values.pop(name, None)
         return [values[name] for name in segment.outputs]
@@ -521,6 +548,13 @@ def _fold_targets(plan: Plan) -> dict[str, str]:
 
 def _product(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a * b
+
+
+def _disturbed(x: Tensor, sub_graph: SubGraph, name: str) -> Tensor:
+    """A skip under its noise."""
+    if sub_graph.keep >= 1:
+        return x
+    return dropblock(x, sub_graph.keep, generator(x.device, sub_graph.seed, name))
 
 
 def _total(inputs: list[Tensor]) -> Tensor:

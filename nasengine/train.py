@@ -223,27 +223,35 @@ def _pass(
     net: Supernet, strategy: Strategy, moment: Moment, batch: Batch, weights: torch.optim.Optimizer,
     scores: torch.optim.Optimizer, precision: str,
 ) -> tuple[dict[str, float], Sequence[Draw]]:  # fmt: skip
-    """Forward and backward of all processes together; the numbers come from the device in one go."""
+    """Forward and backward of all processes together, portion by portion; numbers come from the device in one go."""
     images, labels = batch
     draws = strategy.draw(net, moment)
-    with device.autocast(images.device, precision):
-        losses, logits = strategy.losses(net, moment, batch, draws)
     weights.zero_grad(set_to_none=True)
     scores.zero_grad(set_to_none=True)
-    total = torch.stack(list(losses.values())).sum()
-    total.backward()
-    correct = (logits.detach().argmax(1) == labels).float().mean()
-    values = torch.stack([*(loss.detach().float() for loss in losses.values()), correct])
-    parallel.mean_(chain([values], _moved(net, strategy, draws)))
-    numbers = values.tolist()
-    if not all(math.isfinite(number) for number in numbers):
+    found: dict[str, list[Tensor]] = {}
+    portions = strategy.portions(net, moment, batch, draws)
+    while True:
+        with device.autocast(images.device, precision):
+            losses, logits = next(portions, ({}, None))
+        if logits is None:
+            break
+        torch.stack(list(losses.values())).sum().backward()
+        correct = (logits.detach().argmax(-1) == labels).float().mean()
+        for name, value in {**losses, "accuracy": correct}.items():
+            found.setdefault(name, []).append(value.detach().float())
+        del losses, logits  # or the next portion would be computed while this one's memory is held
+    count = len(found["accuracy"])
+    sums = torch.stack([torch.stack(values).sum() for values in found.values()])
+    parallel.mean_(chain([sums], _moved(net, strategy, draws)))
+    numbers = dict(zip(found, sums.tolist(), strict=True))
+    if not all(math.isfinite(number) for number in numbers.values()):
         raise TrainingError(not_a_number("the loss", "search.lr", f" in epoch {moment.epoch + 1}"))
-    return dict(zip((*losses, "accuracy"), numbers, strict=True)), draws
+    return {**numbers, "accuracy": numbers["accuracy"] / count}, draws
 
 
 def _moved(net: Supernet, strategy: Strategy, draws: Sequence[Draw]) -> Iterator[Tensor]:
     """What a pass leaves behind: slopes of weights, of the strategy's own parameters and of masks, and statistics."""
-    masks = (draw.flat[level] for draw in draws for level in GATED)
+    masks = (draw.flat[level] for draw in draws for level in GATED if level in draw.flat)
     for value in chain(net.live.values(), strategy.parameters(), masks):
         if value.grad is not None:
             yield value.grad

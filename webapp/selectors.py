@@ -22,7 +22,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from nasengine import catalogue
-from nasengine.config import SearchConfig, parse
+from nasengine.config import METHODS, SearchConfig, parse
 from nasengine.errors import ConfigError, EngineError
 from nasengine.names import brief
 from nasengine.outlook import QUICKEST, SLOWEST, Outlook, fitting_batch, outlook
@@ -482,18 +482,19 @@ def changes_of(strategy: dict[str, Any], report: dict[str, Any], operations: str
 
     >>> achieved = {"params": 8, "params_dense": 8}
     >>> report = {"achieved": achieved, "pruned": {"filter": 3, "weight": 0}}
-    >>> changes_of({"granularities": ["filter"]}, report, "operations")
+    >>> changes_of({"kind": "dms", "granularities": ["filter"]}, report, "operations")
     {'has_zeros': False, 'returns': False, 'levels': [{'label': 'Filters', 'pruned': 3}]}
     """
     achieved = report.get("achieved") or {}
     counts = {key: report[key] for key in ("pruned", "regrown", "survived") if report.get(key)}
+    levels = METHODS[strategy["kind"]].model_construct(**strategy).granularities
     return {
         "has_zeros": achieved.get("params_dense") not in (None, achieved.get("params")),
         "returns": bool(strategy.get("regrow_fraction")) or any(counts.get("regrown", {}).values()),
         "levels": [
             {"label": label.capitalize(), **{key: count.get(level) for key, count in counts.items()}}
             for level, label in (("operation", operations), ("filter", "filters"), ("weight", "weights"))
-            if level in strategy["granularities"]
+            if level in levels
         ],
     }
 

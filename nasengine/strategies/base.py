@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from nasengine.costs import savings
 from nasengine.discretise import fitted, fitted_by_clock
 from nasengine.flat import GATED
 from nasengine.sizes import LATENCY
-from nasengine.supernet import Kept, Off, Supernet
+from nasengine.supernet import Kept, Off, SubGraph, Supernet
 
 Batch = tuple[Tensor, Tensor]
 """Normalised images [N, C, S, S] and labels [N]."""
@@ -105,6 +105,7 @@ class Draw:
         wanted: what the size should be at this moment.
         share: size against what is wanted, of the metric that is most above it, a scalar with gradient.
         off: candidates whose mask is zero.
+        sub_graph: what alone is computed, where that is less than all.
         flat: granularity -> the masks in one vector, of which `masks` are the parts. After the backward pass those of
             operations and filters hold the slopes of the task loss.
     """
@@ -115,6 +116,7 @@ class Draw:
     wanted: float
     share: Tensor
     off: Off = frozenset()
+    sub_graph: SubGraph | None = None
     flat: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -149,6 +151,21 @@ class Decision:
         return limit
 
 
+@dataclass(frozen=True, kw_only=True)
+class Lottery:
+    """What there is to see where candidates are drawn by chance.
+
+    Attributes:
+        shares: operation choice -> [units] probability on its edge, zero for what is pruned.
+        often: operation choice -> [units] how often each was drawn so far.
+        latest: of each sub-graph of the last step its candidates, as the draw would fall now.
+    """
+
+    shares: Mapping[str, Tensor]
+    often: Mapping[str, Tensor]
+    latest: Sequence[Off]
+
+
 class Strategy(nn.Module, ABC):
     """Limits that it learns are parameters, its averages are buffers: device moves and checkpoints come free.
 
@@ -175,7 +192,13 @@ class Strategy(nn.Module, ABC):
     def losses(
         self, net: Supernet, moment: Moment, batch: Batch, draws: Sequence[Draw]
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Finite scalars by name, to be added up; and the logits, for measuring."""
+        """Finite scalars by name, to be added up; and the logits [..., N, classes], for measuring."""
+
+    def portions(
+        self, net: Supernet, moment: Moment, batch: Batch, draws: Sequence[Draw]
+    ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        """`losses` in parts that add up, each asked for after the backward pass of the one before; one is the rule."""
+        yield self.losses(net, moment, batch, draws)
 
     @abstractmethod
     def after_backward(self, net: Supernet, moment: Moment, draws: Sequence[Draw]) -> None:
@@ -210,6 +233,14 @@ class Strategy(nn.Module, ABC):
     def gains(self, net: Supernet) -> Mapping[str, Tensor]:
         """Operation or filter choice -> positive factors of its living units, which export folds in."""
 
+    def standing(self, net: Supernet, moment: Moment) -> Draw:
+        """The masks by which the network is judged now; the first that it draws, unless it knows better."""
+        return self.draw(net, moment)[0]
+
+    def lottery(self, net: Supernet, moment: Moment) -> Lottery | None:
+        """For the page; nothing where no candidate is drawn by chance."""
+        return None
+
     def limits(self) -> Mapping[str, float]:
         """Granularity -> mean threshold, for the charts; empty where thresholds are not learned."""
         return {}
@@ -239,16 +270,18 @@ def switched_off(net: Supernet, mask: Tensor) -> Off:
 
 def fit(net: Supernet, margins: Mapping[str, Tensor], stage: Stage) -> Kept:
     """The exact fit to all bounds of a stage, at the levels that it opens; to a time by measurements, if it is kept."""
+    now = {name: alive.cpu() for name, alive in net.kept.items()}
 
     def fitted_to(bounds: Mapping[str, int]) -> Kept:
-        kept = fitted(net.plan, margins, bounds=bounds, granularities=stage.opens, exit_=stage.exit)
+        kept = fitted(net.plan, margins, bounds=bounds, granularities=stage.opens, exit_=stage.exit, closed=now)
         return {name: units.to(net.kept[name].device) for name, units in kept.items()}
 
     if stage.metric != LATENCY or not stage.fits:
         return fitted_to(stage.bounds)
+    settled = None if "operation" in stage.opens else net.units
     return fitted_by_clock(
         lambda bound: fitted_to({**stage.bounds, LATENCY: bound}), net.clock, target=stage.target,
-        smallest=smallest(net.plan, stage.opens, LATENCY, stage.exit),
+        smallest=smallest(net.plan, stage.opens, LATENCY, stage.exit, settled),
     )  # fmt: skip
 
 

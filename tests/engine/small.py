@@ -59,6 +59,21 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "search.epochs": 12,
         "retrain.epochs": 1,
     },
+    "sub-graphs": {
+        "strategy": {"kind": "msgdas", "sub_graphs": 3},
+        "space.nodes": 2,
+        "target.value": "60%",
+        "search.epochs": 6,
+        "retrain.epochs": 1,
+        "baseline.random": 1,
+    },
+    "sub-graphs, then widths": {
+        "strategy": {"kind": "msgdas", "then": "mgas", "memory": "sequential", "guidance": "supernet"},
+        "space": {"kind": "chain", "layers": 3, "channels": 4, "kernels": [3, 5], "reductions": [1]},
+        "target.also": ["25%"],
+        "search.epochs": 12,
+        "retrain.epochs": 1,
+    },
     "teacher": {"retrain.teacher": "full", "baseline.random": 1, "target.also": ["60%"], "search.epochs": 12},
     "known model": {
         "space": {"kind": "imported", "model": "test_resnet"},

@@ -194,3 +194,25 @@ def test_more_than_a_day_without_a_gpu_is_said() -> None:
     assert seconds > 2 * cautions.DAY and field == "preset"
     assert f"without a GPU this takes {duration(seconds)} on one processor core" in sentence
     assert warned(asked | {"runtime": {"device": "cuda"}}) == []
+
+
+# Operations alone
+
+
+@pytest.mark.parametrize(
+    ("strategy", "mend"),
+    [
+        ({"kind": "msgdas"}, "let strategy.then be mgas, which prunes filters and weights as well"),
+        ({"kind": "dms", "granularities": ["operation"]}, "open filters or weights as well"),
+    ],
+)
+def test_a_few_large_operations_may_miss_the_target_by_far(strategy: dict[str, Any], mend: str) -> None:
+    space = {"kind": "chain", "layers": 3, "channels": 8, "kernels": [5], "expansions": [3, 6], "reductions": []}
+    changes = {"space": space, "target": {"value": "80%"}}
+    ((field, sentence),) = warned({**changes, "strategy": strategy})
+    assert field == "target.value"
+    assert sentence == (
+        "only whole operations are pruned, and the smallest convolution takes 1,096 parameters, 13 % of the target: "
+        f"the network may end so far below it; {mend}"
+    )
+    assert warned({**changes, "strategy": {"kind": "mgas"}}) == []

@@ -73,7 +73,7 @@ WRONG = [
     ({"space.layers": 4}, "space.layers", f"there is no such setting; use one of {CELLS}"),
     ({"strategy.kind": ["mgas"]}, "strategy.kind", "is not a known method; did you mean 'mgas'?"),
     ({"strategy.kind": "mgs"}, "strategy.kind", "'mgs' is not a known method; did you mean 'mgas'?"),
-    ({"strategy.kind": "chain"}, "strategy.kind", "'chain' is not a known method; use one of mgas, dms"),
+    ({"strategy.kind": "chain"}, "strategy.kind", "'chain' is not a known method; use one of mgas, dms, msgdas"),
     ({"strategy": {"kind": "dms", "cuts": [1]}}, "strategy.cuts", f"there is no such setting; use one of {DMS}"),
     ({"strategy": {"kind": "dms", "pressure": 0}}, "strategy.pressure", "0 is too small; give 0.01 or more"),
     (
@@ -305,6 +305,7 @@ def test_presets_differ_in_length_and_size_alone() -> None:
     """The recipe is the same, whatever the effort."""
     effort = {
         "data": {"image_size"}, "search": {"epochs"}, "retrain": {"epochs"}, "mgas": set(), "dms": set(),
+        "msgdas": set(),
         "runtime": {"memory_share"}, "imported": set(),
         "cells": {"cells", "channels", "nodes", "reductions"}, "chain": {"layers", "channels", "reductions"},
     }  # fmt: skip
@@ -351,7 +352,7 @@ def test_a_model_that_is_not_known_or_lacks_its_weights_is_refused(space: dict, 
 
 
 def test_a_known_model_is_searched_as_a_whole() -> None:
-    for method in METHODS:
+    for method in (kind for kind, entry in catalogue.STRATEGIES.items() if "imported" in entry.spaces):
         wanted = {"space": {"kind": "imported"}, "strategy": {"kind": method}, "data": {"dataset": "cifar10"}}
         found = parse(wanted)
         assert (found.space.model, found.cuts, found.data.image_size) == ("mobilenetv3_small_100", (), 32)
@@ -359,6 +360,59 @@ def test_a_known_model_is_searched_as_a_whole() -> None:
     assert field == "strategy.cuts" and text.startswith("a model of a library has no exits before its end; leave")
     ((field, text),) = problems({"space": {"kind": "imported"}, "runtime": {"compile": True}})
     assert (field, text) == ("runtime.compile", "a known model is not compiled while it is searched; leave it off")
+
+
+SUB_GRAPHS: dict[str, Any] = {"kind": "msgdas"}
+ALONE: dict[str, Any] = {"kind": "msgdas", "sub_graphs": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "text"),
+    [
+        (
+            {"strategy": ALONE},
+            "strategy.soft",
+            "among one draw there is nothing to weigh, so scores would never learn; use full",
+        ),
+        (
+            {"strategy": {**ALONE, "soft": "full"}},
+            "strategy.guidance",
+            "the mean of one sub-graph is itself and teaches it nothing; use supernet or off",
+        ),
+        (
+            {"strategy": SUB_GRAPHS, "target.also": ["30%"], "search.epochs": 12},
+            "target.also",
+            "MSG-DAS chooses operations once, so it ends with one network; leave it empty, or let strategy.then be "
+            "mgas",
+        ),
+        (
+            {"strategy": SUB_GRAPHS, "runtime.compile": True},
+            "runtime.compile",
+            "MSG-DAS runs other operations at each step, which cannot be compiled; leave it off",
+        ),
+        (
+            {"strategy": SUB_GRAPHS, "space": {"kind": "imported"}},
+            "strategy.kind",
+            "MSG-DAS searches the spaces cells, chain, not imported",
+        ),
+        (
+            {"strategy": {**SUB_GRAPHS, "then": "mgas"}, "search.epochs": 7},
+            "search.epochs",
+            "7 is too few for 2 stages; use at least 8",
+        ),
+        ({"strategy": {**SUB_GRAPHS, "sub_graphs": 0}}, "strategy.sub_graphs", "0 is too small; give 1 or more"),
+    ],
+)
+def test_what_sub_graphs_cannot_do_is_said_at_its_field(changes: dict[str, Any], field: str, text: str) -> None:
+    assert problems(raw(changes)) == [(field, text)]
+
+
+def test_one_sub_graph_is_gdas_and_what_follows_opens_all_levels() -> None:
+    alone = parse(raw({"strategy": {**ALONE, "soft": "full", "guidance": "off"}})).strategy
+    assert (alone.drawn, alone.granularities, alone.rounds, alone.held_out) == (1, ("operation",), 1, 0.25)
+    both = parse(raw({"strategy": {"kind": "msgdas", "then": "mgas"}, "target.also": ["30%"], "search.epochs": 12}))
+    assert (both.strategy.granularities, both.strategy.rounds) == (("operation", "filter", "weight"), 2)
+    assert both.cuts == ()
 
 
 def test_a_quick_search_has_a_stage_end_in_the_middle() -> None:
@@ -392,7 +446,8 @@ def test_every_recipe_has_a_strategy(kind: str) -> None:
     recipes = get_args(METHODS[kind].model_fields["recipe"].annotation)
     assert set(recipes) == set(catalogue.STRATEGIES[kind].paths)
     for recipe in recipes:
-        space = {"kind": "imported", "weights": "pretrained"}
+        trained = METHODS[kind](recipe=recipe).wants_trained
+        space = {"kind": "imported", "weights": "pretrained"} if trained else {"kind": "cells"}
         wanted = parse({"strategy": {"kind": kind, "recipe": recipe}, "space": space}).strategy
         assert wanted.recipe == recipe
         assert callable(resolved(catalogue.STRATEGIES[wanted.kind].paths[wanted.recipe]))
@@ -435,7 +490,9 @@ def test_a_retraining_of_no_epochs_leaves_what_the_search_found_and_no_less() ->
 def test_what_a_configuration_prints_is_a_configuration() -> None:
     family = {"target.also": ["30%", 900], "search.epochs": 20, "strategy.stage_shares": [0.5]}
     dms = raw({"strategy": {"kind": "dms", "importance": "taylor"}})
-    for given in (raw({"target.value": "12.5%"}), raw(family), chain({}), chain({"strategy.recipe": "published"}), dms):
+    msgdas = raw({"strategy": {"kind": "msgdas", "then": "mgas", "sub_graphs": 3}})
+    published = chain({"strategy.recipe": "published"})
+    for given in (raw({"target.value": "12.5%"}), raw(family), chain({}), published, dms, msgdas):
         first = parse(given)
         assert parse(json.loads(json.dumps(first.model_dump(mode="json")))) == first
         assert parse(first.model_dump(mode="json")) == first
@@ -470,7 +527,7 @@ def test_every_field_has_a_title_and_a_sentence() -> None:
     fields = [*SearchConfig.model_fields.values(), *TargetConfig.model_fields.values()]
     kinds = [field.annotation for field in fields if hasattr(field.annotation, "model_fields")]
     parts = [SearchConfig, *(kind for found in KINDS.values() for kind in found.values()), *kinds]
-    assert len(parts) == 13
+    assert len(parts) == 14
     assert (list(SPACES), list(METHODS)) == (list(catalogue.SPACES), list(catalogue.STRATEGIES))
     for part in parts:
         for name, field in part.model_fields.items():

@@ -158,6 +158,53 @@ def test_a_batch_larger_than_what_the_weights_learn_from_is_refused(changes: dic
     assert sentences({"search.batch_size": most, **changes}) == ()
 
 
+@pytest.mark.parametrize(
+    ("space", "k", "where"),
+    [
+        (
+            {"kind": "cells", "cells": 2, "channels": 4, "candidates": ["skip_connect", "sep_conv_3x3"]},
+            3,
+            "s0 to c0_n0 in cell 0 has 2 (skip_connect, sep_conv_3x3); give at most 2",
+        ),
+        (
+            {"kind": "chain", "layers": 3, "channels": 4, "kernels": [3], "expansions": [3, 6], "reductions": [1]},
+            3,
+            "l0 in layer 0 has 2 (mbconv_3x3_e3, mbconv_3x3_e6); give at most 2",
+        ),
+    ],
+)
+def test_more_sub_graphs_than_a_connection_has_operations_are_refused(space: dict, k: int, where: str) -> None:
+    """Named is the connection that has the fewest: in a chain the first, which cannot be skipped."""
+    changes = {"space": space, "target.value": "80%"}
+    sentence = f"{k} sub-graphs need as many operations on every connection, and {where}, or more operations"
+    assert sentences({**changes, "strategy": {"kind": "msgdas", "sub_graphs": k}}) == (
+        ("strategy.sub_graphs", sentence),
+    )
+    assert sentences({**changes, "strategy": {"kind": "msgdas", "sub_graphs": k - 1}}) == ()
+
+
+def test_memory_of_sub_graphs_grows_with_their_number_unless_they_follow_one_another() -> None:
+    def memory(**method: object) -> float:
+        wanted = {"strategy": {"kind": "msgdas", "soft": "full", "guidance": "off", **method}, "target.value": "40%"}
+        space = {"kind": "cells", "cells": 6, "channels": 16, "nodes": 3}
+        return outlook(configuration({**wanted, "space": space}), DIGITS).estimate["memory_mib"]
+
+    whole = {"space": {"kind": "cells", "cells": 6, "channels": 16, "nodes": 3}, "runtime.memory_share": 1.0}
+    everything_ = outlook(configuration(whole), DIGITS).estimate["memory_mib"]
+    assert memory(sub_graphs=2) < memory(sub_graphs=3) < memory(sub_graphs=4)
+    assert memory(sub_graphs=2) < everything_
+    assert len({memory(sub_graphs=k, memory="sequential") for k in (1, 2, 4)}) == 1
+    assert memory(sub_graphs=1, memory="sequential") <= memory(sub_graphs=1)
+
+
+def test_more_sub_graphs_and_what_follows_them_take_longer() -> None:
+    def seconds(**method: object) -> float:
+        wanted = configuration({"strategy": {"kind": "msgdas", **method}, "target.value": "60%"})
+        return outlook(wanted, DIGITS).estimate["seconds_cpu"]
+
+    assert seconds(sub_graphs=2) < seconds(sub_graphs=4)
+
+
 def test_a_split_without_images_is_refused() -> None:
     facts = DataFacts("few", 1, ("a", "b"), {"all": (2, 2)})
     found = dict(sentences({"search.batch_size": 2, "data.limit": None}, facts))

@@ -235,7 +235,7 @@ def test_every_search_ends_within_its_epochs_at_its_target_with_a_sound_result(
     assert run.said[-1].kind == "search_finished"
     (started,), ready = run.of(events.SearchStarted), run.of(events.ResultReady)
     assert len(run.of(events.EpochFinished)) <= wanted.search.epochs
-    assert len(run.of(events.StageFinished)) == len(wanted.cuts) + len(ready)
+    assert len(run.of(events.StageFinished)) == len(wanted.cuts) + wanted.strategy.rounds - 1 + len(ready)
     for event in ready:
         found = export.verified(run.folder / event.folder)
         assert found["ok"], found["problems"]

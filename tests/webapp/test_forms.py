@@ -131,7 +131,7 @@ def form_greys(alice: User, **typed: str) -> dict[str, str]:
 
 def test_each_kind_has_a_group_of_its_own(alice: User) -> None:
     groups = {group.title: group for group in NewSearchForm(owner=alice).advanced_groups}
-    of_one_kind = ["Space: Cells", "Space: Chain", "Method: MGAS", "Method: DMS"]
+    of_one_kind = ["Space: Cells", "Space: Chain", "Method: MGAS", "Method: DMS", "Method: MSG-DAS"]
     assert [group.title for group in groups.values() if group.only] == of_one_kind
     chain = groups["Space: Chain"]
     assert (chain.kind_field, chain.only) == ("space__kind", "chain")

@@ -1,0 +1,88 @@
+"""One candidate for every edge, together as probable as can be within a budget: exact, in seconds.
+
+A knapsack with a choice from each edge. States that cost no less and are worth no more than another go, and so do those
+that cannot beat the best that is known, by the bound that a price of the budget gives (Lagrange). A pure function.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+HALVINGS = 60
+SLACK = 1e-9
+"""What sums in double precision may be apart by."""
+
+
+def likeliest(worth: Tensor, costs: Tensor, budget: float) -> Tensor | None:
+    """[E] candidate of each edge: the highest sum of `worth` whose costs sum to no more than `budget`.
+
+    None if there is none.
+
+    Args:
+        worth: [E, M] log-probabilities, minus infinity for what cannot be chosen.
+        costs: [E, M], at least zero.
+        budget: for all edges together.
+
+    >>> worth = torch.tensor([[0.7, 0.3], [0.6, 0.4]]).log()
+    >>> costs = torch.tensor([[5.0, 1.0], [5.0, 1.0]])
+    >>> [likeliest(worth, costs, budget).tolist() for budget in (10, 6, 2)], likeliest(worth, costs, 1.9)
+    ([[0, 0], [0, 1], [1, 1]], None)
+    """
+    worth, costs = worth.double().cpu(), costs.double().cpu()
+    costs = costs.masked_fill(worth == -torch.inf, torch.inf)
+    if float(costs.min(-1).values.sum()) > budget + SLACK:
+        return None
+    price, known = _priced(worth, costs, budget)
+    if price == 0:
+        return known
+    gain = worth - price * costs.nan_to_num(posinf=0)  # of what cannot be chosen it is minus infinity all the same
+    bounds, least = (torch.cat([_rest(values), torch.zeros(1)]) for values in (gain.amax(-1), costs.amin(-1)))
+    floor = float(worth.gather(1, known[:, None]).sum()) - SLACK
+    value, cost, trail = torch.zeros(1).double(), torch.zeros(1).double(), []
+    for edge in range(len(worth)):
+        values, total = value[:, None] + worth[edge], cost[:, None] + costs[edge]
+        fits = total + least[edge + 1] <= budget + SLACK
+        may_win = values + bounds[edge + 1] + price * (budget - total) >= floor
+        places = (fits & may_win).flatten().nonzero().flatten()
+        values, total = values.flatten()[places], total.flatten()[places]
+        best_first = values.sort(descending=True, stable=True).indices
+        order = best_first[
+            total[best_first].sort(stable=True).indices
+        ]  # by cost; of those that cost the same, by value
+        before = torch.cat([torch.full((1,), -torch.inf).double(), values[order].cummax(0).values[:-1]])
+        front = order[values[order] > before]
+        value, cost = values[front], total[front]
+        trail.append(places[front])
+    place, chosen = int(value.argmax()), []
+    for places in reversed(trail):
+        place, unit = divmod(int(places[place]), worth.shape[1])
+        chosen.append(unit)
+    return torch.tensor(chosen[::-1])
+
+
+def _priced(worth: Tensor, costs: Tensor, budget: float) -> tuple[float, Tensor]:
+    """The lowest price of cost (to a hair) at which the best of each edge are within the budget, and those."""
+
+    def best(price: float) -> Tensor:
+        return (worth - price * costs.nan_to_num(posinf=0)).argmax(-1)
+
+    def fits(chosen: Tensor) -> bool:
+        return float(costs.gather(1, chosen[:, None]).sum()) <= budget + SLACK
+
+    if fits(best(0.0)):
+        return 0.0, best(0.0)
+    low, high = 0.0, 1.0
+    while not fits(best(high)):
+        if high > 1e30:
+            return high, costs.argmin(-1)
+        low, high = high, 4 * high
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if fits(best(middle)) else (middle, high)
+    return high, best(high)
+
+
+def _rest(values: Tensor) -> Tensor:
+    """[E] sum of each one and all after it."""
+    return values.flip(0).cumsum(0).flip(0)

@@ -1,0 +1,108 @@
+"""Two methods in one search: the one decides its levels, the other goes on from there with its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nasengine.architecture import Plan, lowered, smallest
+from nasengine.config import MGASConfig
+from nasengine.strategies.base import Batch, Decision, Draw, Lottery, Moment, Point, Stage, Strategy
+from nasengine.strategies.mgas import MGAS
+from nasengine.strategies.msgdas import LATER, MSGDAS
+from nasengine.supernet import Supernet
+
+
+class InTurn(Strategy):
+    """The stages of one strategy, then those of another; each is asked in its own.
+
+    Factors that the second will learn are there from the beginning, at rest, so that the network is the same to both.
+    """
+
+    def __init__(self, first: Strategy, then: Strategy) -> None:
+        super().__init__()
+        self.turns = nn.ModuleList([first, then])
+        self.decision_fraction = then.decision_fraction
+        self.recalibrates = then.recalibrates
+        self.early = 0
+        """Stages of the first; known once it was asked for them."""
+
+    def stages(self, net: Supernet) -> list[Stage]:
+        first, then = (turn.stages(net) for turn in self.turns)
+        self.early = len(first)
+        return [replace(stage, index=index) for index, stage in enumerate([*first, *then])]
+
+    def draw(self, net: Supernet, moment: Moment) -> list[Draw]:
+        return [self._whole(net, moment, draw) for draw in self._at(moment).draw(net, moment)]
+
+    def standing(self, net: Supernet, moment: Moment) -> Draw:
+        return self._whole(net, moment, self._at(moment).standing(net, moment))
+
+    def lottery(self, net: Supernet, moment: Moment) -> Lottery | None:
+        return self._at(moment).lottery(net, moment)
+
+    def losses(
+        self, net: Supernet, moment: Moment, batch: Batch, draws: Sequence[Draw]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        return self._at(moment).losses(net, moment, batch, draws)
+
+    def portions(
+        self, net: Supernet, moment: Moment, batch: Batch, draws: Sequence[Draw]
+    ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        return self._at(moment).portions(net, moment, batch, draws)
+
+    def after_backward(self, net: Supernet, moment: Moment, draws: Sequence[Draw]) -> None:
+        self._at(moment).after_backward(net, moment, draws)
+
+    def points(self, moment: Moment) -> Sequence[Point]:
+        return self._at(moment).points(moment)
+
+    def decide(self, net: Supernet, moment: Moment, point: Point, batches: Sequence[Batch]) -> list[Decision]:
+        return self._at(moment).decide(net, moment, point, batches)
+
+    def learning_rates(self, moment: Moment) -> list[dict[str, Any]]:
+        return self._at(moment).learning_rates(moment)
+
+    def optimizer(self, moment: Moment) -> torch.optim.Optimizer:
+        return self._at(moment).optimizer(moment)
+
+    def gains(self, net: Supernet) -> Mapping[str, Tensor]:
+        return self.turns[1].gains(net)
+
+    def limits(self) -> Mapping[str, float]:
+        return self.turns[1].limits()
+
+    def _at(self, moment: Moment) -> Strategy:
+        return self.turns[moment.stage.index >= self.early]
+
+    def _whole(self, net: Supernet, moment: Moment, draw: Draw) -> Draw:
+        if moment.stage.index >= self.early:
+            return draw
+        return replace(draw, gains={name: gain.detach() for name, gain in self.gains(net).items()})
+
+
+def msgdas(plan: Plan, config: Any, targets: Sequence[int], limits: Mapping[str, int]) -> Strategy:
+    """MSG-DAS alone, or with MGAS's filters and weights in the second half."""
+    part, epochs, metric = config.strategy, config.search.epochs, config.target.metric
+    bounds = {metric: targets[0], **limits}
+    if part.then == "nothing":
+        return MSGDAS(plan, part, epochs=epochs, bounds=bounds, seed=config.seed, later={})
+    own = 2 * epochs // (3 + len(targets))  # what follows has as many, and half as many for each further target
+    halfway = {name: _halfway(plan, name, bound) for name, bound in bounds.items()}
+    last = {metric: targets[-1], **limits}
+    rest = MGASConfig(granularities=LATER, regrow_levels=LATER, decision_fraction=part.decision_fraction)
+    return InTurn(
+        MSGDAS(plan, part, epochs=own, bounds=halfway, seed=config.seed, later=last),
+        MGAS(plan, rest, epochs=epochs - own, targets=targets, metric=metric, limits=limits),
+    )
+
+
+def _halfway(plan: Plan, metric: str, bound: int) -> int:
+    """The geometric middle between the whole space and a bound; never what operations cannot reach."""
+    full = lowered(plan, {}).size(metric)
+    return max(int(math.sqrt(full * bound)), smallest(plan, ("operation",), metric))
