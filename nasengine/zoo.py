@@ -163,7 +163,7 @@ def _load(model: nn.Module, file: Path, whose: str, last: set[str]) -> set[str]:
     for name, _ in model.named_parameters():
         if name not in left and not bool(given[name].isfinite().all()):
             raise ConfigError.at(
-                PATH, f"the weights in {file.name} are not all numbers: {name}; give those of a sound model"
+                "space.path", f"the weights in {file.name} are not all numbers: {name}; give those of a sound model"
             )
     model.load_state_dict({**own, **{name: value for name, value in given.items() if name not in left}})
     return left
