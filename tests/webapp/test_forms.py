@@ -59,11 +59,13 @@ def test_every_setting_has_a_field_with_its_own_label_and_help(alice: User) -> N
     shown = [*new.basic_fields, *(field for group in new.advanced_groups for field in group.fields)]
     assert [field.html_name.replace("__", ".") for field in new.basic_fields] == [
         "name", "preset", "data.dataset", "space.kind", "space.imported.library", "space.imported.model",
-        "strategy.kind", "target.metric", "target.value",
+        "space.imported.weights", "space.imported.path", "strategy.kind", "target.metric", "target.value",
     ]  # fmt: skip
     assert sorted(field.html_name for field in shown) == sorted(names)
     assert all(field.label and field.help_text for field in shown)
-    assert [field.label for field in new.basic_fields][3:7] == ["Space", "Library", "Model", "Method"]
+    assert [field.label for field in new.basic_fields][3:9] == [
+        "Space", "Library", "Model", "Weights", "Weights file", "Method",
+    ]  # fmt: skip
     batch = new.fields["search__batch_size"]
     assert isinstance(batch, SettingField)
     assert (batch.label, batch.unit) == ("Batch size", "images")  # type: ignore[attr-defined]

@@ -20,6 +20,7 @@ from nasengine.config import parse
 from nasengine.errors import ConfigError
 from tests.webapp import tiny_model
 from tests.webapp.cast import A_ZIP, config, put_into
+from tests.webapp.test_again import between, recipe
 from tests.webapp.test_surveys import FORM, look, named, outlook, posted, start, subject
 from webapp import comparison, selectors, services, tasks
 from webapp.again import again, briefly
@@ -283,8 +284,8 @@ def test_a_recipe_for_trained_weights_can_be_asked_for(
     page: Client, known: None, new_weights: Callable[..., Weights]
 ) -> None:
     weights = new_weights()
-    for recipe in ("prune", "gates"):
-        asked = {"strategy__dms__recipe": recipe}
+    for name in ("prune", "gates"):
+        asked = {"strategy__dms__recipe": name}
         assert outlook(page, **asked)["problems"][0][0] == "strategy__dms__recipe"
         assert outlook(page, **asked, **chosen(weights))["feasible"]
 
@@ -311,9 +312,9 @@ def test_the_same_is_asked_for_once_more(page: Client, search: Search) -> None:
     assert form["space__imported__path"].value() == search.config["space"]["path"]
     content = page.get(search.url).content.decode()
     assert content.count("Put the path of your weights in the place of <code>weights.safetensors</code>: “Oak”") == 2
-    assert (
-        content.count("&quot;weights&quot;: &quot;file&quot;, &quot;path&quot;: &quot;weights.safetensors&quot;") == 2
-    )
+    space = {"kind": "imported", "library": "timm", "model": "test_resnet", "weights": "file"}
+    assert between(recipe(page, search, "shell"))["space"] == {**space, "path": "weights.safetensors"}
+    assert between(recipe(page, search, "curl"))["space"] == {**space, "path": search.config["space"]["path"]}
 
 
 def test_gone_weights_are_missed_and_no_others_take_their_place(
