@@ -122,6 +122,7 @@ def stopped_and_measured(folder: Path) -> None:
     ran_until(folder / "disturbed", SHORT, [])
 
 
+@pytest.mark.long
 def test_the_first_hears_and_measures_for_all_and_stopped_at_any_place_they_end_with_the_very_same_files(
     tmp_path: Path,
 ) -> None:
@@ -157,6 +158,7 @@ def by_all_methods(folder: Path) -> None:
         "published": watched_search(folder / "published", published),
         "teacher": watched_search(folder / "teacher", VARIANTS["teacher"]),
         "known model": watched_search(folder / "known model", VARIANTS["known model"]),
+        "sub-graphs": watched_search(folder / "sub-graphs", VARIANTS["sub-graphs, then widths"]),
     }
     control, epochs = Control(), 0
     if not parallel.leads():
@@ -173,7 +175,7 @@ def test_all_methods_learn_the_same_bit_by_bit_end_early_together_and_can_be_lef
     tmp_path: Path,
 ) -> None:
     one, other = together(by_all_methods, tmp_path)
-    for name in ("published", "teacher", "known model"):
+    for name in ("published", "teacher", "known model", "sub-graphs"):
         assert one[name]["search"] and one[name]["retrain"]
         assert_alike(one[name], other[name])
     assert (one["epochs"], other["epochs"]) == (1, 0)
