@@ -64,9 +64,8 @@ def _failed(error: Exception, last: int, problems: list[tuple[str, str]], code: 
         if isinstance(error, EngineError)
         else f"{name}: {error}; this is a fault of Coppice, please report it"
     )
-    if parallel.leads() or code != BAD_INPUT:  # what is bad for one is bad for all
-        who = "" if parallel.leads() else f"process {parallel.rank()}: "
-        print(f"{who}error: {message}", file=sys.stderr)
+    who = "" if parallel.leads() else f"process {parallel.rank()}: "
+    print(f"{who}error: {message}", file=sys.stderr)
     event = SearchFailed(seq=last + 1, error=name, message=message, problems=[list(problem) for problem in problems])
     _say(events.to_line(event))
     return code

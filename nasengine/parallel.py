@@ -119,7 +119,7 @@ def agreed(find: Callable[[], T]) -> T:
     return found
 
 
-def in_turn(steps: Iterable[T]) -> Generator[T, None, Any]:
+def first_then_others(steps: Iterable[T]) -> Generator[T, None, Any]:
     """Steps that the first process goes before all others, who find in a cache what it has left there."""
     done = False
     if leads():

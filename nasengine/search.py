@@ -281,7 +281,7 @@ class _Run:
         if resumed and self.saved["position"]["phase"] == "done":
             yield from self._said_again()
             return
-        packed, survey = yield from parallel.in_turn(self._loaded(silent=resumed))
+        packed, survey = yield from parallel.first_then_others(self._loaded(silent=resumed))
         if self.saved is not None and self.saved.get("sha256") != packed.sha256:
             raise ConfigError.at(
                 "data.dataset",
@@ -296,6 +296,7 @@ class _Run:
         batch = batch_size(self.config, len(self.images.train))
         if problem := parallel.uneven(batch):
             raise ConfigError.at("search.batch_size", problem)
+        self.feeds = train.Feeds.of(self.images, batch, seed, self.config.strategy.held_out)
         stream = device.generator("cpu", seed, "weights")
         if survey is None:
             self.net = Supernet.born(self.plan, stream, self.device)
@@ -310,7 +311,6 @@ class _Run:
         part = self.config.strategy
         make = resolved(catalogue.STRATEGIES[part.kind].paths[part.recipe])
         self.strategy = make(self.plan, self.config, self.look.family, self.look.limits).to(self.device)
-        self.feeds = train.Feeds.of(self.images, batch, seed, self.strategy.decision_fraction)
         self.stages = self.strategy.stages(self.net)
         if not resumed:
             yield narration.search_started(self.config, self.plan, self.look, self.stages, device.label(self.device))
@@ -406,7 +406,7 @@ class _Run:
         if self.position.phase == "teach":
             yield from self._teaching()
         yield from self._retrainings()
-        yield from parallel.in_turn(self._published() if parallel.leads() else ())
+        yield from parallel.first_then_others(self._published() if parallel.leads() else ())  # files are written once
 
     def _loaded(self, *, silent: bool) -> Any:
         """The images, and what is known of a model that somebody else wrote."""
@@ -474,8 +474,7 @@ class _Run:
         said, images_since = time.perf_counter(), 0
         for step in range(self.position.step, self.steps):
             self.position = _Position(stage=stage.index, epoch=epoch, step=step)
-            self._obey()
-            self._shorten()
+            self._shorten(**self._obey())
             if self.stopped:
                 return
             moment = Moment(stage=stage, epoch=epoch, step=step, steps=self.steps)
@@ -764,8 +763,7 @@ class _Run:
     def _retrain_epoch(self, epoch: int) -> Iterator[Event]:
         for step in self.retraining.steps(epoch, self.position.step, self.meter):
             self.position = replace(self.position, epoch=epoch, step=step)
-            self._obey()
-            self._shorten()
+            self._shorten(**self._obey())
             if self._enough:
                 self.retraining.network.eval()
                 return
@@ -846,8 +844,12 @@ class _Run:
 
     # -- time and obedience --------------------------------------------------------------------------------------
 
-    def _obey(self) -> None:
-        self._end_if(parallel.agreed(lambda: self.control.requested))
+    def _obey(self) -> dict[str, bool]:
+        """Ends the run if that is asked for; else answers whether it shall stop early, or finish now."""
+        asked = self.control
+        requested, stop, finish = parallel.agreed(lambda: (asked.requested, asked.stop, asked.finish))
+        self._end_if(requested)
+        return {"stop": stop, "finish": finish}
 
     def _end_if(self, requested: str | None) -> None:
         if requested:
@@ -855,10 +857,9 @@ class _Run:
                 self.save()
             raise Interrupted(f"stopped on request ({requested})")
 
-    def _shorten(self) -> None:
+    def _shorten(self, *, stop: bool, finish: bool) -> None:
         """Notes whether the rest shall be shorter than planned."""
         before, searching = len(self.early), self.position.phase == "search"
-        stop, finish = parallel.agreed(lambda: (self.control.stop, self.control.finish))
         if not self.stopped and (stop or finish):
             self.stopped = True
             self.early += ["search"] * searching + ["comparison"] * bool(self.config.baseline.random)

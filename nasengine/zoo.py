@@ -160,8 +160,9 @@ def _load(model: nn.Module, file: Path, whose: str, last: set[str]) -> set[str]:
     own = model.state_dict()
     left = left_over(file, _shapes(own), last, whose)
     given = unwrapped(load_file(file))
-    for name, _ in model.named_parameters():
-        if name not in left and not bool(given[name].isfinite().all()):
+    for name, value in own.items():
+        is_taken = name in given and name not in left
+        if is_taken and bool(value.isfinite().all()) and not bool(given[name].isfinite().all()):
             raise ConfigError.at(
                 "space.path", f"the weights in {file.name} are not all numbers: {name}; give those of a sound model"
             )

@@ -127,7 +127,7 @@ def bring_survey(search: Search) -> None:
 
 
 def _read(search: Search) -> tuple[SearchConfig, DataFacts]:
-    config = parse(engine_config(search))
+    config = parse(_with_data_path(search))
     return config, _facts(config, search.dataset)
 
 
@@ -137,15 +137,20 @@ def _facts(config: SearchConfig, dataset: Dataset | None) -> DataFacts:
 
 def engine_config(search: Search) -> dict[str, Any]:
     """The configuration as the engine reads it, with the paths of uploads."""
+    config = _with_data_path(search)
+    if _is_upload(config["space"].get("path")):
+        if search.weights is None:
+            raise ConfigError.at("space.path", f"the weights '{search.weights_label}' were deleted; upload them again")
+        config["space"] = {**config["space"], "path": _path(search.weights)}
+    return config
+
+
+def _with_data_path(search: Search) -> dict[str, Any]:
     config: dict[str, Any] = {**search.config, "data": dict(search.config["data"])}
     if _is_upload(config["data"]["dataset"]):
         if search.dataset is None:
             raise ConfigError.at("data.dataset", f"the data set '{search.dataset_label}' was deleted; upload it again")
         config["data"] |= {"dataset": "zip", "path": _path(search.dataset)}
-    if _is_upload(config["space"].get("path")):
-        if search.weights is None:
-            raise ConfigError.at("space.path", f"the weights '{search.weights_label}' were deleted; upload them again")
-        config["space"] = {**config["space"], "path": _path(search.weights)}
     return config
 
 

@@ -46,7 +46,7 @@ def test_alone_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parallel.agreed(lambda: value) is value
     batch = torch.arange(6.0).view(3, 2)
     assert parallel.share(batch).data_ptr() == batch.data_ptr() and torch.equal(parallel.share(batch), batch)
-    assert list(parallel.told([1, 2])) == [1, 2] and list(parallel.in_turn([1, 2])) == [1, 2]
+    assert list(parallel.told([1, 2])) == [1, 2] and list(parallel.first_then_others([1, 2])) == [1, 2]
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------
@@ -81,15 +81,15 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_several_seeds_are_refused_and_the_first_process_says_so(
+def test_several_seeds_are_refused_by_each_process(
     rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     processes(monkeypatch, 2, rank)
     assert main(["search", str(written(tmp_path)), "--out", str(tmp_path / "run"), "--seeds", "2"]) == BAD_INPUT
     told = capsys.readouterr()
     sentence = "--seeds is for one process; leave it out, or start without torchrun"
-    assert (sentence in told.err, sentence in told.out) == (rank == 0, rank == 0)
-    assert rank == 0 or not (told.out or told.err)
+    assert told.err == f"{'' if rank == 0 else 'process 1: '}error: {sentence}\n"
+    assert (sentence in told.out, bool(told.out)) == (rank == 0, rank == 0)
 
 
 # -- together ----------------------------------------------------------------------------------------------------------

@@ -95,10 +95,11 @@ def test_weights_of_another_model_are_refused_by_the_tensor(tmp_path: Path) -> N
         refused(wrong)
         == f"the weights in {file.name} do not fit {told}: fc.weight is [7, 500], expected [7, 512]; {mend}"
     )
-    broken = {**state, "layer1.0.bn1.bias": torch.full((64,), torch.nan)}
-    assert refused(broken) == (
-        f"the weights in {file.name} are not all numbers: layer1.0.bn1.bias; give those of a sound model"
-    )
+    for name in ("layer1.0.bn1.bias", "layer1.0.bn1.running_var"):
+        broken = {**state, name: torch.full((64,), torch.nan)}
+        assert refused(broken) == (
+            f"the weights in {file.name} are not all numbers: {name}; give those of a sound model"
+        )
     assert refused({**state, "more": torch.zeros(1)}) == f"the weights in {file.name} have more, which {told} has not"
     del state["fc.bias"]
     assert refused(state) == f"the weights in {file.name} have no fc.bias; give those of {told}"
