@@ -17,7 +17,7 @@ from small import chain_plan, configuration, images_for, lived_in, masks_of, rel
 from test_supernet import watch_layers
 from torch import Tensor
 
-from nasengine import events, export, gumbel, supernet
+from nasengine import events, export, gumbel, parallel, supernet
 from nasengine.architecture import Plan, lowered, smallest
 from nasengine.device import generator
 from nasengine.dropblock import dropblock
@@ -322,6 +322,14 @@ def test_08_about_so_much_is_zeroed_in_squares_and_the_mean_stays(
     assert float(scale.min()) == pytest.approx(float(scale.max()), rel=1e-5)
 
 
+def test_08_in_half_precision_squares_and_scale_are_those_of_single() -> None:
+    """More values than bfloat16 can count."""
+    x = torch.ones(64, 16, 16, 16)
+    for seed, keep in enumerate((0.6, 0.7, 0.8, 0.9, 0.95)):
+        exact = dropblock(x, keep, generator("cpu", seed))
+        assert torch.equal(dropblock(x.bfloat16(), keep, generator("cpu", seed)), exact.bfloat16())
+
+
 def test_08_with_all_kept_it_is_the_very_same() -> None:
     x = images_for(PLANS["cells"]())
     assert dropblock(x, 1.0, generator("cpu", 0)) is x
@@ -584,6 +592,41 @@ def test_the_first_trains_with_the_factors_that_the_second_will_learn() -> None:
     assert all(torch.equal(draw.gains[name], whole.gains[name]) for name in draw.gains)
     assert not any(gain.requires_grad for gain in draw.gains.values())
     assert all(gain.requires_grad for gain in whole.gains.values())
+
+
+def test_thresholds_are_told_once_they_are_learned_and_of_levels_that_have_them() -> None:
+    plan = PLANS["cells"]()
+    both, net = strategy_of(plan, then="mgas").double(), lived_in(plan)
+    assert both.limits() == {}
+    for stage, told in zip(both.stages(net), (set(), {"filter", "weight"}), strict=True):
+        at, (images, labels) = moment_of(stage, 0), batch_of(plan)
+        draws = both.draw(net, at)
+        losses, _ = both.losses(net, at, (images, labels), draws)
+        losses["task"].backward()
+        both.after_backward(net, at, draws)
+        assert set(both.limits()) == told
+        again = strategy_of(plan, then="mgas").double()
+        again.load_state_dict(both.state_dict())
+        assert again.limits() == both.limits(), "also by one that goes on"
+        both.zero_grad()
+
+
+def test_the_turn_is_known_before_stages_are_asked_for() -> None:
+    plan = PLANS["cells"]()
+    net = lived_in(plan)
+    first = strategy_of(plan, then="mgas").stages(net)[0]
+    (draw, _) = strategy_of(plan, then="mgas").double().draw(net, moment_of(first))
+    assert draw.sub_graph is not None
+
+
+def test_noise_on_skips_differs_between_processes_and_what_is_drawn_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, strategy, moment = in_the_middle(PLANS["cells"]())
+    found = []
+    for rank in (0, 1):
+        monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
+        found.append([draw.sub_graph for draw in strategy.draw(net, moment)])
+    for one, other in zip(*found, strict=True):
+        assert one.drawn == other.drawn and one.seed != other.seed
 
 
 # -- in a search ------------------------------------------------------------------------------------------------------
