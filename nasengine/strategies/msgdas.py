@@ -56,7 +56,7 @@ GUIDANCE_TEMPERATURE = 4.0
 LATER = ("filter", "weight")
 """Levels that are pruned by what follows it."""
 SMALLER = 0.9
-"""By how much the bound is lowered as long as what is kept could not be narrowed to the target, a time to this share."""
+"""By how much the bound is lowered as long as what is kept could not be narrowed to the target; to times by as much."""
 
 
 class MSGDAS(Strategy):
