@@ -70,7 +70,7 @@ STRATEGIES = {
     ),
     "msgdas": Strategy(
         label="MSG-DAS",
-        sentence="Trains a few paths at once, a fifth of the memory each. Wants many epochs; chooses operations only.",
+        sentence="Trains a few single paths at once, in little memory. Wants many epochs; chooses operations first.",
         paths={"reconstructed": "nasengine.strategies.in_turn:msgdas"},
         spaces=("cells", "chain"),
     ),

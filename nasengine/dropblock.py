@@ -29,6 +29,6 @@ def dropblock(x: Tensor, keep: float, stream: torch.Generator, block: int = BLOC
     b = min(block, height, width)
     corners = (*x.shape[:-2], height - b + 1, width - b + 1)
     rate = (1 - keep) / b**2 * (height * width) / (corners[-2] * corners[-1])
-    seeds = (torch.rand(corners, generator=stream, device=x.device) < rate).to(x.dtype)
+    seeds = (torch.rand(corners, generator=stream, device=x.device) < rate).float()
     mask = 1 - F.max_pool2d(F.pad(seeds, [b - 1] * 4), b, stride=1)
-    return x * mask * (mask.numel() / mask.sum().clamp(min=1))
+    return x * (mask * (mask.numel() / mask.sum().clamp(min=1))).to(x.dtype)  # counts would not fit in half precision

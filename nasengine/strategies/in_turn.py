@@ -22,20 +22,23 @@ class InTurn(Strategy):
     """The stages of one strategy, then those of another; each is asked in its own.
 
     Factors that the second will learn are there from the beginning, at rest, so that the network is the same to both.
+
+    Args:
+        first: has the first `early` stages.
+        then: has all that follow.
+        early: how many stages the first has.
     """
 
-    def __init__(self, first: Strategy, then: Strategy) -> None:
+    def __init__(self, first: Strategy, then: Strategy, *, early: int) -> None:
         super().__init__()
-        self.turns = nn.ModuleList([first, then])
+        self.turns, self.early = nn.ModuleList([first, then]), early
         self.decision_fraction = then.decision_fraction
         self.recalibrates = then.recalibrates
-        self.early = 0
-        """Stages of the first; known once it was asked for them."""
+        self.register_buffer("turn", torch.zeros((), dtype=torch.long))
 
     def stages(self, net: Supernet) -> list[Stage]:
-        first, then = (turn.stages(net) for turn in self.turns)
-        self.early = len(first)
-        return [replace(stage, index=index) for index, stage in enumerate([*first, *then])]
+        stages = [stage for turn in self.turns for stage in turn.stages(net)]
+        return [replace(stage, index=index) for index, stage in enumerate(stages)]
 
     def draw(self, net: Supernet, moment: Moment) -> list[Draw]:
         return [self._whole(net, moment, draw) for draw in self._at(moment).draw(net, moment)]
@@ -57,6 +60,7 @@ class InTurn(Strategy):
         return self._at(moment).portions(net, moment, batch, draws)
 
     def after_backward(self, net: Supernet, moment: Moment, draws: Sequence[Draw]) -> None:
+        self.turn.fill_(self._turn(moment))
         self._at(moment).after_backward(net, moment, draws)
 
     def points(self, moment: Moment) -> Sequence[Point]:
@@ -75,13 +79,17 @@ class InTurn(Strategy):
         return self.turns[1].gains(net)
 
     def limits(self) -> Mapping[str, float]:
-        return self.turns[1].limits()
+        """Of the one that took the last step."""
+        return self.turns[int(self.turn)].limits()
 
     def _at(self, moment: Moment) -> Strategy:
-        return self.turns[moment.stage.index >= self.early]
+        return self.turns[self._turn(moment)]
+
+    def _turn(self, moment: Moment) -> int:
+        return int(moment.stage.index >= self.early)
 
     def _whole(self, net: Supernet, moment: Moment, draw: Draw) -> Draw:
-        if moment.stage.index >= self.early:
+        if self._turn(moment):
             return draw
         return replace(draw, gains={name: gain.detach() for name, gain in self.gains(net).items()})
 
@@ -99,6 +107,7 @@ def msgdas(plan: Plan, config: Any, targets: Sequence[int], limits: Mapping[str,
     return InTurn(
         MSGDAS(plan, part, epochs=own, bounds=halfway, seed=config.seed, later=last),
         MGAS(plan, rest, epochs=epochs - own, targets=targets, metric=metric, limits=limits),
+        early=1,
     )
 
 

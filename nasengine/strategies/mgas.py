@@ -278,7 +278,7 @@ class MGAS(Strategy):
         ]
 
     def limits(self) -> Mapping[str, float]:
-        return {level: float(values.detach().mean()) for level, values in self.thresholds.items()}
+        return {level: float(self.thresholds[level].detach().mean()) for level in self.part.granularities}
 
     @property
     def returning(self) -> list[str]:

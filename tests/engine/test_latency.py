@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import StopAt, chain_plan, configuration, masks_of, random_kept, small_plan
+from small import StopAt, chain_plan, configuration, lived_in, masks_of, random_kept, small_plan
 from torch import Tensor, nn
 
 from nasengine import costs, device, events, export, latency
@@ -27,7 +27,9 @@ from nasengine.latency import Timing, drawn, fitted_guide
 from nasengine.outlook import outlook
 from nasengine.search import search
 from nasengine.splits import builtin_facts
-from nasengine.supernet import Kept, architecture, everything
+from nasengine.strategies import in_turn
+from nasengine.strategies.base import Moment
+from nasengine.supernet import Kept, architecture, everything, plain
 
 LEVELS = ("operation", "filter", "weight")
 PLANS = {
@@ -153,6 +155,23 @@ def test_a_device_that_is_slower_or_faster_than_its_guide_is_met_to_three_per_ce
         lambda kept: int(factor * took(plan, kept)), target=target, smallest=least,
     )  # fmt: skip
     assert 0.95 <= int(factor * took(plan, found)) / target <= 1
+
+
+@given(which=st.sampled_from(["cells", "chain"]), seed=st.integers(0, 10**6), room=st.floats(1.3, 3))
+@settings(max_examples=15, deadline=None)
+def test_operations_that_are_handed_on_leave_filters_room_for_a_guide_that_is_off(
+    which: str, seed: int, room: float
+) -> None:
+    plan = guided(which, seed)
+    target = int(room * smallest(plan, LEVELS, "latency_ms"))
+    wanted = configuration({**TIMED, "strategy": {"kind": "msgdas", "then": "mgas"}})
+    both, net = in_turn.msgdas(plan, wanted, (target,), {}), lived_in(plan, seed)
+    with torch.no_grad():
+        both.turns[0].scores.normal_(generator=generator("cpu", seed, "scores"))
+    stage = both.stages(net)[0]
+    moment = Moment(stage=stage, epoch=stage.warmup_epochs, step=0, steps=4)
+    (decision,) = both.decide(net, moment, "end", ())
+    assert smallest(plan, ("filter", "weight"), "latency_ms", kept=plain(plan, decision.kept)) <= 0.9 * target
 
 
 # -- searches ------------------------------------------------------------------------------------------------------
