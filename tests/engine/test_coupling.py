@@ -162,7 +162,7 @@ def test_real_models_are_cut_exactly(library: str, name: str) -> None:
         (nets.Attentive, "stem.0", "it runs through MultiheadAttention, a kind of layer that cannot be cut"),
     ],
 )
-def test_a_group_that_cannot_be_proved_stays_whole_with_its_reason(
+def test_20_a_group_that_cannot_be_proved_stays_whole_with_its_reason(
     kind: type[nn.Module], name: str, reason: str
 ) -> None:
     _, held, frozen = hand_made(kind)
@@ -180,7 +180,7 @@ def test_where_torch_prunings_index_maps_end_in_an_error_only_those_channels_are
     assert len(possible) > 10 and frozen
 
 
-def test_what_there_was_no_time_for_stays_whole() -> None:
+def test_20_what_there_was_no_time_for_stays_whole() -> None:
     model, held, _ = hand_made(nets.Residual)
     assert proved(model, held, images(), stream(), until=0.0) == (
         (),
@@ -189,7 +189,7 @@ def test_what_there_was_no_time_for_stays_whole() -> None:
     )
 
 
-def test_the_original_is_untouched_and_what_was_not_to_learn_still_is_not() -> None:
+def test_19_the_original_is_untouched_and_what_was_not_to_learn_still_is_not() -> None:
     model = copy.deepcopy(hand_made(nets.Squeezed)[0])
     held = hand_made(nets.Squeezed)[1]
     for name, parameter in model.named_parameters():
@@ -229,7 +229,7 @@ def check_runs_as(model: nn.Module, other: Callable[[torch.Tensor], torch.Tensor
 
 
 @pytest.mark.parametrize(("library", "name"), [("torchvision", "resnet18"), ("timm", "vit_tiny_patch16_224")])
-def test_a_cut_model_can_be_exported_and_compiled(library: str, name: str) -> None:
+def test_19_a_cut_model_can_be_exported_and_compiled(library: str, name: str) -> None:
     model, held, _ = real(library, name)
     small = sliced(model, held, some(held, 9)).float()
     batch = torch.export.Dim("batch", min=1, max=8)
@@ -270,7 +270,7 @@ print(model(torch.ones(1, 3, 32, 32, dtype=torch.float64)).sum().item(), "torch_
 
 
 @pytest.mark.parametrize(("library", "name"), [("torchvision", "resnet18"), ("timm", "vit_tiny_patch16_224")])
-def test_a_recipe_rebuilds_the_model_in_a_fresh_process_without_torch_pruning(
+def test_19_a_recipe_rebuilds_the_model_in_a_fresh_process_without_torch_pruning(
     library: str, name: str, tmp_path: Path
 ) -> None:
     model, held, _ = real(library, name)
@@ -295,7 +295,7 @@ def test_couplings_are_found_in_another_process_and_are_plain_data() -> None:
     assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_a_model_that_never_returns_is_cut_off() -> None:
+def test_20_a_model_that_never_returns_is_cut_off() -> None:
     began = time.monotonic()
     sentence = (
         r"^space.model: its channel groups were not found within 6 s \(still (starting|tracing the model)\); take"

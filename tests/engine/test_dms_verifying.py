@@ -1,6 +1,7 @@
 """Numbered checks 6 to 14 and 16 to 18 of DMS in a network; 1 to 5 of its operator are in ``test_topk``.
 
-Check 15 is a benchmark, 19 to 21 are about imported models.
+19 and 20 are in ``test_coupling``. Two are benchmarks: 15 is ``scale_model``, the sweep of 20 is ``zoo``.
+The time beside multiply-adds of 21 is in every report (``test_export``).
 """
 
 from __future__ import annotations
