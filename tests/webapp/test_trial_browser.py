@@ -137,7 +137,7 @@ def local(page: Page, content: bytes, size: int, channels: int = 3) -> NDArray[n
 
 def answered(page: Page) -> str:
     expect(page.locator("try-it")).to_have_attribute("aria-busy", "false", timeout=60_000)
-    return page.locator("[data-said]").inner_text()
+    return page.locator("[data-said]").text_content() or ""  # also where it is out of view, and so not laid out
 
 
 def chances_of(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -364,7 +364,7 @@ def test_the_camera_opens_after_a_click_and_closes_with_the_picture(
                 continue
             video = page.get_by_label("What the camera sees")
             expect(video).to_be_visible()
-            page.wait_for_function("document.querySelector('try-it video').videoWidth > 0")
+            expect(video).not_to_have_js_property("videoWidth", 0)
             page.evaluate("window.track = document.querySelector('try-it video').srcObject.getTracks()[0]")
             page.get_by_role("button", name="Take the picture").click()
             assert answered(page).startswith("It says")
@@ -406,7 +406,8 @@ def test_a_camera_that_is_allowed_after_the_part_was_renewed_is_closed_at_once(p
     page.get_by_role("button", name="Use the camera").click()
     page.evaluate("const old = document.querySelector('try-it'); old.replaceWith(old.cloneNode(true))")
     page.evaluate("prompts[0]()")
-    page.wait_for_function("tracks[0].readyState === 'ended'")
+    page.evaluate("new Promise((done) => { tracks[0].readyState === 'ended' ? done() : setTimeout(done, 500); })")
+    assert page.evaluate("tracks[0].readyState") == "ended"
     expect(page.get_by_label("What the camera sees")).to_be_hidden()
 
 
