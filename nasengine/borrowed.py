@@ -193,7 +193,8 @@ class BorrowedNet(Supernet):
             living = alive.get((layer, side), range(members[0][1].of))
             if side == "queries":
                 living = alive.get((layer, "out"), alive.get((layer, "through"), living))
-            channels = _Channels(members, self.units, living, next(iter(self.nursery.values())).device)
+            device = next(iter(self.nursery.values())).device
+            channels = _Channels([_Cover(apart, self.units, living, device) for apart in _apart(members)])
             if side == "in" and not _is_part_of_way(self.origin.model.get_submodule(layer), members):
                 self.readers[layer] = channels
                 module.register_forward_pre_hook(self._reader(module, channels))
@@ -302,17 +303,11 @@ class _Now:
 _NOTHING = _Now({}, {})
 
 
+@dataclass(frozen=True)
 class _Channels:
     """Which living units each living channel of one side of a layer belongs to: of a head, and of its width."""
 
-    def __init__(
-        self,
-        members: Sequence[tuple[Group, Member]],
-        units: Mapping[str, Sequence[int]],
-        living: Sequence[int],
-        device: torch.device,
-    ) -> None:
-        self.covers = [_Cover(apart, units, living, device) for apart in _apart(members)]
+    covers: Sequence[_Cover]
 
     def factor(self, of: Callable[[str], Tensor | None]) -> Tensor | None:
         """[channels] product of what their units' factors are; nothing if no unit has any."""

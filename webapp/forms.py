@@ -401,10 +401,13 @@ class ShareForm(forms.Form):
     )  # fmt: skip
 
 
-class UploadForm(forms.Form):
+class _NamedFileForm(forms.Form):
+    name = forms.CharField(max_length=80, required=False, label="Name", help_text="Empty: the name of the file.")
+
+
+class UploadForm(_NamedFileForm):
     """A zip of class folders."""
 
-    name = forms.CharField(max_length=80, required=False, label="Name", help_text="Empty: the name of the file.")
     file = forms.FileField(
         label="Zip file",
         help_text="One folder a class, with or without train, val and test folders above.",
@@ -416,10 +419,9 @@ class UploadForm(forms.Form):
     )
 
 
-class WeightsForm(forms.Form):
+class WeightsForm(_NamedFileForm):
     """A trained model's state dict."""
 
-    name = forms.CharField(max_length=80, required=False, label="Name", help_text="Empty: the name of the file.")
     file = forms.FileField(
         label="Safetensors file",
         help_text="The state dict of a model of timm or torchvision.",

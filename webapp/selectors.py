@@ -179,7 +179,7 @@ def time_of(owner: User, asked: Asked) -> dict[str, float]:
 @functools.lru_cache(maxsize=1000)
 def _times(pk: UUID) -> tuple[float, float] | None:
     """Seconds of a finished search and of its estimate; None if it ended early or cannot be told. They never change."""
-    search = Search.objects.select_related("dataset", "weights").filter(pk=pk).first()
+    search = Search.objects.select_related("dataset").filter(pk=pk).first()
     report = (search.report or {}) if search else {}
     taken = sum((report.get("seconds") or {}).values())
     if search is None or not taken or report.get("ended_early"):

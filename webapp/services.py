@@ -17,7 +17,7 @@ import shutil
 import socket
 import uuid
 import zipfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -524,11 +524,7 @@ def dataset_delete(*, dataset: Dataset) -> None:
     Raises:
         Refused: while a live search uses it.
     """
-    with transaction.atomic():
-        Dataset.objects.select_for_update().filter(pk=dataset.pk).first()
-        _refuse_in_use(dataset, "is")
-        Dataset.objects.filter(pk=dataset.pk).delete()
-        transaction.on_commit(lambda: dataset_files_delete(dataset=dataset))
+    _upload_delete(dataset, "is", lambda: dataset_files_delete(dataset=dataset))
 
 
 def dataset_files_delete(*, dataset: Dataset) -> None:
@@ -666,12 +662,8 @@ def weights_delete(*, weights: Weights) -> None:
     Raises:
         Refused: while a live search uses them.
     """
-    with transaction.atomic():
-        Weights.objects.select_for_update().filter(pk=weights.pk).first()
-        _refuse_in_use(weights, "are")
-        Weights.objects.filter(pk=weights.pk).delete()
-        folder = (Path(settings.MEDIA_ROOT) / weights.file).parent
-        transaction.on_commit(lambda: shutil.rmtree(folder, ignore_errors=True))
+    folder = (Path(settings.MEDIA_ROOT) / weights.file).parent
+    _upload_delete(weights, "are", lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 # What may be cut of known models
@@ -805,10 +797,16 @@ def _refuse_over_quota(owner: User, given: str, size: int) -> None:
         )
 
 
-def _refuse_in_use(upload: Dataset | Weights, verb: str) -> None:
-    using = upload.searches.filter(state__in=LIVE_STATES).first()
-    if using is not None:
-        raise Refused(f"'{upload.name}' {verb} used by the search '{using.name}'; cancel it or wait until it ends.")
+def _upload_delete(upload: Dataset | Weights, verb: str, remove_files: Callable[[], None]) -> None:
+    """Removes the row, and then the files, unless a live search uses them."""
+    with transaction.atomic():
+        own = type(upload)._default_manager.filter(pk=upload.pk)
+        own.select_for_update().first()
+        using = upload.searches.filter(state__in=LIVE_STATES).first()
+        if using is not None:
+            raise Refused(f"'{upload.name}' {verb} used by the search '{using.name}'; cancel it or wait until it ends.")
+        own.delete()
+        transaction.on_commit(remove_files)
 
 
 def _shapes(file: File[bytes], given: str) -> dict[str, tuple[int, ...]]:
