@@ -54,10 +54,13 @@ SEARCHES: dict[str, dict[str, dict[str, Any]]] = {
     "no regrowth": {"strategy": {"regrow_fraction": 0.0}},
     "one stage": {"strategy": {"cuts": []}},
     "DMS": {"strategy": {"kind": "dms"}},
+    "MSG-DAS": {"strategy": {"kind": "msgdas", "then": "mgas"}},
     "inherited weights": {"retrain": {"start": "inherit"}},
 }
 """Ways to search, as changes to the configuration. The last is trained longer than all others: by the search."""
-BESIDE = ("DMS", "inherited weights")
+METHODS = ("DMS", "MSG-DAS")
+"""The other methods, compared at every size."""
+BESIDE = (*METHODS, "inherited weights")
 """Of these nothing is promised."""
 ENOUGH = 2
 """Sizes at which ours must win."""
@@ -125,8 +128,8 @@ def jobs(seeds: int, sizes: Sequence[str], only: Sequence[str]) -> list[Job]:
     found = []
     for seed in range(seeds):
         for size in sorted(sizes, key=lambda size: size != MIDDLE):
-            names = ["ours", *RIVALS, *(name for name in SEARCHES if name != "ours" and size == ablated(name))]
-            found += [Job("params", size, name, seed) for name in names]
+            others = [name for name in SEARCHES if name != "ours" and (name in METHODS or size == ablated(name))]
+            found += [Job("params", size, name, seed) for name in ("ours", *RIVALS, *others)]
         if MIDDLE in sizes:
             found += [Job("macs", MIDDLE, name, seed) for name in ("ours", "random", "ResNet")]
     return [job for job in found if not only or job.contender in only]
