@@ -165,6 +165,52 @@ class CandidatesDrawn(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BlockRated(Event):
+    """All candidates of one block were compared with the teacher, by a method that rates them. Lower is better."""
+
+    kind: ClassVar[str] = "block_rated"
+    stage: int
+    epoch: int
+    block: int
+    """From 0, of `blocks`."""
+    blocks: int
+    """How many the network is divided into."""
+    choices: list[str]
+    """Operation choices of its layers, from front to back."""
+    candidates: int
+    """How many were rated."""
+    evaluations: int
+    """How often an operation was computed for it, of a batch of images; what candidates share is computed once."""
+    points: list[list[float]]
+    """[cost, rating] of the candidates, cost in the target's metric; of more than 2,000 those of the front and others,
+    evenly by rating."""
+    front: list[dict[str, object]]
+    """Each {cost, rating, units}: candidates that no other one undercuts in both, by rising cost; `units` has for each
+    choice the units that it keeps."""
+    correlation: float | None
+    """Kendall's tau of rating and cost, -1 to 1: how far the rating says no more than the cost does."""
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathsFound(Event):
+    """Which candidates together are the best network of each size, exactly, by the sum of their blocks' ratings."""
+
+    kind: ClassVar[str] = "paths_found"
+    stage: int
+    epoch: int
+    networks: list[dict[str, object]]
+    """Each {size, rating, picks}, by rising size and falling rating: networks that no other undercuts in both; `picks`
+    has for each block the place of its candidate in the front of `BlockRated`. At most 400, evenly by size."""
+    chosen: dict[str, object]
+    """{size, rating, costs, ratings, units}: the one that was taken; `costs` and `ratings` have a number a block."""
+    visited: int
+    """Partial networks that were looked at to be sure of it."""
+    of: float
+    """How many networks there are."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Committed(Event):
     """Units were pruned for good, or brought back; the network is sliced accordingly."""
 
@@ -297,9 +343,9 @@ class SearchFailed(Event):
 KINDS: dict[str, type[Event]] = {
     event.kind: event
     for event in (
-        DataProgress, DataReady, SearchStarted, StageStarted, Progress, EpochFinished, CandidatesDrawn, Committed,
-        Alternatives, CollapseAverted, CheckpointSaved, StageFinished, RetrainEpoch, ResultReady, SearchFinished,
-        SearchFailed,
+        DataProgress, DataReady, SearchStarted, StageStarted, Progress, EpochFinished, CandidatesDrawn, BlockRated,
+        PathsFound, Committed, Alternatives, CollapseAverted, CheckpointSaved, StageFinished, RetrainEpoch, ResultReady,
+        SearchFinished, SearchFailed,
     )
 }  # fmt: skip
 
