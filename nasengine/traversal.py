@@ -1,0 +1,292 @@
+"""One candidate for each block, together rated as well as can be within limits of cost: exact, in seconds.
+
+Ratings of blocks add up, and so do their costs; lower is better. Branch and bound, by ratings to which a price of the
+costs is added (Lagrange): no network within the limits is rated lower than such a sum says, and where it is lowest is
+looked at first. Sums are `fsum`, the same in any order, so what just meets a limit does. Pure functions.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import accumulate
+from math import fsum, inf
+from operator import mul
+from typing import NamedTuple
+
+HALVINGS = 60
+ROUNDS = 3
+"""How often the prices of several costs are settled in turn."""
+HALVINGS_OF_GAP = 12
+"""How small a part of the range of all networks is looked at first."""
+SLACK = 1e-12
+"""What two ways to the same sum may be apart by, as a share of the largest number in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """What a candidate of a block is rated, and what it adds to each of the costs. All finite."""
+
+    rating: float
+    costs: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A network: the place of its candidate in each block, and what these sum to."""
+
+    picks: tuple[int, ...]
+    rating: float
+    costs: tuple[float, ...]
+    visited: int
+    """Partial networks that were looked at until it was certain."""
+
+
+Blocks = Sequence[Sequence[Candidate]]
+"""The candidates of each block, one of them at least."""
+
+
+def pareto(candidates: Sequence[Candidate]) -> list[int]:
+    """Places of those that no other undercuts in rating and all costs, by rising costs; of equal ones the first.
+
+    >>> pareto([Candidate(rating=r, costs=(c,)) for r, c in [(1, 9), (2, 4), (2, 5), (3, 4), (4, 1)]])
+    [4, 1, 0]
+    """
+    kept: list[int] = []
+    for place in sorted(range(len(candidates)), key=lambda at: (candidates[at].costs, candidates[at].rating)):
+        new = candidates[place]
+        for other in reversed(kept):  # of a single cost the first look decides
+            old = candidates[other]
+            if old.rating <= new.rating and all(a <= b for a, b in zip(old.costs, new.costs, strict=True)):
+                break
+        else:
+            kept.append(place)
+    return kept
+
+
+def best(blocks: Blocks, bounds: Sequence[float], least: float = -inf) -> Found | None:
+    """The lowest rated network whose costs exceed no bound, and whose first cost is `least` at least.
+
+    None if there is none. Of networks that are rated the same it is always the same one; of two candidates of a block
+    that are, the cheaper, then the first.
+
+    >>> rated = [[(0, 4), (1, 0)], [(0, 3), (10, 0)], [(0, 5), (1, 3), (2, 0)]]
+    >>> blocks = [[Candidate(rating=rating, costs=(cost,)) for rating, cost in block] for block in rated]
+    >>> best(blocks, [5.5]).picks, best(blocks, [-1])
+    ((1, 0, 2), None)
+    """
+    found = _searched(_Laid(blocks, [pareto(block) for block in blocks], bounds))
+    if found is None or found.costs[0] >= least:
+        return found
+    turned = [[Candidate(rating=each.rating, costs=(-each.costs[0],)) for each in block] for block in blocks]
+    dearer = _searched(_Laid(turned, [pareto(block) for block in turned], [-least]))
+    if dearer is None:
+        return None
+    found = _found(blocks, dearer.picks, found.visited + dearer.visited)
+    if all(cost <= bound for cost, bound in zip(found.costs, bounds, strict=True)):
+        return found
+    rest = _searched(_Laid(blocks, [range(len(block)) for block in blocks], bounds, least))
+    return rest and replace(rest, visited=found.visited + rest.visited)
+
+
+def ascending(blocks: Blocks, bounds: Sequence[float]) -> Iterator[Found]:
+    """All networks whose costs exceed no bound, each once, the lowest rated first."""
+    laid = _Laid(blocks, [range(len(block)) for block in blocks], bounds)
+    heap: list[tuple[float, bool, tuple[int, ...]]] = [(-inf, False, (0,))]
+    visited = 0
+    while heap:
+        bound, whole, ranks = heapq.heappop(heap)
+        taken = [rows[rank] for rows, rank in zip(laid.rows, ranks, strict=False)]
+        if whole:
+            yield laid.found(taken, visited)
+            continue
+        visited += 1
+        *before, rank = ranks
+        beside = laid.rows[len(before)][rank + 1 : rank + 2]
+        if beside:
+            heapq.heappush(heap, (laid.bound(taken[:-1] + beside), False, (*before, rank + 1)))
+        if not laid.fits(taken):
+            continue
+        if len(taken) == len(blocks):
+            heapq.heappush(heap, (fsum(row.rating for row in taken), True, ranks))
+        else:
+            heapq.heappush(heap, (bound, False, (*ranks, 0)))
+
+
+def network_front(blocks: Blocks, bound: float = inf, most: int | None = None) -> list[Found]:
+    """Networks that no other undercuts in rating and first cost, by rising cost; none costs more than `bound`.
+
+    Of more than `most` (two at least) the ends and others, as evenly by cost as there are. The front of the first
+    blocks is joined with that of the next one, again and again; sums that are rounded apart count as different.
+    """
+    joints: list[list[tuple[float, float, int, int]]] = [[(0.0, 0.0, 0, 0)]]  # cost, rating, joint before, place
+    visited = 0
+    for number, block in enumerate(blocks):
+        front = [(block[at].costs[0], block[at].rating, at) for at in pareto([_of_one_cost(each) for each in block])]
+        room = bound - fsum(min(each.costs[0] for each in later) for later in blocks[number + 1 :])
+        visited += len(joints[-1]) * len(front)
+        joined = sorted(
+            (before + cost, value + rating, joint, at)
+            for joint, (before, value, _, _) in enumerate(joints[-1])
+            for cost, rating, at in front
+            if before + cost <= room
+        )
+        lowest = accumulate((rating for _, rating, _, _ in joined), min, initial=inf)
+        joints.append([each for each, low in zip(joined, lowest, strict=False) if each[1] < low])
+    networks = []
+    for joint in _spread([cost for cost, _, _, _ in joints[-1]], most):
+        picks: list[int] = []
+        for states in reversed(joints[1:]):
+            _, _, joint, at = states[joint]
+            picks.append(at)
+        networks.append(_found(blocks, picks[::-1], visited))
+    return networks
+
+
+def _of_one_cost(candidate: Candidate) -> Candidate:
+    return Candidate(rating=candidate.rating, costs=candidate.costs[:1])
+
+
+def _spread(costs: Sequence[float], most: int | None) -> list[int]:
+    """Places of at most so many rising costs: for even steps from the first to the last, what costs no more."""
+    if most is None or len(costs) <= most:
+        return list(range(len(costs)))
+    step = (costs[-1] - costs[0]) / (most - 1)
+    return sorted({bisect_right(costs, costs[0] + step * at) - 1 for at in range(most - 1)} | {len(costs) - 1})
+
+
+def _found(blocks: Blocks, picks: Sequence[int], visited: int) -> Found:
+    taken = [block[at] for block, at in zip(blocks, picks, strict=True)]
+    costs = tuple(fsum(costs) for costs in zip(*(each.costs for each in taken), strict=True))
+    return Found(picks=tuple(picks), rating=fsum(each.rating for each in taken), costs=costs, visited=visited)
+
+
+class _Row(NamedTuple):
+    """A candidate, and its rating with the price of its costs."""
+
+    worth: float
+    rating: float
+    costs: tuple[float, ...]
+    place: int
+
+
+class _Laid:
+    """Blocks laid out by worth, and what can be known of a partial network."""
+
+    def __init__(
+        self, blocks: Blocks, places: Sequence[Sequence[int]], bounds: Sequence[float], least: float = -inf
+    ) -> None:
+        listed = [[block[at] for at in among] for block, among in zip(blocks, places, strict=True)]
+        prices = _prices(listed, bounds, least)
+        owed = [least if prices[0] < 0 else bounds[0], *bounds[1:]]
+        paid = fsum(map(mul, prices, owed))
+        self.blocks, self.bounds, self.least = blocks, bounds, least
+        self.rows = [
+            sorted(
+                _Row(_worth(each, prices), each.rating, each.costs, at)
+                for each, at in zip(candidates, among, strict=True)
+            )
+            for candidates, among in zip(listed, places, strict=True)
+        ]
+        self.rest = [fsum(rows[0].worth for rows in self.rows[at:]) - paid for at in range(len(blocks) + 1)]
+        self.cheapest = [
+            [min(costs) for costs in zip(*(each.costs for each in block), strict=True)] for block in listed
+        ]
+        self.dearest = [max(each.costs[0] for each in block) for block in listed]
+        largest = max(abs(row.worth) for rows in self.rows for row in (rows[0], rows[-1]))
+        self.margin = SLACK * max(abs(paid), largest)
+
+    def bound(self, taken: Sequence[_Row]) -> float:
+        """What a network with these first candidates is rated at least, if it is within the limits."""
+        return fsum(row.worth for row in taken) + self.rest[len(taken)] - self.margin
+
+    def fits(self, taken: Sequence[_Row]) -> bool:
+        """Whether the rest can be such that no limit is passed, each limit by itself."""
+        later = self.cheapest[len(taken) :]
+        for which, bound in enumerate(self.bounds):
+            if fsum([*(row.costs[which] for row in taken), *(costs[which] for costs in later)]) > bound:
+                return False
+        return self.least == -inf or (
+            fsum([*(row.costs[0] for row in taken), *self.dearest[len(taken) :]]) >= self.least
+        )
+
+    def found(self, taken: Sequence[_Row], visited: int) -> Found:
+        return _found(self.blocks, [row.place for row in taken], visited)
+
+
+def _searched(laid: _Laid) -> Found | None:
+    """Depth first, by worth; a block is left as soon as its next candidate cannot be part of a better network.
+
+    First among networks that may be rated as low as the lowest bound and a little more, then twice as much, and so on:
+    what is found there bounds the rest.
+    """
+    top: Found | None = None
+    taken: list[_Row] = []
+    visited = 0
+
+    def visit(ceiling: float) -> None:
+        nonlocal top, visited
+        for row in laid.rows[len(taken)]:
+            visited += 1
+            taken.append(row)
+            hopeless = laid.bound(taken) >= (ceiling if top is None else min(ceiling, top.rating - 2 * laid.margin))
+            if not hopeless and laid.fits(taken):
+                if len(taken) < len(laid.rows):
+                    visit(ceiling)
+                else:
+                    rating = fsum(each.rating for each in taken)
+                    if top is None or rating < top.rating:
+                        top = laid.found(taken, visited)
+            taken.pop()
+            if hopeless:
+                break
+
+    spread = fsum(rows[-1].worth - rows[0].worth for rows in laid.rows)
+    for ceiling in [*(laid.bound([]) + spread / 2**halvings for halvings in range(HALVINGS_OF_GAP, 0, -1)), inf]:
+        visit(ceiling)
+        if top is not None and top.rating <= ceiling:
+            break
+    return None if top is None else replace(top, visited=visited)
+
+
+def _worth(candidate: Candidate, prices: Sequence[float]) -> float:
+    return candidate.rating + fsum(map(mul, prices, candidate.costs))
+
+
+def _prices(blocks: Blocks, bounds: Sequence[float], least: float) -> list[float]:
+    """A price of each cost: about what its next unit would improve the rating by. Below 0 where it should cost more.
+
+    Any prices are right, but these leave the least to search: at them, the blocks' candidates of the lowest worth are
+    together just within the limits.
+    """
+    prices = [0.0] * len(bounds)
+
+    def spends(which: int, price: float) -> float:
+        tried = [*prices[:which], price, *prices[which + 1 :]]
+        return fsum(min((_worth(each, tried), each.costs[which]) for each in block)[1] for block in blocks)
+
+    def saves(which: int, price: float) -> bool:
+        return spends(which, price) <= bounds[which]
+
+    for _ in range(ROUNDS if len(bounds) > 1 else 1):
+        for which in range(len(bounds)):
+            prices[which] = _least_price(partial(saves, which))
+    if not any(prices) and spends(0, 0.0) < least:
+        prices[0] = -_least_price(lambda price: spends(0, -price) >= least)
+    return prices
+
+
+def _least_price(enough: Callable[[float], bool]) -> float:
+    """The lowest price that is enough (to a hair); a very high one where none is."""
+    if enough(0.0):
+        return 0.0
+    low, high = 0.0, 1.0
+    while not enough(high) and high < 1e30:
+        low, high = high, 4 * high
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
