@@ -385,12 +385,12 @@ def smallest(
     return math.ceil(total + sum(max(units.values()) for choice, units in owned.items() if least[choice]))
 
 
-def operation_sizes(plan: Plan, metric: str) -> dict[tuple[str, int], float]:
-    """(operation choice, unit) -> what it takes in the full space."""
+def operation_sizes(plan: Plan, metric: str, widths: Mapping[str, int] | None = None) -> dict[tuple[str, int], float]:
+    """(operation choice, unit) -> what it takes where channel groups have these widths, or all that there are."""
     found: dict[tuple[str, int], float] = {}
     for layer in plan.program(plan.exits[-1]):
         if layer.owner is not None:
-            size = _size_at(plan, layer, plan.groups, metric, bare=False)
+            size = _size_at(plan, layer, widths or plan.groups, metric, bare=False)
             found[layer.owner] = found.get(layer.owner, 0) + size
     return found
 
