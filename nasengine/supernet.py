@@ -52,6 +52,8 @@ class SubGraph:
 MISCOUNT = 0.02
 """How far `architecture.activations` may be from what autograd really keeps."""
 
+Masks = Mapping[str, Tensor]
+"""Choice -> mask over its living units."""
 Kept = dict[str, Tensor]
 """Choice -> which of its units are alive, bool [units], for weight choices bool of the full weight's shape."""
 
@@ -91,6 +93,7 @@ class Supernet(nn.Module):
         memory: numbers for one image that training may keep for backward, if it is bounded.
         recomputed: blocks from the front whose activations are computed twice instead of kept, so that `memory` holds.
         tracks: whether training passes move the running statistics of batch norms.
+        forgets: share of those statistics that a training pass replaces.
         compiled: whether training steps are compiled, anew after each change of the shape.
         fresh: names of live values that learn even where trained weights rest, since they are none.
         clock: measures the exported network of a decision, in nanoseconds; only where time is the target.
@@ -105,7 +108,7 @@ class Supernet(nn.Module):
         self.exit = exit_ or plan.exits[-1]
         self.folds = _fold_targets(plan)
         self.memory: int | None = None
-        self.tracks = True
+        self.tracks, self.forgets = True, 0.1
         self.compiled = False
         self.clock: Callable[[Kept], int] | None = None
         self._slice()
@@ -163,6 +166,21 @@ class Supernet(nn.Module):
                 del values[name]
         return values[self.exit]
 
+    def stretch(
+        self, values: Mapping[str, Tensor], first: int, border: str, sub_graph: SubGraph, masks: Masks
+    ) -> Tensor:
+        """The value `border` as the blocks from number `first` on make it of `values`; nothing else is computed."""
+        values, masks = dict(values), {**self.pruned_weights, **masks}
+        for segment in self._segments:
+            if segment.block < first:
+                continue
+            inputs = [values[name] for name in segment.inputs]
+            found = self._run(segment, masks, {}, frozenset(), sub_graph, *inputs, track=self.tracks)
+            values |= zip(segment.outputs, found, strict=True)
+            if border in segment.outputs:
+                break
+        return values[border]
+
     def _run(
         self, segment: _Segment, masks: Mapping[str, Tensor], gains: Mapping[str, Tensor], off: Off,
         sub_graph: SubGraph | None, *inputs: Tensor, track: bool,
@@ -201,7 +219,7 @@ class Supernet(nn.Module):
                 mean, var = self.statistics[layer.name]
                 if not track:
                     mean, var = mean.clone(), var.clone()  # without any, it would save fewer tensors than before
-                return F.batch_norm(x, mean, var, gamma, beta, training=self.training, momentum=0.1)
+                return F.batch_norm(x, mean, var, gamma, beta, training=self.training, momentum=self.forgets)
             case "relu":
                 return F.relu(x)
             case "max_pool":
@@ -292,6 +310,17 @@ class Supernet(nn.Module):
         """A network of its own with more units alive, for looking only: training it changes nothing here."""
         self.store()
         return self.with_(self.nursery, {**self.kept, **kept}, self.exit).train(self.training)
+
+    @torch.no_grad()
+    def adopt(self, state: Mapping[str, Tensor], block: int) -> None:
+        """Takes a block's values from the state dict of a compact network that has all their channels."""
+        names = {"mean": "running_mean", "var": "running_var"}
+        self.store()
+        for name, value in self.nursery.items():
+            layer, part = name.split("/")
+            if self.plan.layer[layer].block == block:
+                value.copy_(state[f"layers.{layer}.{names.get(part, part)}"])
+        self._slice()
 
     def with_(self, nursery: dict[str, Tensor], kept: Kept, exit_: str | None = None) -> Supernet:
         """A network of the same space with these values, of which that much is alive."""

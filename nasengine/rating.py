@@ -1,0 +1,79 @@
+"""What every candidate of a block is worth: how far its answer is from a map that it should reproduce.
+
+Source: DNA (arXiv 1911.13053): batch norms take their statistics anew for each candidate, the distance is the mean
+absolute difference over the deviation of what is wanted, so that those of different blocks add up. What candidates
+share is computed once: their layers are walked as a tree, and the statistics of a layer do not depend on what follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from nasengine.blocks import Block, Option, Rung
+from nasengine.supernet import Masks, SubGraph, Supernet
+
+TINY = 1e-9
+
+
+def distance(found: Tensor, wanted: Tensor) -> float:
+    """Mean absolute difference over the deviation of all that is wanted: the same for any scale of both.
+
+    >>> wanted = torch.tensor([0.0, 2.0])
+    >>> distance(wanted + 3, wanted), distance(10 * (wanted + 3), 10 * wanted)
+    (3.0, 3.0)
+    """
+    wanted = wanted.double()
+    return float((found.detach().double() - wanted).abs().mean() / (wanted.std(correction=0) + TINY))
+
+
+@torch.no_grad()
+def rated(
+    net: Supernet,
+    block: Block,
+    masks: Masks,
+    calibration: Tensor,
+    parts: Sequence[Tensor],
+    wanted: Sequence[Tensor],
+    read_out: Callable[[Tensor], Tensor],
+) -> Iterator[float]:
+    """The rating of each candidate in the order of `Block.paths`, lower is better.
+
+    Args:
+        net: of which the block is a part; a copy of it is made, which alone changes.
+        block: whose candidates are rated.
+        masks: of channels, the same for all of them.
+        calibration: what the block reads [N, ...], of images from which batch norms take their statistics.
+        parts: what it reads, of the images that count, in batches.
+        wanted: what it should make of each.
+        read_out: from the block's channels to those of what is wanted.
+    """
+    copy, total = net.widened({}), sum(map(len, parts))
+    copy.forgets = 1.0
+    for mean, var in copy.statistics.values():  # what is no number would stay, whatever its share
+        mean.zero_()
+        var.fill_(1)
+
+    def after(rung: Rung, option: Option, source: str, state: _State) -> _State:
+        drawn = SubGraph(drawn={(rung.choice, unit) for unit in option})
+        first = block.first if rung is block.rungs[0] else rung.block
+        calibrated = copy.train().stretch({source: state[0]}, first, rung.output, drawn, masks)
+        copy.eval()
+        return calibrated, [copy.stretch({source: x}, first, rung.output, drawn, masks) for x in state[1]]
+
+    def walk(level: int, source: str, state: _State) -> Iterator[float]:
+        if level == len(block.rungs):
+            distances = (distance(read_out(x), y) * len(x) for x, y in zip(state[1], wanted, strict=True))
+            yield sum(distances) / total
+            return
+        rung = block.rungs[level]
+        for option in rung.options:
+            yield from walk(level + 1, rung.output, after(rung, option, source, state))
+
+    yield from walk(0, block.source, (calibration, list(parts)))
+
+
+_State = tuple[Tensor, list[Tensor]]
+"""Of the images for statistics, and of those that count."""
