@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ def save(path: Path, state: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
-def load(path: Path) -> dict[str, Any]:
-    """The state that `save` stored, on the CPU.
+def load(path: Path, parts: Collection[str] = ("position", "seq")) -> dict[str, Any]:
+    """The state that `save` stored, on the CPU; `parts` are names that it surely has.
 
     Raises:
         CheckpointError: if the file is damaged.
@@ -36,6 +37,6 @@ def load(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what it likes on a damaged file
         raise CheckpointError(f"{path} cannot be read ({type(error).__name__}); start over with --fresh") from error
-    if not isinstance(state, dict) or not {"position", "seq"} <= state.keys():
+    if not isinstance(state, dict) or not set(parts) <= state.keys():
         raise CheckpointError(f"{path} is not a checkpoint of a search; start over with --fresh")
     return state
