@@ -74,6 +74,12 @@ STRATEGIES = {
         paths={"reconstructed": "nasengine.strategies.in_turn:msgdas"},
         spaces=("cells", "chain"),
     ),
+    "dna": Strategy(
+        label="DNA",
+        sentence="Rates every candidate of each block by a teacher's features, then finds the best network exactly.",
+        paths={"dna": "nasengine.strategies.dna:strategy"},
+        spaces=("chain",),
+    ),
 }
 
 SPACES = {

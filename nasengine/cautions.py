@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from nasengine import catalogue, splits
 from nasengine.architecture import Plan, operation_sizes
-from nasengine.config import FEWEST_EPOCHS, FEWEST_PIXELS, MOST_EPOCHS, SearchConfig
+from nasengine.blocks import divided
+from nasengine.config import FEWEST_EPOCHS, FEWEST_PIXELS, MOST_EPOCHS, DNAConfig, SearchConfig
 from nasengine.durations import duration
 from nasengine.names import brief
 from nasengine.sizes import TOLERANCE, amount, sized
@@ -29,6 +30,8 @@ MEASURED_EPOCHS = 6
 """Of each stage in the shortest searches that were measured."""
 QUICK_STEPS = 336
 """Of the weights in a quick search of the digits, the shortest whose accuracy is known to be good."""
+MANY_CANDIDATES = 10_000
+"""Of a block; the method's authors rate up to 1,296."""
 DAY = 86_400
 
 Caution = tuple[str, str]
@@ -76,6 +79,7 @@ def cautions(
         ),
         *(caution for field, size in sizes for caution in _coarse(config, field, size, plan)),
         *_length(config, steps),
+        *_many_candidates(config, plan),
         *_time(config, seconds),
     ]
 
@@ -173,7 +177,7 @@ def _head(config: SearchConfig, field: str, size: int, plan: Plan) -> Iterator[C
 def _coarse(config: SearchConfig, field: str, size: int, plan: Plan) -> Iterator[Caution]:
     """Where operations alone go, sizes move by whole operations; skips and pools take next to nothing."""
     metric = config.target.metric
-    if set(config.strategy.granularities) != {"operation"}:
+    if set(config.strategy.granularities) != {"operation"} or isinstance(config.strategy, DNAConfig):
         return
     taken = operation_sizes(plan, metric)
     step = min((taken[name, unit] for name, units in plan.active.items() for unit in units), default=0)
@@ -204,6 +208,19 @@ def _length(config: SearchConfig, steps: int) -> Iterator[Caution]:
             f"{epochs} epochs of so few images are {epochs * steps} steps of training, less than half of the "
             f"{QUICK_STEPS} in a quick search of the digits, the shortest we measured; give {enough:,} epochs, or add "
             "images",
+        )
+
+
+def _many_candidates(config: SearchConfig, plan: Plan) -> Iterator[Caution]:
+    if not isinstance(config.strategy, DNAConfig):
+        return
+    largest = max(divided(plan, config.strategy.ends(config.space)), key=lambda block: block.candidates)
+    many = len(config.strategy.widths) * largest.candidates
+    if many > MANY_CANDIDATES:
+        yield (
+            "strategy.block_ends",
+            f"block {largest.number + 1} has {many:,} candidates, which share what a few epochs teach; give block ends "
+            f"within it, so that no block has more than {MANY_CANDIDATES:,}",
         )
 
 

@@ -8,6 +8,7 @@ in ``outlook``.
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import math
 from abc import ABC, abstractmethod
@@ -45,6 +46,10 @@ FEWEST_PIXELS = 32
 """Of images for a known model, unless it is said otherwise: most of them halve images five times."""
 FEWEST_EPOCHS = 4
 """Of a stage, on average."""
+FEWEST_OF_A_BLOCK = 2
+"""The same of a block that learns from a teacher."""
+USUAL_CANDIDATES = 2500
+"""Of a block, unless it is said where blocks end."""
 CONSTANT_COST = 0.1
 FINE_LR = 0.005
 """Of weights that are trained already: a tenth of what fresh ones begin with."""
@@ -62,6 +67,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "mgas": {},
         "dms": {},
         "msgdas": {},
+        "dna": {},
         "search": {"epochs": 12},
         "retrain": {"epochs": 20},
         "runtime": {"memory_share": 1.0},
@@ -74,6 +80,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "mgas": {},
         "dms": {},
         "msgdas": {},
+        "dna": {},
         "search": {"epochs": 50},
         "retrain": {"epochs": 150},
     },
@@ -85,6 +92,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "mgas": {},
         "dms": {},
         "msgdas": {},
+        "dna": {},
         "search": {"epochs": 120},
         "retrain": {"epochs": 600},
     },
@@ -284,6 +292,11 @@ class ChainSpace(BlocksSpace):
         """Blocks that a stage may end after."""
         return self.layers
 
+    @property
+    def operations(self) -> int:
+        """Candidates of a layer, its skip not counted."""
+        return len(self.kernels) * len(self.expansions)
+
 
 class ImportedSpace(Part):
     """A model that others have written: its widths and its depth are open, nothing else of it changes."""
@@ -362,6 +375,10 @@ class Method(Part):
         """What makes the steps smaller in which sizes can be met."""
         return "open filters or weights as well"
 
+    def teachers(self, retrain_epochs: int) -> tuple[int, int]:
+        """How many networks are trained for the search to learn from, and for how many epochs each."""
+        return 0, 0
+
     def stage_ends(self, space: AnySpace, epochs: int) -> tuple[int, ...]:
         """Numbers of blocks after which early stages end; none, so the whole network is searched at once.
 
@@ -370,6 +387,10 @@ class Method(Part):
             epochs: of the search down to its first target.
         """
         return ()
+
+    def repetitions(self, space: AnySpace) -> int:
+        """How often a preset's epochs are needed, since parts of the network learn one after the other."""
+        return 1
 
     def check_search(self, config: SearchConfig) -> None:
         """Raises ConfigError if the rest of the configuration asks for what the method cannot do."""
@@ -687,8 +708,188 @@ class MSGDASConfig(Method):
             )
 
 
-AnyMethod = MGASConfig | DMSConfig | MSGDASConfig
-METHODS: dict[str, type[AnyMethod]] = {"mgas": MGASConfig, "dms": DMSConfig, "msgdas": MSGDASConfig}
+class DNAConfig(Method):
+    """Block-wise distillation (arXiv 1911.13053, 2403.01326): a teacher's features rate every candidate of a block."""
+
+    kind: Literal["dna"] = option("dna", "The search method.", title="Method", advanced=False)
+    recipe: Literal["dna"] = option(
+        "dna",
+        "dna: a trained teacher's features are what each block learns and is rated by.",
+        title="Recipe",
+    )
+    teacher: Literal["own", "library"] = option(
+        "own",
+        "own: the largest network of the space, trained on your images first. library: a model of timm or torchvision "
+        "with trained weights, whose maps are brought to the sizes of the blocks'.",
+        title="Teacher of the blocks",
+    )
+    teacher_epochs: int | None = option(
+        None, "Epochs of training for a teacher of its own. Empty: as many as the retraining has.",
+        title="Teacher's epochs", unit="epochs", empty="as the retraining", ge=1, le=5000,
+    )  # fmt: skip
+    teacher_library: Literal["timm", "torchvision"] = option(
+        "timm", "Whose model the teacher is.", title="Teacher's library"
+    )
+    teacher_model: str | None = option(
+        None, "The teacher, by the name that its library gives it.", title="Teacher's model", empty="none"
+    )
+    teacher_weights: Literal["pretrained", "file"] = option(
+        "pretrained",
+        "What the teacher knows: what its library offers, downloaded once, or a safetensors file that holds its state "
+        "dict.",
+        title="Teacher's weights",
+    )
+    teacher_path: str | None = option(
+        None, "The file that holds the teacher's weights.", title="Teacher's file", empty="no file"
+    )
+    teacher_image_size: int | None = option(
+        None,
+        "Images are shown to a teacher of a library with this many pixels a side. Empty: the least at which its maps "
+        "are as fine as the blocks'.",
+        title="Teacher's image size",
+        unit="pixels",
+        ge=8,
+        le=512,
+    )
+    generations: int = option(
+        1,
+        "How many teachers follow one another (DNA+): each but the first is what was found with the one before, made "
+        "wider and trained.",
+        title="Generations",
+        ge=1,
+        le=5,
+    )
+    growth: float = option(1.5, "How much wider than the space each further teacher is.", title="Growth", ge=1, le=4)
+    block_ends: tuple[int, ...] | None = option(
+        None, "Numbers of layers after which a block ends. Empty: where images are halved, and within longer blocks.",
+        title="Block ends", strict=False,
+    )  # fmt: skip
+    widths: tuple[float, ...] = option(
+        (1.0,),
+        "Shares of the channels that the layers between two halvings may have. Each makes candidates of its own.",
+        title="Widths", min_length=1, max_length=4, strict=False,
+    )  # fmt: skip
+    decision_fraction: float = option(
+        0.25, "Share of the training images held out for the rating: neither blocks nor a teacher of its own learn "
+        "from them.", title="Decision share", ge=0.05, le=0.5,
+    )  # fmt: skip
+    rating_images: int = option(
+        1000, "How many of these images a rating is over, at most.", title="Rating images", unit="images", ge=16,
+        le=20_000,
+    )  # fmt: skip
+
+    stage_shares: ClassVar[None] = None
+
+    @model_validator(mode="after")
+    def teacher_and_widths_are_sound(self) -> Self:
+        if self.teacher == "library":
+            self._check_library()
+        elif self.teacher_model or self.teacher_path:
+            field = "teacher_model" if self.teacher_model else "teacher_path"
+            raise ConfigError.at(
+                f"strategy.{field}", "a teacher of its own has neither model nor file; leave it empty, or use library"
+            )
+        for width in self.widths:
+            if not 0.25 <= width <= 1:
+                raise ConfigError.at("strategy.widths", f"{width:g} is out of range; give shares from 0.25 to 1")
+        _check_once("strategy.widths", self.widths, "width")
+        if self.block_ends is not None and list(self.block_ends) != sorted(set(self.block_ends)):
+            raise ConfigError.at("strategy.block_ends", "give each block end once, in rising order")
+        return self
+
+    def _check_library(self) -> None:
+        if not self.teacher_model:
+            raise ConfigError.at(
+                "strategy.teacher_model", "a teacher of a library needs its name; give one, or use own"
+            )
+        if problem := models.unknown(self.teacher_library, self.teacher_model):
+            raise ConfigError.at("strategy.teacher_model", problem)
+        if self.teacher_weights == "file" and not self.teacher_path:
+            raise ConfigError.at("strategy.teacher_path", "weights of a file need its path; give one, or other weights")
+        if self.teacher_weights != "file" and self.teacher_path:
+            raise ConfigError.at("strategy.teacher_path", "pretrained weights take no file; leave it out, or use file")
+
+    @property
+    def granularities(self) -> tuple[Granularity, ...]:
+        """Levels at which units may be pruned."""
+        return ("operation",) if self.widths == (1.0,) else ("operation", "filter")
+
+    @property
+    def drawn(self) -> int:
+        return 1
+
+    @property
+    def held_out(self) -> float:
+        return self.decision_fraction
+
+    def teachers(self, retrain_epochs: int) -> tuple[int, int]:
+        return self.generations - (self.teacher == "library"), self.teacher_epochs or retrain_epochs
+
+    def ends(self, space: AnySpace) -> tuple[int, ...]:
+        """Numbers of layers of a chain after which blocks end, the last one included.
+
+        At the halvings, and evenly within what would have more than `USUAL_CANDIDATES` there.
+        """
+        assert isinstance(space, ChainSpace)
+        if self.block_ends is not None:
+            return (*self.block_ends, space.layers)
+        borders = [0, *(place for place in space.reduction_places if place > 0), space.layers]
+        found: list[int] = []
+        for first, last in itertools.pairwise(borders):
+            parts = 1
+            while (space.operations + 1) ** -(-(last - first) // parts) > USUAL_CANDIDATES and parts < last - first:
+                parts += 1
+            found += [first + -(-(last - first) * part // parts) for part in range(1, parts + 1)]
+        return tuple(found)
+
+    def repetitions(self, space: AnySpace) -> int:
+        return self.generations * len(self.ends(space)) if isinstance(space, ChainSpace) else 1
+
+    def check_search(self, config: SearchConfig) -> None:
+        space = config.space
+        assert isinstance(space, ChainSpace)
+        for end in self.block_ends or ():
+            if not 0 < end < space.layers:
+                raise ConfigError.at(
+                    "strategy.block_ends",
+                    f"a block cannot end after layer {end} of {space.layers}; use 1 to {space.layers - 1}",
+                )
+        stages = self.repetitions(space)
+        if config.search.epochs < FEWEST_OF_A_BLOCK * stages:
+            many = f"{stages} times a block" if self.generations > 1 else f"{stages} blocks"
+            raise ConfigError.at(
+                "search.epochs",
+                f"{config.search.epochs} is too few for {many}; use at least {FEWEST_OF_A_BLOCK * stages}, or fewer "
+                "block ends",
+            )
+        if config.target.also:
+            raise ConfigError.at(
+                "target.also",
+                "DNA ends with one network, and its page shows what every other target would take; leave it empty",
+            )
+        if config.runtime.compile:
+            raise ConfigError.at(
+                "runtime.compile", "DNA runs other operations at each step, which cannot be compiled; leave it off"
+            )
+        if config.retrain.teacher != "none":
+            raise ConfigError.at(
+                "retrain.teacher", "DNA has a teacher of its own, which the blocks learn from; leave it at none"
+            )
+        trained, epochs = self.teachers(config.retrain.epochs)
+        if trained and not epochs:
+            raise ConfigError.at(
+                "strategy.teacher_epochs", "a teacher that is not trained knows nothing; give some epochs"
+            )
+        if not config.retrain.epochs and (self.teacher == "library" or self.generations > 1):
+            raise ConfigError.at(
+                "retrain.epochs",
+                "blocks that learned from a wider teacher do not answer images before they are trained together; give "
+                "some epochs",
+            )
+
+
+AnyMethod = MGASConfig | DMSConfig | MSGDASConfig | DNAConfig
+METHODS: dict[str, type[AnyMethod]] = {"mgas": MGASConfig, "dms": DMSConfig, "msgdas": MSGDASConfig, "dna": DNAConfig}
 KINDS: dict[str, dict[str, Any]] = {"space": SPACES, "strategy": METHODS}
 """Parts that have a choice of kinds."""
 KIND_WORDS = {"space": "space", "strategy": "method"}
@@ -1015,6 +1216,8 @@ def _completed(raw: Mapping[str, Any]) -> dict[str, Any]:
     also = _part(raw, "target").get("also")
     if isinstance(also, list | tuple) and isinstance(filled["search"], dict) and "epochs" not in _part(raw, "search"):
         filled["search"]["epochs"] += FEWEST_EPOCHS * len(also)  # each further target has a stage of its own
+    if isinstance(filled["search"], dict) and "epochs" not in _part(raw, "search"):
+        filled["search"]["epochs"] *= _repetitions(filled["space"], filled["strategy"])
     data = filled["data"]
     if isinstance(data, dict) and "image_size" not in _part(raw, "data"):
         builtin = catalogue.DATASETS.get(str(data.get("dataset", "digits")))
@@ -1023,6 +1226,15 @@ def _completed(raw: Mapping[str, Any]) -> dict[str, Any]:
         if space.get("kind") == "imported":
             data["image_size"] = max(data["image_size"], FEWEST_PIXELS)
     return filled
+
+
+def _repetitions(space: Any, strategy: Any) -> int:
+    """How often a preset's epochs are needed; once, where a part is wrong."""
+    try:
+        method = METHODS[strategy["kind"]].model_validate(strategy)
+        return method.repetitions(SPACES[space["kind"]].model_validate(space))
+    except (ValidationError, ConfigError, KeyError, TypeError):
+        return 1  # the validator says what is wrong with it
 
 
 def _part(raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -13,11 +13,12 @@ from nasengine.architecture import Plan, lowered
 from nasengine.config import SearchConfig
 from nasengine.outlook import Outlook
 from nasengine.sizes import outside
-from nasengine.strategies.base import Decision, Draw, Lottery, Stage
+from nasengine.strategies.base import Decision, Draw, Lottery, Paths, Rated, Stage
 from nasengine.supernet import Kept, Supernet
 
 GRANULARITIES = ("operation", "filter", "weight", "depth")
 CHANGES_SAID = 2000
+RATING_DIGITS = 6
 
 
 def search_started(
@@ -89,7 +90,7 @@ def epoch_finished(
     return events.EpochFinished(
         stage=stage.index,
         epoch=epoch,
-        train={"loss": train.get("task"), "accuracy": train.get("accuracy")},
+        train={"loss": train.get("task", train.get("feature")), "accuracy": train.get("accuracy")},
         validation=dict(validation),
         size=outside(stage.metric, int(draw.size)),
         target=outside(stage.metric, stage.target),
@@ -114,6 +115,59 @@ def drawn(plan: Plan, lottery: Lottery, *, stage: Stage, epoch: int) -> events.C
             for own in lottery.latest
         ],
     )
+
+
+def block_rated(found: Rated, stage: Stage, epoch: int, seconds: float) -> events.BlockRated:
+    """Ratings of a block's candidates against what they cost."""
+
+    def told(cost: float, rating: float) -> list[float]:
+        return [outside(stage.metric, round(cost)), round(rating, RATING_DIGITS)]
+
+    return events.BlockRated(
+        stage=stage.index,
+        epoch=epoch,
+        block=found.block,
+        blocks=found.blocks,
+        choices=list(found.choices),
+        candidates=found.candidates,
+        evaluations=found.evaluations,
+        points=[told(*point) for point in found.points],
+        front=[
+            {**dict(zip(("cost", "rating"), told(cost, rating), strict=True)), "units": _lists(units)}
+            for cost, rating, units in found.front
+        ],
+        correlation=found.correlation,
+        seconds=seconds,
+    )
+
+
+def paths_found(paths: Paths, stage: Stage, epoch: int) -> events.PathsFound:
+    """The best networks by the ratings of all blocks, and the one that was taken."""
+
+    def size(number: float) -> float:
+        return outside(stage.metric, round(number))
+
+    return events.PathsFound(
+        stage=stage.index,
+        epoch=epoch,
+        networks=[
+            {"size": size(cost), "rating": round(rating, RATING_DIGITS), "picks": list(picks)}
+            for cost, rating, picks in paths.networks
+        ],
+        chosen={
+            "size": size(paths.size),
+            "rating": round(paths.rating, RATING_DIGITS),
+            "costs": [size(cost) for cost in paths.costs],
+            "ratings": [round(rating, RATING_DIGITS) for rating in paths.ratings],
+            "units": _lists(paths.units),
+        },
+        visited=paths.visited,
+        of=paths.of,
+    )
+
+
+def _lists(units: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+    return {name: list(own) for name, own in units.items()}
 
 
 def committed(

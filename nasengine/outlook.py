@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nasengine import catalogue, splits
-from nasengine.architecture import Architecture, Plan, activations, lowered, smallest, widest_path
+from nasengine.architecture import Architecture, Plan, activations, lowered, smallest, values, widest_path
+from nasengine.blocks import divided, extremes, groups, rungs
 from nasengine.cautions import cautions
-from nasengine.config import SearchConfig
+from nasengine.config import DNAConfig, SearchConfig
 from nasengine.errors import ConfigError
 from nasengine.guide import Guide
 from nasengine.names import brief
@@ -35,11 +36,15 @@ SEARCH_SHARE = 0.9
 """Time of an average search step, pruned and with its look at held-out images, against a step of the full space."""
 RETRAIN_SHARE = 0.55
 """Time of a retraining step against a step of the full space, roughly."""
+FORWARD_SHARE = 0.3
+"""Time of a forward pass against that of a step."""
 TEACHER_SHARE, ANSWERS_SHARE = 0.8, 0.2
 """The same of the teacher's own training, and of its answers in each step of those that it helps."""
 QUICKEST, SLOWEST = 0.55, 1.25
 """Time of measured searches against their estimate, on one core of an AMD EPYC: 0.58 for a quick search of the digits,
 0.68 to 1.23 for those of `benchmarks/accuracy_at_size.jsonl`. A smaller target takes less."""
+MOST_CANDIDATES, MOST_WAYS = 50_000, 1000
+"""Of one block, and of widths."""
 NUMBER_BYTES, TENSOR_BYTES = 4, 120
 """Of `model.safetensors`: a number, and what names a tensor."""
 
@@ -119,10 +124,10 @@ def outlook(config: SearchConfig, facts: DataFacts, guide: Guide | None = None) 
     plan = replace(plan_of(config, facts), guide=guide)
     metric = config.target.metric
     whole = lowered(plan, {})
-    limits = config.target.further_limits(whole.size)
     levels = config.strategy.granularities
+    limits = config.target.further_limits(lambda name: _reach(config, plan, whole, name)[1])
     countable = [name for name in (metric, *limits) if name != LATENCY or guide]
-    reach = {name: (smallest(plan, levels, name), whole.size(name)) for name in countable}
+    reach = {name: _reach(config, plan, whole, name) for name in countable}
     least, full = reach.get(metric, (None, None))
     target = None if full is None else config.target.resolved(full)
     family = () if full is None else config.target.family(full)
@@ -152,6 +157,13 @@ def outlook(config: SearchConfig, facts: DataFacts, guide: Guide | None = None) 
         estimate=estimate,
         choices=choices,
     )
+
+
+def _reach(config: SearchConfig, plan: Plan, whole: Architecture, metric: str) -> tuple[int, int]:
+    """Smallest and largest size that the search can end with."""
+    if isinstance(config.strategy, DNAConfig):
+        return extremes(plan, config.strategy.widths, metric)
+    return smallest(plan, config.strategy.granularities, metric), whole.size(metric)
 
 
 def resolved(path: str) -> Callable[..., Any]:
@@ -198,6 +210,7 @@ def _problems(
             ("strategy.granularities", f"there is nothing to prune at these levels; this space has {there or 'none'}")
         )
     found += _draw_problems(config, plan)
+    found += _block_problems(config, plan)
     learning = learning_images(config, counts["train"])
     if problem := splits.batch_problem(learning, batch_size(config, counts["train"])):
         found.append(("search.batch_size", problem))
@@ -267,6 +280,34 @@ def _draw_problems(config: SearchConfig, plan: Plan) -> list[tuple[str, str]]:
     return [("strategy.sub_graphs", sentence)]
 
 
+def _block_problems(config: SearchConfig, plan: Plan) -> list[tuple[str, str]]:
+    """Blocks with more candidates than can be rated one by one, and more networks of widths than can be looked at."""
+    if not isinstance(config.strategy, DNAConfig):
+        return []
+    found, method = [], config.strategy
+    largest = max(divided(plan, method.ends(config.space)), key=lambda block: block.candidates)
+    many = len(method.widths) * largest.candidates
+    if many > MOST_CANDIDATES:
+        found.append(
+            (
+                "strategy.block_ends",
+                f"block {largest.number + 1} has {many:,} candidates, and each has to be rated; give block ends within "
+                f"it, or fewer operations, so that no block has more than {MOST_CANDIDATES:,}",
+            )
+        )
+    parts = len(groups(rungs(plan)))
+    ways = len(method.widths) ** parts
+    if ways > MOST_WAYS:
+        found.append(
+            (
+                "strategy.widths",
+                f"{len(method.widths)} widths of {parts} parts between halvings are {ways:,} combinations, each with a "
+                f"best network of its own; give fewer, so that they are no more than {MOST_WAYS:,}",
+            )
+        )
+    return found
+
+
 def fitting_batch(config: SearchConfig, facts: DataFacts, memory_mib: float) -> int | None:
     """The largest batch size whose estimated peak is no more than `memory_mib`.
 
@@ -282,7 +323,18 @@ def _memory(config: SearchConfig, plan: Plan) -> tuple[float, float]:
     """MiB of the engine's process at its peak: what it takes whatever the batch, and for each image of one."""
     weights = lowered(plan, {}).params_dense
     held = TWIN_BYTES if config.space.kind == "imported" else 0
-    return TORCH_MIB + weights * (16 + held) / 2**20, _held(config, plan) * 8 / 2**20
+    fixed = TORCH_MIB + (weights * (16 + held) + NUMBER_BYTES * _rated_at_once(config, plan)) / 2**20
+    return fixed, _held(config, plan) * 8 / 2**20
+
+
+def _rated_at_once(config: SearchConfig, plan: Plan) -> int:
+    """Numbers that are there while candidates are rated: what each layer of a block makes of all images for that."""
+    if not isinstance(config.strategy, DNAConfig):
+        return 0
+    return config.strategy.rating_images * max(
+        sum(values(plan, rung.output, {}) for rung in block.rungs) + values(plan, block.border, {})
+        for block in divided(plan, config.strategy.ends(config.space))
+    )
 
 
 def _held(config: SearchConfig, plan: Plan) -> float:
@@ -297,6 +349,8 @@ def _held(config: SearchConfig, plan: Plan) -> float:
     if not config.strategy.drawn:
         return values * config.runtime.memory_share
     paths = config.strategy.drawn_at_once * activations(plan, widest_path(plan), {})
+    if isinstance(config.strategy, DNAConfig):
+        return paths
     return max(paths, _left(config, plan) * values)
 
 
@@ -325,8 +379,11 @@ def _estimate(
     retraining = RETRAIN_SHARE * networks
     if config.retrain.teacher == "full":
         retraining += TEACHER_SHARE + ANSWERS_SHARE * networks
-    searching = SEARCH_SHARE * step if not config.strategy.drawn else _drawing(config, plan, batch, step)
-    seconds = steps * (searching * config.search.epochs + step * retraining * config.retrain.epochs)
+    if isinstance(config.strategy, DNAConfig):
+        seconds = _blockwise(config, config.strategy, plan, batch, steps)
+    else:
+        searching = SEARCH_SHARE * step if not config.strategy.drawn else _drawing(config, plan, batch, step)
+        seconds = steps * (searching * config.search.epochs + step * retraining * config.retrain.epochs)
     smallest_stored = smallest(plan, config.strategy.granularities, "params")
     stored = target if config.target.metric == "params" else None
     least, most = _file_bytes(whole, stored, smallest_stored, zeros="weight" in config.strategy.granularities)
@@ -350,6 +407,21 @@ def _drawing(config: SearchConfig, plan: Plan, batch: int, whole: float) -> floa
     paths = method.drawn * (numbers + 2 * len(path) * SECONDS_PER_LAYER)
     after = SEARCH_SHARE * _left(config, plan) * whole
     return (paths + (method.rounds - 1) * after) / method.rounds
+
+
+def _blockwise(config: SearchConfig, method: DNAConfig, plan: Plan, batch: int, steps: int) -> float:
+    """Seconds of a search that trains teachers, then block by block, rates all candidates and trains what it found."""
+    path = widest_path(plan)
+    blocks = divided(plan, method.ends(config.space))
+    step = activations(plan, path, {}) * batch * SECONDS_PER_VALUE + 2 * len(path) * SECONDS_PER_LAYER
+    teachers, epochs = method.teachers(config.retrain.epochs)
+    of_a_block = step * (1 / len(blocks) + FORWARD_SHARE * len(blocks) / (len(blocks) + 1))
+    rated = method.generations * len(method.widths) * sum(block.evaluations for block in blocks)
+    layers = sum(len(block.rungs) for block in blocks)
+    rating = rated * method.rating_images / batch * FORWARD_SHARE * step / layers
+    networks = 1 + config.baseline.random
+    trained = step * (teachers * epochs + networks * config.retrain.epochs)
+    return steps * (of_a_block * config.search.epochs + trained) + rating
 
 
 def _file_bytes(whole: Architecture, target: int | None, least: int, *, zeros: bool) -> tuple[int, int]:

@@ -15,7 +15,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -35,6 +35,7 @@ from nasengine import (
     narration,
     packing,
     parallel,
+    teacher,
     train,
     zoo,
 )
@@ -54,7 +55,7 @@ from nasengine.outlook import batch_size, outlook, plan_of, resolved
 from nasengine.report import reported, timing_told, versions
 from nasengine.retraining import Retraining, random_decision
 from nasengine.sizes import LATENCY, label, outside
-from nasengine.strategies.base import Decision, Draw, Moment, Point, Stage
+from nasengine.strategies.base import Batch, Decision, Draw, Moment, Point, Stage, TeacherWanted
 from nasengine.supernet import Kept, Supernet, architecture, everything
 from nasengine.survey import Survey, ensured, is_due
 
@@ -63,10 +64,16 @@ logger = logging.getLogger(__name__)
 JUDGING_BATCHES = 4
 """Held-out batches that a strategy may look at to decide."""
 CERTIFICATE_IMAGES = 64
+CALIBRATION_IMAGES = 128
+"""From which batch norms take their statistics before a candidate of a block is rated."""
 RETRAIN_EPOCH, TEACHER_EPOCH, ANSWERS = 1 / 3, 0.5, 0.1
 """Time of an epoch of the retraining, of the teacher's, and what its answers add to each, in epochs of the search."""
+PREPARING_EPOCH = 1.5
+"""The same of a teacher that a stage of the search begins with: of such a search an epoch trains one block."""
 TEACHER = "teacher"
-"""Who is trained in the phase `teach`."""
+"""Who is trained in the phases `teach`, for the networks at the end, and `prepare`, for a stage of the search."""
+SEARCHING = ("prepare", "search")
+"""Phases before the networks at the end are trained."""
 RESULT, FAMILY = "result", "family"
 """Folders of the main target's network, and of those of further targets."""
 PROGRESS_SECONDS, SAVE_SECONDS = 0.4, 5.0
@@ -129,12 +136,16 @@ class _Run:
             "regrown": dict.fromkeys(narration.GRANULARITIES, 0),
         }
         self.measured: list[dict[str, Any]] = []
+        self.weights: torch.optim.Optimizer | None = None
+        self.scores: torch.optim.Optimizer | None = None
         self.members: list[dict[str, Any]] = []
         self.randoms: list[dict[str, Any]] = []
         self.latency: dict[str, Any] | None = None
         """Where the target is a time: what `latency.measured` says, costs as corrected since then, and the device."""
         self.teacher: dict[str, Any] | None = None
         """State and figures of the teacher, once it is trained."""
+        self.lesson: dict[str, Any] | None = None
+        """Generation and figures of the teacher that stages of the search learn from; its weights lie in a file."""
         self.folders: list[str] = []
         self.stopped = self.finished = False
         """What `Control.stop` and `Control.finish` asked for, once it is obeyed."""
@@ -160,6 +171,7 @@ class _Run:
         if fresh:
             for name in ("checkpoint.pt", "events.jsonl"):
                 (self.folder / name).unlink(missing_ok=True)
+            self._forget_lessons()
             for name in (RESULT, FAMILY):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
         if not (self.folder / "checkpoint.pt").exists():
@@ -201,7 +213,7 @@ class _Run:
             TrainingError: a weight is not a finite number; the last checkpoint is intact.
         """
         self.net.store()
-        if self.position.phase == "search":
+        if self.position.phase == "search" and self.weights is not None:
             train.check_finite([*self.net.live.values(), *self.strategy.state_dict().values()], "search.lr")
             self.net.keep_momentum(self.weights)
         state: dict[str, Any] = {
@@ -216,12 +228,13 @@ class _Run:
                 "fresh": sorted(self.net.fresh),
             },
             "strategy": self.strategy.state_dict(),
-            "scores": self.scores.state_dict() if self.position.phase == "search" else {},
+            "scores": self.scores.state_dict() if self.position.phase == "search" and self.scores is not None else {},
             "meter": {"sums": self.meter.sums, "images": self.meter.images},
             "counts": self.counts,
             "members": self.members,
             "randoms": self.randoms,
             "teacher": self.teacher,
+            "lesson": self.lesson,
             "returned": self.returned,
             "measured": self.measured,
             "folders": self.folders,
@@ -231,7 +244,7 @@ class _Run:
             "meant": self._meant(),
             "latency": self.latency,
         }
-        if self.position.phase in ("teach", "retrain"):
+        if self.position.phase != "search" and hasattr(self, "retraining"):
             train.check_finite(self.retraining.network.parameters(), "retrain.lr")
             state |= {"network": self.retraining.state()}
         if parallel.leads():
@@ -258,6 +271,9 @@ class _Run:
             self.net = self.net.with_(moved(saved["net"]["nursery"]), moved(saved["net"]["kept"]), saved["net"]["exit"])
             self._prepare_net()
             self.net.momentum = moved(saved["net"]["momentum"])
+            self.lesson = saved.get("lesson")
+            if self.lesson:
+                self._follow_lesson()
             self.strategy.load_state_dict(saved["strategy"])
             self.meter = train.Meter(**saved["meter"])
             self.counts, self.measured = saved["counts"], saved["measured"]
@@ -394,8 +410,10 @@ class _Run:
             self.net.clock = lambda kept: self.watch.timing(self.plan, kept).best
 
     def _phases(self) -> Iterator[Event]:
-        if self.position.phase == "search":
+        if self.position.phase in SEARCHING:
             for stage in self.stages[self.position.stage :]:
+                if not self.stopped:
+                    yield from self._prepared(stage)
                 if stage.fits or not self.stopped:
                     yield from self._stage(stage)
             self.seconds["search"] = self._elapsed()
@@ -423,6 +441,73 @@ class _Run:
         if is_due(self.config, packed.facts) and not silent:
             yield events.DataProgress(what="tracing", done=0, total=None, unit="models", eta_seconds=SECONDS)
         return packed, ensured(self.config, packed.facts)
+
+    # -- teachers of stages --------------------------------------------------------------------------------------
+
+    def _prepared(self, stage: Stage) -> Iterator[Event]:
+        """Trains or loads the network whose maps a stage learns from, if it wants another than there is."""
+        wanted = self.strategy.wants(self.net, stage)
+        if wanted is None or (self.lesson is not None and self.lesson["generation"] == wanted.generation):
+            return
+        if wanted.architecture is None:
+            self._keep_lesson(wanted, self._of_library(wanted), {})
+        else:
+            self.position = replace(self.position, phase="prepare", stage=stage.index)
+            self._prepare_teacher(wanted)
+            yield from self._training()
+            if not self.stopped:
+                network = self.retraining.network
+                measured = {**self.retraining.validated(), "params": export.nonzero(network)}
+                self._keep_lesson(wanted, teacher.own(network, wanted.borders, wanted.sides), measured)
+                if not wanted.generation:
+                    self.net.adopt(network.state_dict(), block=len(self.plan.blocks) - 1)
+        self.position, self.meter = _Position(stage=stage.index, begun=False), train.Meter()
+        self.save()
+        yield events.CheckpointSaved(phase="search", epoch=self._epoch_number(stage, -1))
+
+    def _prepare_teacher(self, wanted: TeacherWanted) -> None:
+        _, epochs = self.config.strategy.teachers(self.config.retrain.epochs)
+        key = f"teacher {wanted.generation}"
+        self.retraining = Retraining(
+            built({**wanted.architecture, **self._header()}).to(self.device), {}, feed=self.feeds.learning,
+            plan=self.config.retrain.model_copy(update={"epochs": epochs, "start": "scratch"}),
+            precision=self.config.runtime.precision, stream=device.generator("cpu", self.config.seed, key), key=key,
+        )  # fmt: skip
+        self._go_on_training()
+
+    def _of_library(self, wanted: TeacherWanted) -> teacher.Teacher:
+        part, images = self.config.strategy, self.images
+        return teacher.of_library(
+            part.teacher_library, part.teacher_model, weights=part.teacher_weights, path=part.teacher_path,
+            image_size=self.config.data.image_size, shown_size=part.teacher_image_size, sides=wanted.sides,
+            mean=images.mean, std=images.std, classes=len(images.class_names),
+        )  # fmt: skip
+
+    def _keep_lesson(self, wanted: TeacherWanted, found: teacher.Teacher, measured: dict[str, Any]) -> None:
+        """Written once, whole: a checkpoint that names it is younger."""
+        trained = self._lessons_trained + (wanted.architecture is not None)
+        self.lesson = {"generation": wanted.generation, "measured": measured, "trained": trained}
+        if parallel.leads():
+            checkpoint.save(self._lesson_file, teacher.stored(found))
+        found.network.to(self.device)
+        self.strategy.follow(found, wanted.generation)
+
+    def _follow_lesson(self) -> None:
+        found = teacher.restored(checkpoint.load(self._lesson_file, teacher.PARTS))
+        found.network.to(self.device)
+        self.strategy.follow(found, self.lesson["generation"])
+
+    @property
+    def _lessons_trained(self) -> int:
+        return self.lesson["trained"] if self.lesson else 0
+
+    @property
+    def _lesson_file(self) -> Path:
+        return self.folder / f"teacher{self.lesson['generation']}.pt"
+
+    def _forget_lessons(self) -> None:
+        for path in self.folder.glob("teacher*.pt"):
+            path.unlink()
 
     # -- stages --------------------------------------------------------------------------------------------------
 
@@ -453,7 +538,7 @@ class _Run:
                 yield events.StageFinished(
                     stage=stage.index, name=stage.name, size=outside(stage.metric, self._size(stage)),
                     target=outside(stage.metric, stage.target), last=stage.last,
-                    validation=self._validated(gains=self.strategy.gains(self.net)),
+                    validation=self._validated(stage.fits, gains=self.strategy.gains(self.net)),
                     seconds=time.perf_counter() - started,
                 )  # fmt: skip
             self.position = (
@@ -482,15 +567,16 @@ class _Run:
             torch.manual_seed(device.number(self.config.seed, "search", stage.index, epoch, step) + parallel.rank())
             batch = learning.batch(order[step], "search", stage.index, epoch, step)
             held = None
-            if decisions is not None and not moment.warming:
+            if decisions is not None and not moment.warming and not self.strategy.judged_on:
                 held = deciding.batch(decisions[step % len(decisions)], "decide", stage.index, epoch, step)
-            losses, draw, accuracy = train.search_step(
+            measures, draw = train.search_step(
                 self.net, self.strategy, moment, batch, held, self.weights, self.scores, self.config.runtime.precision
             )
-            self.meter.add(learning.batch_size, {**losses, "accuracy": accuracy})
+            self.meter.add(learning.batch_size, measures)
             images_since += learning.batch_size + (0 if held is None else deciding.batch_size)
             now = time.perf_counter()
             if now - said >= PROGRESS_SECONDS:
+                losses = {name: value for name, value in measures.items() if name != "accuracy"}
                 yield self._progress(moment, losses, draw, images_since / (now - said))
                 said, images_since = now, 0
         self.position.step = self.steps
@@ -502,7 +588,9 @@ class _Run:
 
     def _decided(self, moment: Moment, point: Point) -> Any:
         """Asks the strategy and commits its answer; returns whether the stage closes with it."""
-        batches = self._judging_batches(moment) if point == "regrow" else ()
+        batches = self._judging_batches(moment, point)
+        if point == "end" and not self.stopped:
+            yield from self._rated(moment, batches)
         with device.autocast(self.device, self.config.runtime.precision):
             decisions = self.strategy.decide(self.net, moment, point, batches)
         if not decisions:
@@ -537,13 +625,39 @@ class _Run:
             for granularity, count in changed.items():
                 self.counts[name][granularity] += count
         self._follow(before, regrown=point == "regrow")
+        if decision.paths is not None:
+            yield narration.paths_found(decision.paths, moment.stage, event.epoch)
         yield event
         yield from narration.collapse_averted(self.net, decision, stage=moment.stage, epoch=event.epoch)
         if closes and moment.stage.fits:
             self._keep_member(moment.stage, foretold)
-            if moment.stage.last and decision.margins:
-                yield narration.alternatives(self.plan, self.look.metric, self._ladder(decision, moment.stage))
+            if moment.stage.last and (decision.ladder or decision.margins):
+                others = decision.ladder or self._ladder(decision, moment.stage)
+                yield narration.alternatives(self.plan, self.look.metric, others)
         return closes
+
+    def _rated(self, moment: Moment, batches: Sequence[Batch]) -> Iterator[Event]:
+        """Lets the strategy compute what it needs to close a stage."""
+        started = time.perf_counter()
+        said = started
+        steps = self.strategy.rate(self.net, moment, batches)
+        while True:
+            with device.autocast(self.device, self.config.runtime.precision):
+                step = next(steps, None)
+            if step is None:
+                break
+            self._shorten(**self._obey())
+            if self.stopped:
+                return
+            now = time.perf_counter()
+            if now - said >= PROGRESS_SECONDS:
+                done, total = step
+                eta = (now - started) / done * (total - done)
+                yield events.DataProgress(what="rating", done=done, total=total, unit="candidates", eta_seconds=eta)
+                said = now
+        if (found := self.strategy.told(self.net, moment)) is not None:
+            number = self._epoch_number(moment.stage, moment.epoch)
+            yield narration.block_rated(found, moment.stage, number, time.perf_counter() - started)
 
     def _follow(self, before: dict[str, Tensor], *, regrown: bool) -> None:
         """Remembers which living units once were dead, as long as they live."""
@@ -591,11 +705,9 @@ class _Run:
     def _keep_random(self, bounds: dict[str, int]) -> None:
         """Random networks of the found one's sizes, with the weights that the search has at this moment."""
         for number in range(self.config.baseline.random):
-            kept = random_decision(
-                self.plan,
-                device.generator("cpu", self.config.seed, "random network", number + 1),
-                bounds=bounds,
-                granularities=self.config.strategy.granularities,
+            stream = device.generator("cpu", self.config.seed, "random network", number + 1)
+            kept = self.strategy.at_random(self.net, stream, bounds) or random_decision(
+                self.plan, stream, bounds=bounds, granularities=self.config.strategy.granularities
             )
             if kept is None:
                 logger.warning("no random network of the found one's size was found; the comparison ends here")
@@ -625,10 +737,18 @@ class _Run:
         where = torch.linspace(0, len(split) - 1, min(n, len(split)), device=split.x.device).long()
         return data.normalised(split.x[where], self.images.mean, self.images.std)
 
-    def _judging_batches(self, moment: Moment) -> list[tuple[Tensor, Tensor]]:
-        size = self.feeds.learning.batch_size
-        x, y = self.feeds.judging.plain(JUDGING_BATCHES * size, "judge", moment.stage.index, moment.epoch)
-        return list(zip(x.split(size), y.split(size), strict=True))
+    def _judging_batches(self, moment: Moment, point: Point) -> list[Batch]:
+        """What a strategy may look at to decide."""
+        size, key = self.feeds.learning.batch_size, ("judge", moment.stage.index, moment.epoch)
+        if point == "end" and self.strategy.judged_on:
+            x, y = self.feeds.judging.plain(self.strategy.judged_on, "judge")  # the same whatever the stage
+            calibration = [self.feeds.learning.plain(CALIBRATION_IMAGES, "calibrate")]
+        elif point == "regrow":
+            x, y = self.feeds.judging.plain(JUDGING_BATCHES * size, *key)
+            calibration = []
+        else:
+            return []
+        return [*calibration, *zip(x.split(size), y.split(size), strict=True)]
 
     def _new_weights_optimizer(self) -> None:
         """After each change of shape."""
@@ -639,8 +759,10 @@ class _Run:
         self._new_weights_optimizer()
         self.scores = self.strategy.optimizer(Moment(stage=stage, epoch=0, step=0, steps=self.steps))
 
-    def _validated(self, **masked: Any) -> dict[str, float | None]:
+    def _validated(self, decided: bool = False, **masked: Any) -> dict[str, float | None]:  # noqa: FBT001, FBT002
         """Validation of the network under masks; without any, all that is alive is on."""
+        if not (decided or self.strategy.answers):
+            return {"loss": None, "accuracy": None}
         self.net.eval()
         found = train.evaluated(lambda x: self.net(x, **masked), self.images.validation, self.images)
         train.ready(self.net, weights=self.strategy.trains_weights)
@@ -674,7 +796,9 @@ class _Run:
         )
 
     def _size(self, stage: Stage) -> int:
-        return architecture(self.plan, self.net.kept, stage.exit).size(self.config.target.metric)
+        """Of all that is alive, or of the largest network that the search may end with, if that is smaller."""
+        alive = architecture(self.plan, self.net.kept, stage.exit).size(self.config.target.metric)
+        return min(alive, self.look.full_size)
 
     # -- the found network and those it is compared with -----------------------------------------------------------
 
@@ -713,6 +837,10 @@ class _Run:
             feed=self.feeds.all, plan=self.config.retrain, precision=self.config.runtime.precision,
             stream=device.generator("cpu", self.config.seed, "retrain", key), key=key, teacher=teacher,
         )  # fmt: skip
+        self._go_on_training()
+
+    def _go_on_training(self) -> None:
+        """From where the checkpoint was written, if it was in this training."""
         if self.saved is not None and "network" in self.saved:
             place = self.saved["position"]
             if (place["phase"], place["stage"]) == (self.position.phase, self.position.stage):
@@ -744,7 +872,7 @@ class _Run:
 
     def _training(self) -> Iterator[Event]:
         """All epochs of the network in hand, unless it is ended early."""
-        total = self.config.retrain.epochs
+        total = self.retraining.plan.epochs
         for epoch in range(self.position.epoch, total):
             yield from self._retrain_epoch(epoch)
             if self._enough:
@@ -758,6 +886,8 @@ class _Run:
     @property
     def _enough(self) -> bool:
         """Whether nobody waits any more for what is being trained."""
+        if self.position.phase == "prepare":
+            return self.stopped
         return self.finished or self.position.stage >= len(self._networks)
 
     def _retrain_epoch(self, epoch: int) -> Iterator[Event]:
@@ -767,12 +897,12 @@ class _Run:
             if self._enough:
                 self.retraining.network.eval()
                 return
-        self.position.step = self.feeds.all.steps
+        self.position.step = self.retraining.feed.steps
         fraction = self._fraction()
         yield events.RetrainEpoch(
             network=self._title(),
             epoch=epoch + 1,
-            epochs=self.config.retrain.epochs,
+            epochs=self.retraining.plan.epochs,
             train=self.meter.means(),
             validation=self.retraining.validated(),
             fraction=fraction,
@@ -784,6 +914,9 @@ class _Run:
         index = self.position.stage
         if self.position.phase == "teach":
             return TEACHER
+        if self.position.phase == "prepare":
+            generation = self.strategy.wants(self.net, self.stages[index]).generation
+            return f"{TEACHER} {generation + 1}" if generation else TEACHER
         if index >= len(self.members):
             return f"random {index - len(self.members) + 1}"
         target = self.members[index]["target"]
@@ -821,6 +954,7 @@ class _Run:
         self.position = _Position(phase="done")
         self.folders = [event.folder for event, _ in ready]
         self.save()
+        self._forget_lessons()
         for event, _ in ready:
             yield event
         yield events.SearchFinished(seconds=sum(self.seconds.values()))
@@ -859,7 +993,7 @@ class _Run:
 
     def _shorten(self, *, stop: bool, finish: bool) -> None:
         """Notes whether the rest shall be shorter than planned."""
-        before, searching = len(self.early), self.position.phase == "search"
+        before, searching = len(self.early), self.position.phase in SEARCHING
         if not self.stopped and (stop or finish):
             self.stopped = True
             self.early += ["search"] * searching + ["comparison"] * bool(self.config.baseline.random)
@@ -874,7 +1008,7 @@ class _Run:
         self.began, self.resumed_fraction = time.perf_counter(), self._fraction()
 
     def _phase_clock(self) -> str:
-        return "search" if self.position.phase == "search" else "retrain"
+        return "search" if self.position.phase in SEARCHING else "retrain"
 
     def _elapsed(self) -> float:
         return self.seconds[self._phase_clock()] + time.perf_counter() - self.since
@@ -889,16 +1023,19 @@ class _Run:
         if self.config.retrain.teacher == "full":
             teaching, each = TEACHER_EPOCH * epochs, RETRAIN_EPOCH + ANSWERS
         networks = len(self.look.family) + (0 if self.stopped else self.config.baseline.random)
-        total = searching + teaching + each * epochs * networks
+        prepared, long = self.config.strategy.teachers(epochs)
+        preparing = PREPARING_EPOCH * long
+        total = searching + preparing * prepared + teaching + each * epochs * networks
         where = self.position
-        part = where.epoch + where.step / max(1, self.steps if where.phase == "search" else self.feeds.all.steps)
+        part = where.epoch + where.step / max(1, self.steps if where.phase in SEARCHING else self.feeds.all.steps)
         match where.phase:
-            case "search":
-                done = sum(s.epochs for s in self.stages[: where.stage]) + part
+            case "prepare" | "search":
+                part *= PREPARING_EPOCH if where.phase == "prepare" else 1
+                done = sum(s.epochs for s in self.stages[: where.stage]) + preparing * self._lessons_trained + part
             case "teach":
-                done = searching + TEACHER_EPOCH * part
+                done = searching + preparing * prepared + TEACHER_EPOCH * part
             case _:
-                done = searching + teaching + each * (epochs * where.stage + part)
+                done = searching + preparing * prepared + teaching + each * (epochs * where.stage + part)
         return min(1.0, done / total)
 
     def _eta(self, fraction: float) -> float | None:

@@ -177,14 +177,14 @@ def search_step(
     weights: torch.optim.Optimizer,
     scores: torch.optim.Optimizer,
     precision: str,
-) -> tuple[dict[str, float], Draw, float]:
+) -> tuple[dict[str, float], Draw]:
     """Draw, losses, sum, backward, after_backward, step.
 
     Weights learn from `batch`; the strategy's own parameters from `decision_batch`, or from the very same pass if there
     is none. During a warm-up they stay as they are.
 
     Returns:
-        the losses by name, the last draw, the accuracy on the batch.
+        the losses by name, and the `accuracy` on the batch if the network answers it; the last draw.
 
     Raises:
         TrainingError: if a loss is not a finite number.
@@ -204,8 +204,7 @@ def search_step(
         for group, wanted in zip(scores.param_groups, strategy.learning_rates(moment), strict=True):
             group["lr"] = wanted["lr"]
         scores.step()
-    accuracy = values.pop("accuracy")
-    return values, draws[0], accuracy
+    return values, draws[0]
 
 
 @torch.no_grad()
@@ -232,21 +231,24 @@ def _pass(
     portions = strategy.portions(net, moment, batch, draws)
     while True:
         with device.autocast(images.device, precision):
-            losses, logits = next(portions, ({}, None))
-        if logits is None:
+            portion = next(portions, None)
+        if portion is None:
             break
+        losses, logits = portion
         torch.stack(list(losses.values())).sum().backward()
-        correct = (logits.detach().argmax(-1) == labels).float().mean()
-        for name, value in {**losses, "accuracy": correct}.items():
+        if logits is not None:
+            losses = {**losses, "accuracy": (logits.detach().argmax(-1) == labels).float().mean()}
+        for name, value in losses.items():
             found.setdefault(name, []).append(value.detach().float())
-        del losses, logits  # or the next portion would be computed while this one's memory is held
-    count = len(found["accuracy"])
+        del portion, losses, logits  # or the next one would be computed while this one's memory is held
     sums = torch.stack([torch.stack(values).sum() for values in found.values()])
     parallel.mean_(chain([sums], _moved(net, strategy, draws)))
     numbers = dict(zip(found, sums.tolist(), strict=True))
     if not all(math.isfinite(number) for number in numbers.values()):
         raise TrainingError(not_a_number("the loss", "search.lr", f" in epoch {moment.epoch + 1}"))
-    return {**numbers, "accuracy": numbers["accuracy"] / count}, draws
+    if "accuracy" in numbers:
+        numbers["accuracy"] /= len(found["accuracy"])
+    return numbers, draws
 
 
 def _moved(net: Supernet, strategy: Strategy, draws: Sequence[Draw]) -> Iterator[Tensor]:

@@ -16,6 +16,7 @@ from nasengine.discretise import fitted, fitted_by_clock
 from nasengine.flat import GATED
 from nasengine.sizes import LATENCY
 from nasengine.supernet import Kept, Off, SubGraph, Supernet
+from nasengine.teacher import Teacher
 
 Batch = tuple[Tensor, Tensor]
 """Normalised images [N, C, S, S] and labels [N]."""
@@ -121,6 +122,55 @@ class Draw:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rated:
+    """All candidates of a block, as `events.BlockRated` tells of them; costs in the target's metric."""
+
+    block: int
+    blocks: int
+    choices: Sequence[str]
+    candidates: int
+    evaluations: int
+    points: Sequence[tuple[float, float]]
+    front: Sequence[tuple[float, float, Mapping[str, Sequence[int]]]]
+    correlation: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paths:
+    """Which candidates together make a network, as `events.PathsFound` tells of it.
+
+    Attributes:
+        networks: (size, rating, places in the blocks' fronts), by rising size.
+        size, rating, costs, ratings, units: of the one that was taken; costs and ratings have a number a block.
+    """
+
+    networks: Sequence[tuple[float, float, Sequence[int]]]
+    size: float
+    rating: float
+    costs: Sequence[float]
+    ratings: Sequence[float]
+    units: Mapping[str, Sequence[int]]
+    visited: int
+    of: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherWanted:
+    """A network whose maps a stage learns from.
+
+    Attributes:
+        generation: counts teachers of one search, from 0.
+        borders: values whose maps are wanted, from front to back.
+        architecture: of one to be trained first; without, it is the library's model that the method's settings name.
+    """
+
+    generation: int
+    borders: Sequence[str]
+    sides: Sequence[int]
+    architecture: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Decision:
     """Hard masks, full size, and the numbers behind them.
 
@@ -131,6 +181,8 @@ class Decision:
         costs: choice -> share of the size that goes with each unit.
         asked: granularity -> units that should return; fewer do where too few can.
         averted: (choice, unit) that a collapsing block was made to keep.
+        ladder: other sizes -> what would have been kept, if that does not follow from the margins.
+        paths: how it was found, where candidates of blocks were rated.
         closes: whether the stage ends here, before its last epoch.
     """
 
@@ -141,6 +193,8 @@ class Decision:
     costs: Mapping[str, Tensor] = field(default_factory=dict)
     asked: Mapping[str, int] = field(default_factory=dict)
     averted: Sequence[tuple[str, int]] = ()
+    ladder: Mapping[int, Kept] = field(default_factory=dict)
+    paths: Paths | None = None
     closes: bool = False
 
     def threshold(self, choice: str, unit: int | None = None) -> float | None:
@@ -174,9 +228,14 @@ class Strategy(nn.Module, ABC):
             the very batches that the weights learn from.
         recalibrates: whether statistics of batch norms are estimated anew after the cut that ends a search.
         trains_weights: whether weights learn while it searches; if not, statistics of batch norms alone follow.
+        answers: whether the network answers images while it is searched; if not, it does so from its last cut on.
+        judged_on: held-out images that it wants to see when a stage ends, at most. Where there are any, nothing of it
+            learns from those that are held out.
     """
 
     decision_fraction: float = 0.0
+    answers: bool = True
+    judged_on: int = 0
     recalibrates: bool = False
     trains_weights: bool = True
 
@@ -191,12 +250,12 @@ class Strategy(nn.Module, ABC):
     @abstractmethod
     def losses(
         self, net: Supernet, moment: Moment, batch: Batch, draws: Sequence[Draw]
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """Finite scalars by name, to be added up; and the logits [..., N, classes], for measuring."""
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Finite scalars by name, to be added up; and the logits [..., N, classes], if there are any to be measured."""
 
     def portions(
         self, net: Supernet, moment: Moment, batch: Batch, draws: Sequence[Draw]
-    ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    ) -> Iterator[tuple[dict[str, Tensor], Tensor | None]]:
         """`losses` in parts that add up, each asked for after the backward pass of the one before; one is the rule."""
         yield self.losses(net, moment, batch, draws)
 
@@ -218,8 +277,32 @@ class Strategy(nn.Module, ABC):
             net: the supernet; not changed.
             moment: the last step taken.
             point: what is asked.
-            batches: for judging: images that no weight learned from, if there is a decision split.
+            batches: for judging: images that no weight learned from, if there is a decision split; before them, where
+                `judged_on` images are wanted, one that weights did learn from.
         """
+
+    def rate(self, net: Supernet, moment: Moment, batches: Sequence[Batch]) -> Iterator[tuple[int, int]]:
+        """What takes long before the `end` of a stage is decided; yields how much of how much is done.
+
+        Changes its own state alone, and that once all is done.
+        """
+        return iter(())
+
+    def told(self, net: Supernet, moment: Moment) -> Rated | None:
+        """What `rate` found, for the page."""
+        return None
+
+    def wants(self, net: Supernet, stage: Stage) -> TeacherWanted | None:
+        """The teacher that a stage begins with, if it is another than the stage before had."""
+        return None
+
+    def follow(self, teacher: Teacher, generation: int) -> None:
+        """From now on it learns from this one."""
+        raise NotImplementedError
+
+    def at_random(self, net: Supernet, stream: torch.Generator, bounds: Mapping[str, int]) -> Kept | None:
+        """A decision of this size that it could have come to, each as likely; nothing if any decision is as good."""
+        return None
 
     @abstractmethod
     def learning_rates(self, moment: Moment) -> list[dict[str, Any]]:

@@ -116,7 +116,7 @@ def raw(changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
         inner = found
         for part in parts:
             inner = inner.setdefault(part, {})
-        inner[last] = value
+        inner[last] = copy.deepcopy(value)
     return found
 
 

@@ -73,7 +73,7 @@ WRONG = [
     ({"space.layers": 4}, "space.layers", f"there is no such setting; use one of {CELLS}"),
     ({"strategy.kind": ["mgas"]}, "strategy.kind", "is not a known method; did you mean 'mgas'?"),
     ({"strategy.kind": "mgs"}, "strategy.kind", "'mgs' is not a known method; did you mean 'mgas'?"),
-    ({"strategy.kind": "chain"}, "strategy.kind", "'chain' is not a known method; use one of mgas, dms, msgdas"),
+    ({"strategy.kind": "chain"}, "strategy.kind", "'chain' is not a known method; use one of mgas, dms, msgdas, dna"),
     ({"strategy": {"kind": "dms", "cuts": [1]}}, "strategy.cuts", f"there is no such setting; use one of {DMS}"),
     ({"strategy": {"kind": "dms", "pressure": 0}}, "strategy.pressure", "0 is too small; give 0.01 or more"),
     (
@@ -305,7 +305,7 @@ def test_presets_differ_in_length_and_size_alone() -> None:
     """The recipe is the same, whatever the effort."""
     effort = {
         "data": {"image_size"}, "search": {"epochs"}, "retrain": {"epochs"}, "mgas": set(), "dms": set(),
-        "msgdas": set(),
+        "msgdas": set(), "dna": set(),
         "runtime": {"memory_share"}, "imported": set(),
         "cells": {"cells", "channels", "nodes", "reductions"}, "chain": {"layers", "channels", "reductions"},
     }  # fmt: skip
@@ -315,6 +315,10 @@ def test_presets_differ_in_length_and_size_alone() -> None:
     assert set(catalogue.PRESETS) == set(PRESETS)
     short, long = (parse({"search": {"epochs": epochs}}) for epochs in (23, 24))
     assert (short.cuts, long.cuts) == ((2,), (1, 3))
+    one_by_one = parse({"space": {"kind": "chain"}, "strategy": {"kind": "dna", "generations": 2}})
+    assert one_by_one.search.epochs == 12 * 2 * len(one_by_one.strategy.ends(one_by_one.space)), (
+        "as many for each block"
+    )
     assert parse({"target": {"also": ["60%", "50%", "30%"]}}).cuts == (2,), "further targets have epochs of their own"
 
 
@@ -447,7 +451,9 @@ def test_every_recipe_has_a_strategy(kind: str) -> None:
     assert set(recipes) == set(catalogue.STRATEGIES[kind].paths)
     for recipe in recipes:
         trained = METHODS[kind](recipe=recipe).wants_trained
-        space = {"kind": "imported", "weights": "pretrained"} if trained else {"kind": "cells"}
+        space = (
+            {"kind": "imported", "weights": "pretrained"} if trained else {"kind": catalogue.STRATEGIES[kind].spaces[0]}
+        )
         wanted = parse({"strategy": {"kind": kind, "recipe": recipe}, "space": space}).strategy
         assert wanted.recipe == recipe
         assert callable(resolved(catalogue.STRATEGIES[wanted.kind].paths[wanted.recipe]))
@@ -527,7 +533,7 @@ def test_every_field_has_a_title_and_a_sentence() -> None:
     fields = [*SearchConfig.model_fields.values(), *TargetConfig.model_fields.values()]
     kinds = [field.annotation for field in fields if hasattr(field.annotation, "model_fields")]
     parts = [SearchConfig, *(kind for found in KINDS.values() for kind in found.values()), *kinds]
-    assert len(parts) == 14
+    assert len(parts) == 15
     assert (list(SPACES), list(METHODS)) == (list(catalogue.SPACES), list(catalogue.STRATEGIES))
     for part in parts:
         for name, field in part.model_fields.items():

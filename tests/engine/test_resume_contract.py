@@ -30,7 +30,7 @@ PAIRS = [
     for space in entry.spaces
     if not METHODS[kind](recipe=recipe).wants_trained  # those are held to it in test_dms_recipes.py
 ]
-REACHES: dict[str, dict[str, Any]] = {"msgdas": {"target.value": "60%"}}
+REACHES: dict[str, dict[str, Any]] = {"msgdas": {"target.value": "60%"}, "dna": {"target.value": "60%"}}
 """Of methods that prune operations alone, a target that they reach in these spaces."""
 FURTHER: list[tuple[str, str, str, dict[str, Any]]] = [
     ("dms", "scale", "chain", {"retrain.teacher": "full"}),
@@ -81,7 +81,9 @@ def test_stopped_at_every_edge_and_inside_every_stage_it_ends_with_the_very_same
     stops, attempts = places(said), 0
     (started,) = (event for event in said if isinstance(event, events.SearchStarted))
     stages = len(started.stages)
+    teachers = METHODS[kind](recipe=recipe).teachers(2)[0]
     assert [kind for kind, *_ in stops] == [
+        *(["retrain_epoch"] * teachers),
         *(["stage_started", "epoch_finished", "stage_finished"] * stages),
         *(["retrain_epoch"] * (2 if "retrain.teacher" in further else 1)),
     ]

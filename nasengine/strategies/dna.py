@@ -1,0 +1,456 @@
+"""DNA: blocks learn a teacher's maps one by one, every candidate is rated, the best network is found exactly.
+
+Source: DNA (arXiv 1911.13053; code changlin31/DNA, read only: it has no licence) and the DNA family (arXiv 2403.01326),
+of which the abstract alone could be read. From the code: the teacher's map before a block is what it reads, the one
+behind it what it should make; one path at random a step; every candidate rated by the distance of `rating`. Ours: the
+loss is over the variance of what is wanted, so that one learning rate serves all blocks; an operation stands beside the
+layer's skip; the network is found exactly (`traversal`; the published loops are not exact) and lands just below the
+target; widths of a block share its weights; later generations' teachers (DNA+) are what was found, made wider.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from scipy.stats import kendalltau
+from torch import Tensor, nn
+
+from nasengine import traversal
+from nasengine.architecture import Plan, lowered
+from nasengine.blocks import Block, Prices, assignments, divided, extremes, filters, groups, largest, prices
+from nasengine.config import DNAConfig
+from nasengine.device import generator, number, seeded
+from nasengine.discretise import fitted_by_clock
+from nasengine.rating import rated
+from nasengine.sizes import LATENCY, TOLERANCE
+from nasengine.spaces import chain
+from nasengine.strategies.base import (
+    Batch,
+    Decision,
+    Draw,
+    Moment,
+    Paths,
+    Point,
+    Rated,
+    Stage,
+    Strategy,
+    TeacherWanted,
+)  # fmt: skip
+from nasengine.supernet import Kept, SubGraph, Supernet, everything
+from nasengine.teacher import Teacher
+from nasengine.traversal import Candidate
+
+STEPS = 30.0
+"""How much larger the slopes of a block are made than its loss, such as the learning rate is meant for.
+
+Quick searches of the digits, one seed: composed of its blocks as they are, the found network is right in 41, 58, 76, 84
+and 82 % of the validation images for 1, 3, 10, 30 and 100.
+"""
+ADAPTER_RATE = 2e-3
+"""Learning rate of Adam for what brings channels of a teacher to those of the blocks."""
+POINTS = 2000
+"""Of a block, that are told."""
+NETWORKS = 400
+LADDER = 16
+"""How many other sizes the page can look at."""
+TINY = 1e-12
+TRIES = 2000
+"""Random paths that are looked at for one of a size."""
+
+
+class DNA(Strategy):
+    """One stage a block, in each of its generations; the last of all decides.
+
+    Args:
+        plan: the full space, a chain.
+        part: its settings.
+        ends: numbers of layers after which blocks end, the last included.
+        epochs: of all stages.
+        bounds: metric -> size that what is found does not exceed; the first is the target's.
+        seed: of all that it draws.
+        wider: the same space with the channels of later generations' teachers.
+    """
+
+    answers = False
+    recalibrates = True
+
+    def __init__(
+        self, plan: Plan, part: DNAConfig, *, ends: Sequence[int], epochs: int, bounds: Mapping[str, int], seed: int,
+        wider: Plan,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.plan, self.part, self.epochs, self.bounds, self.seed, self.wider = plan, part, epochs, bounds, seed, wider
+        self.decision_fraction, self.judged_on = part.decision_fraction, part.rating_images
+        self.blocks = divided(plan, ends)
+        self.rungs = [rung for block in self.blocks for rung in block.rungs]
+        self.teacher: Teacher | None = None
+        self.adapters = nn.ModuleDict()
+        for block in self.blocks:  # what is not rated yet is -1
+            self.register_buffer(
+                f"ratings{block.number}", torch.full((len(part.widths), block.candidates), -1.0, dtype=torch.float64)
+            )
+
+    # -- the verbs -----------------------------------------------------------------------------------------------
+
+    def stages(self, net: Supernet) -> list[Stage]:
+        metric, target = next(iter(self.bounds.items()))
+        turns = list(itertools.product(range(self.part.generations), self.blocks))
+        epochs, rest = divmod(self.epochs, len(turns))
+        return [
+            Stage(
+                index=index,
+                name=f"block {block.number + 1}" + f", teacher {generation + 1}" * (self.part.generations > 1),
+                exit=self.plan.exits[-1],
+                blocks=block.rungs[-1].block + 1,
+                epochs=epochs + (index < rest),
+                warmup_epochs=0,
+                start_size=extremes(net.plan, self.part.widths, metric)[1],
+                target=target,
+                bounds=self.bounds,
+                opens=self.part.granularities,
+                fits=index == len(turns) - 1,
+                last=index == len(turns) - 1,
+            )
+            for index, (generation, block) in enumerate(turns)
+        ]
+
+    def draw(self, net: Supernet, moment: Moment) -> list[Draw]:
+        """One path through the stage's block, and one of its widths, each as likely as any other."""
+        block, path, width = self._drawn(moment)
+        graph = SubGraph(drawn=_named(block.units(path)))
+        return [self._still(net, moment.stage, graph, self._masks(net, block, width))]
+
+    def losses(
+        self, net: Supernet, moment: Moment, batch: Batch, draws: Sequence[Draw]
+    ) -> tuple[dict[str, Tensor], None]:
+        """The squared error over the variance of what is wanted."""
+        block, _, width = self._drawn(moment)
+        read, wanted = self._lesson(block, batch[0])
+        made = net.stretch({block.source: read}, block.first, block.border, draws[0].sub_graph, draws[0].masks)
+        found = self._read_out(block, width)(made)
+        loss = F.mse_loss(found, wanted) / wanted.var(correction=0).clamp(min=TINY)
+        return {"feature": STEPS * loss - (STEPS - 1) * loss.detach()}, None
+
+    def after_backward(self, net: Supernet, moment: Moment, draws: Sequence[Draw]) -> None:
+        """Nothing."""
+
+    def points(self, moment: Moment) -> list[Point]:
+        return ["end"] if moment.closes_stage else []
+
+    @torch.no_grad()
+    def rate(self, net: Supernet, moment: Moment, batches: Sequence[Batch]) -> Iterator[tuple[int, int]]:
+        """Every candidate of the stage's block, once."""
+        block, found = self._block(moment.stage), []
+        (calibration, _), *lessons = (self._lesson(block, images) for images, _ in batches)
+        parts, wanted = zip(*lessons, strict=True)
+        for width in self.part.widths:
+            masks, read_out = self._masks(net, block, width), self._read_out(block, width)
+            for rating in rated(net, block, masks, calibration, parts, wanted, read_out):
+                found.append(rating)
+                yield len(found), len(self.part.widths) * block.candidates
+        ratings = self._ratings(block)
+        ratings.copy_(torch.tensor(found, dtype=torch.float64).view_as(ratings))
+
+    def told(self, net: Supernet, moment: Moment) -> Rated | None:
+        block = self._block(moment.stage)
+        if not self._is_rated(block):
+            return None
+        listed, front = self._listed(net, block), self._front(net, block)
+        rating, cost = [one.rating for one in listed], [one.costs[0] for one in listed]
+        tau = float(kendalltau(rating, cost).statistic)
+        by_rating = sorted(range(len(listed)), key=rating.__getitem__)
+        shown = sorted({*by_rating[:: math.ceil(len(listed) / POINTS)], *front})
+        return Rated(
+            block=block.number,
+            blocks=len(self.blocks),
+            choices=[rung.choice for rung in block.rungs],
+            candidates=len(listed),
+            evaluations=len(self.part.widths) * block.evaluations,
+            points=[(cost[place], rating[place]) for place in shown],
+            front=[(cost[place], rating[place], self._units(block, place)) for place in front],
+            correlation=None if math.isnan(tau) else tau,
+        )
+
+    def decide(self, net: Supernet, moment: Moment, point: Point, batches: Sequence[Batch]) -> list[Decision]:
+        """Nothing before all blocks are rated; then the network whose ratings sum to the least within the bounds.
+
+        It ends within 3 % below the target if there is one that does. Blocks that no stage has come to, in a search
+        that was ended early, count nothing.
+        """
+        if not moment.stage.last:
+            return []
+        tried: list[tuple[Kept, Paths]] = []
+
+        def fit(bounds: Mapping[str, int]) -> Kept:
+            paths = self._best(net, bounds)
+            tried.append((self._kept(net, paths.units), paths))
+            return tried[-1][0]
+
+        if LATENCY in self.bounds:
+            found = fitted_by_clock(
+                lambda bound: fit({**self.bounds, LATENCY: bound}), net.clock, target=self.bounds[LATENCY],
+                smallest=extremes(net.plan, self.part.widths, LATENCY)[0],
+            )  # fmt: skip
+        else:
+            found = fit(self.bounds)
+        networks = self._networks(net)
+        paths = next(paths for kept, paths in tried if kept is found)
+        ladder = networks[:: max(1, len(networks) // LADDER)]
+        return [
+            Decision(
+                kept=found,
+                ladder={round(size): self._kept(net, units) for size, _, _, units in ladder},
+                paths=replace(paths, networks=[(size, rating, picks) for size, rating, picks, _ in networks]),
+            )
+        ]
+
+    def learning_rates(self, moment: Moment) -> list[dict[str, Any]]:
+        return [{"params": list(self.adapters.parameters()), "lr": ADAPTER_RATE}]
+
+    def gains(self, net: Supernet) -> Mapping[str, Tensor]:
+        """None: an operation is there or not."""
+        return {}
+
+    def standing(self, net: Supernet, moment: Moment) -> Draw:
+        """The largest network: nothing is decided before the end."""
+        graph = SubGraph(drawn=_named(self._all_largest()))
+        return self._still(net, moment.stage, graph, {})
+
+    def wants(self, net: Supernet, stage: Stage) -> TeacherWanted | None:
+        """One a generation: the largest network of the space or a library's model, later what was found, wider."""
+        generation, number_ = divmod(stage.index, len(self.blocks))
+        if number_:
+            return None
+        borders = [block.border for block in self.blocks]
+        wanted = TeacherWanted(
+            generation=generation, borders=borders, sides=[self.plan.sides[border] for border in borders]
+        )
+        if generation:
+            units = self._best(net, self.bounds).units
+            operations = {rung.choice: units[rung.choice] for rung in self.rungs}
+            return replace(wanted, architecture=lowered(self.wider, operations).to_json())
+        if self.part.teacher == "own":
+            return replace(wanted, architecture=lowered(self.plan, self._all_largest()).to_json())
+        return wanted
+
+    def follow(self, teacher: Teacher, generation: int) -> None:
+        """Makes what brings its channels to those of the blocks, where they differ."""
+        self.teacher = teacher
+        self.adapters = nn.ModuleDict()
+        where = self._ratings(self.blocks[0]).device
+        with seeded(number(self.seed, "adapters", generation)):
+            for block, before in zip(self.blocks, [None, *self.blocks], strict=False):
+                if before is not None:
+                    self._adapt(f"in{block.number}", teacher.widths[before.number], self.plan.groups[before.group])
+                for width in self.part.widths:
+                    own, theirs = self.plan.groups[block.group], teacher.widths[block.number]
+                    self._adapt(_out(block, width), own, theirs, always=width < 1)
+        self.adapters.to(where)
+
+    def at_random(self, net: Supernet, stream: torch.Generator, bounds: Mapping[str, int]) -> Kept | None:
+        """The first random path within 3 % below the bounds; of those that are further below the nearest."""
+        ways, nearest, best = assignments(self.rungs, self.part.widths), 0.0, None
+        known: dict[int, list[Prices]] = {}
+        for _ in range(TRIES):
+            way = _integer(len(ways), stream)
+            found = known.setdefault(way, [prices(net.plan, self.rungs, ways[way], metric) for metric in bounds])
+            path = [_integer(len(rung.options), stream) for rung in self.rungs]
+            share = max(
+                (one.fixed + one.of(0, path)) / bound for one, bound in zip(found, bounds.values(), strict=True)
+            )
+            if nearest < share <= 1:
+                nearest, best = share, (path, ways[way])
+            if nearest >= 1 - TOLERANCE:
+                break
+        if best is None:
+            return None
+        path, shares = best
+        units = {rung.choice: list(rung.options[place]) for rung, place in zip(self.rungs, path, strict=True)}
+        return self._kept(net, units | filters(net.plan, self.rungs, shares))
+
+    # -- a step --------------------------------------------------------------------------------------------------
+
+    def _block(self, stage: Stage) -> Block:
+        return self.blocks[stage.index % len(self.blocks)]
+
+    def _drawn(self, moment: Moment) -> tuple[Block, list[int], float]:
+        block = self._block(moment.stage)
+        stream = generator("cpu", self.seed, "paths", moment.stage.index, moment.epoch, moment.step)
+        path = [_integer(len(rung.options), stream) for rung in block.rungs]
+        return block, path, self.part.widths[_integer(len(self.part.widths), stream)]
+
+    def _still(self, net: Supernet, stage: Stage, graph: SubGraph, masks: Mapping[str, Tensor]) -> Draw:
+        """Something drawn; the size stays that of the largest network until the end."""
+        size = net.alive_weights.new_tensor(float(stage.start_size))
+        return Draw(
+            masks=masks, gains={}, size=size, wanted=float(stage.start_size), share=torch.ones_like(size),
+            sub_graph=graph,
+        )  # fmt: skip
+
+    def _lesson(self, block: Block, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What a block reads of these images, and what it should make of them."""
+        assert self.teacher is not None, "a stage begins with its teacher"
+        if not block.number:
+            (wanted,) = self.teacher.maps(images, 0, 0)
+            return images, wanted
+        read, wanted = self.teacher.maps(images, block.number - 1, block.number)
+        return self._adapter(f"in{block.number}")(read), wanted
+
+    def _read_out(self, block: Block, width: float) -> nn.Module:
+        return self._adapter(_out(block, width))
+
+    def _adapt(self, name: str, channels: int, wanted: int, *, always: bool = False) -> None:
+        if always or channels != wanted:
+            self.adapters[name] = nn.Conv2d(channels, wanted, 1, bias=False)
+
+    def _adapter(self, name: str) -> nn.Module:
+        return self.adapters[name] if name in self.adapters else nn.Identity()
+
+    def _masks(self, net: Supernet, block: Block, width: float) -> dict[str, Tensor]:
+        """Of a block's channels; what it reads has them all."""
+        narrow = filters(self.plan, block.rungs, {block.group: width})
+        found = {}
+        for name, units in narrow.items():
+            found[name] = net.alive_weights.new_zeros(self.plan.groups[name])
+            found[name][units] = 1
+        return found
+
+    # -- what was rated ------------------------------------------------------------------------------------------
+
+    def _ratings(self, block: Block) -> Tensor:
+        return getattr(self, f"ratings{block.number}")
+
+    def _is_rated(self, block: Block) -> bool:
+        return bool(self._ratings(block)[0, 0] >= 0)
+
+    def _row(self, block: Block, width: float, costs: Sequence[Prices]) -> list[Candidate]:
+        """All candidates of a block that has this width."""
+        first = self.rungs.index(block.rungs[0])
+        ratings = self._ratings(block)[self.part.widths.index(width)].clamp(min=0).tolist()
+        return [
+            Candidate(rating=rating, costs=tuple(one.of(first, path) for one in costs))
+            for rating, path in zip(ratings, block.paths(), strict=True)
+        ]
+
+    def _listed(self, net: Supernet, block: Block) -> list[Candidate]:
+        """All candidates of a block, width by width, with what they take where all other channels are there."""
+        metric, found = next(iter(self.bounds)), list[Candidate]()
+        for width in self.part.widths:
+            shares = {**dict.fromkeys(groups(self.rungs), 1.0), block.group: width}
+            found += self._row(block, width, [prices(net.plan, self.rungs, shares, metric)])
+        return found
+
+    def _front(self, net: Supernet, block: Block) -> list[int]:
+        """Places in that list: of each width those that no other undercuts in rating and cost."""
+        listed, n = self._listed(net, block), block.candidates
+        found = [
+            place + first for first in range(0, len(listed), n) for place in traversal.pareto(listed[first : first + n])
+        ]
+        return sorted(found, key=lambda place: (listed[place].costs, place))
+
+    def _units(self, block: Block, place: int) -> dict[str, list[int]]:
+        """What a candidate of that list keeps."""
+        which, number_ = divmod(place, block.candidates)
+        path = next(itertools.islice(block.paths(), number_, None))
+        return block.units(path) | filters(self.plan, block.rungs, {block.group: self.part.widths[which]})
+
+    def _best(self, net: Supernet, bounds: Mapping[str, int]) -> Paths:
+        """The network of the lowest sum of ratings within all bounds, and not far below the first if that can be."""
+        below = (1 - TOLERANCE) * next(iter(bounds.values()))
+        found = self._best_of(net, bounds, below) or self._best_of(net, bounds, -math.inf)
+        assert found is not None, "the outlook refuses what is below the smallest network"
+        return found
+
+    def _best_of(self, net: Supernet, bounds: Mapping[str, int], least: float) -> Paths | None:
+        best: Paths | None = None
+        ways, visited = assignments(self.rungs, self.part.widths), 0
+        for shares in ways:
+            costs = [prices(net.plan, self.rungs, shares, metric) for metric in bounds]
+            rows = [self._row(block, shares[block.group], costs) for block in self.blocks]
+            room = [bound - one.fixed for bound, one in zip(bounds.values(), costs, strict=True)]
+            found = traversal.best(rows, room, least - costs[0].fixed)
+            visited += found.visited if found else 0
+            if found is None or (best is not None and best.rating <= found.rating):
+                continue
+            taken = [row[pick] for row, pick in zip(rows, found.picks, strict=True)]
+            units = filters(net.plan, self.rungs, shares)
+            for block, pick in zip(self.blocks, found.picks, strict=True):
+                units |= block.units(next(itertools.islice(block.paths(), pick, None)))
+            best = Paths(
+                networks=(), size=costs[0].fixed + found.costs[0], rating=found.rating, units=units, visited=0,
+                costs=[one.costs[0] for one in taken], ratings=[one.rating for one in taken],
+                of=float(math.prod(block.candidates for block in self.blocks) * len(ways)),
+            )  # fmt: skip
+        return best and replace(best, visited=visited)
+
+    def _networks(self, net: Supernet) -> list[tuple[float, float, list[int], dict[str, list[int]]]]:
+        """(size, rating, places in the blocks' fronts, units) of networks that no other undercuts, by rising size."""
+        metric, fronts = next(iter(self.bounds)), [self._front(net, block) for block in self.blocks]
+        found = []
+        for shares in assignments(self.rungs, self.part.widths):
+            price = prices(net.plan, self.rungs, shares, metric)
+            there, rows = [], []
+            for block, front in zip(self.blocks, fronts, strict=True):
+                which, n = self.part.widths.index(shares[block.group]), block.candidates
+                row = self._row(block, shares[block.group], [price])
+                there.append([at for at, place in enumerate(front) if place // n == which])
+                rows.append([row[front[at] % n] for at in there[-1]])
+            for one in traversal.network_front(rows, most=NETWORKS):
+                picks = [own[pick] for own, pick in zip(there, one.picks, strict=True)]
+                units = filters(net.plan, self.rungs, shares)
+                for block, front, pick in zip(self.blocks, fronts, picks, strict=True):
+                    units |= {
+                        choice: kept
+                        for choice, kept in self._units(block, front[pick]).items()
+                        if self.plan.choice[choice].granularity == "operation"
+                    }
+                found.append((price.fixed + one.costs[0], one.rating, picks, units))
+        found.sort(key=lambda network: network[:2])
+        lowest = itertools.accumulate((rating for _, rating, *_ in found), min, initial=math.inf)
+        front = [network for network, low in zip(found, lowest, strict=False) if network[1] < low]
+        return front[:: math.ceil(len(front) / NETWORKS)]
+
+    def _all_largest(self) -> dict[str, list[int]]:
+        path = largest(self.plan, self.rungs)
+        return {rung.choice: list(rung.options[place]) for rung, place in zip(self.rungs, path, strict=True)}
+
+    def _kept(self, net: Supernet, units: Mapping[str, Sequence[int]]) -> Kept:
+        """Everything, but of these choices these units alone."""
+        found = everything(self.plan, net.alive_weights.device)
+        for name, own in units.items():
+            found[name] = torch.zeros_like(found[name])
+            found[name][list(own)] = True
+        return found
+
+
+def strategy(plan: Plan, config: Any, targets: Sequence[int], limits: Mapping[str, int]) -> DNA:
+    """DNA as the configuration asks for it."""
+    part, space = config.strategy, config.space
+    channels = 2 * round(part.growth * space.channels / 2)
+    wider = chain.plan(
+        space.model_copy(update={"channels": channels}), image_size=plan.image_size, channels=plan.groups["image"],
+        classes=plan.groups["classes"], cuts=(),
+    )  # fmt: skip
+    return DNA(
+        plan, part, ends=part.ends(space), epochs=config.search.epochs,
+        bounds={config.target.metric: targets[0], **limits}, seed=config.seed, wider=wider,
+    )  # fmt: skip
+
+
+def _named(units: Mapping[str, Sequence[int]]) -> frozenset[tuple[str, int]]:
+    return frozenset((choice, unit) for choice, own in units.items() for unit in own)
+
+
+def _out(block: Block, width: float) -> str:
+    """Name of what brings a block's channels to the teacher's; a module's name has no dots."""
+    return f"out{block.number}_{round(1000 * width)}"
+
+
+def _integer(below: int, stream: torch.Generator) -> int:
+    return int(torch.randint(below, (), generator=stream))
