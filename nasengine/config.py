@@ -908,6 +908,17 @@ class LimitsConfig(Part):
         title="Limit on multiply-adds", empty="none",
     )  # fmt: skip
 
+    @model_validator(mode="before")
+    @classmethod
+    def milliseconds_are_a_target(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and "latency_ms" in given:
+            raise ConfigError.at(
+                "target.limits.latency_ms",
+                "milliseconds can be the target alone; give them there (target.metric: latency_ms), and params or macs "
+                "as limits beside it",
+            )
+        return given
+
 
 class TargetConfig(Part):
     """How large the found network may be."""

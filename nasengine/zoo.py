@@ -18,6 +18,8 @@ from nasengine.weights import left_over, unwrapped
 FIELD = "space.model"
 MOST_PARAMETERS = 250e6
 """Of a model that is looked at: the proof holds it in fp64, and a copy."""
+HUB_SECONDS = 10
+"""How long the hub of timm's weights may be silent before it counts as out of reach."""
 
 
 def installed(library: str) -> list[str]:
@@ -139,18 +141,40 @@ def _download(model: nn.Module, library: str, name: str, channels: int, image_si
 def trained(library: str, name: str, channels: int, image_size: int) -> Mapping[str, Tensor]:
     """The state dict that a library offers, downloaded once; timm fits it to channels and size where it can."""
     if library == "timm":
-        import timm
-
-        wanted: dict[str, Any] = {"pretrained": True, "in_chans": channels}
-        try:
-            return timm.create_model(name, **wanted, img_size=image_size).state_dict()
-        except TypeError as error:  # what works at any size is not told one
-            if "img_size" not in str(error):
-                raise
-            return timm.create_model(name, **wanted).state_dict()
+        return _from_hub(name, channels, image_size)
     from torchvision import models as theirs
 
     return theirs.get_model_weights(name).DEFAULT.get_state_dict(progress=False)
+
+
+def _from_hub(name: str, channels: int, image_size: int) -> Mapping[str, Tensor]:
+    """What timm has of a model, from here alone if nobody answers: asked for a file, its hub would try for a minute."""
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
+    except Exception as silence:  # in the words of whatever it asks with
+        is_offline, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+        try:
+            return _of_timm(name, channels, image_size)
+        except LocalEntryNotFoundError:
+            raise silence from None
+        finally:
+            constants.HF_HUB_OFFLINE = is_offline
+    return _of_timm(name, channels, image_size)
+
+
+def _of_timm(name: str, channels: int, image_size: int) -> Mapping[str, Tensor]:
+    import timm
+
+    wanted: dict[str, Any] = {"pretrained": True, "in_chans": channels}
+    try:
+        return timm.create_model(name, **wanted, img_size=image_size).state_dict()
+    except TypeError as error:  # what works at any size is not told one
+        if "img_size" not in str(error):
+            raise
+        return timm.create_model(name, **wanted).state_dict()
 
 
 def _load(model: nn.Module, file: Path, whose: str, last: set[str]) -> set[str]:

@@ -7,13 +7,21 @@ from django.db import connections
 from xdist.scheduler import LoadScopeScheduling
 
 TOGETHER = {
-    "web": ("webapp/", "tests/webapp/", "tests/chaos/"),
+    "servers": (
+        "tests/chaos/",
+        *(
+            f"tests/webapp/test_{name}.py"
+            for name in ("browser", "compare_browser", "deploy", "drawing", "form_browser", "launch", "looks")
+            + ("model_browser", "own_weights_browser", "trial_browser")
+        ),
+    ),
     "finished searches": tuple(
         f"tests/engine/test_{name}.py" for name in ("command_line", "compact", "export", "mistakes", "sparse_file")
     ),
     "searches": tuple(f"tests/engine/test_{name}.py" for name in ("search", "early_end")),
 }
-"""Parts of the suite whose tests share servers or finished searches. What takes longest comes first."""
+"""Parts of the suite whose tests start servers and browsers, one at a time, or share finished searches. What takes
+longest comes first, and the many small files last, so that both workers end together."""
 
 
 def part_of(nodeid: str) -> str:

@@ -26,7 +26,7 @@ from nasengine.config import KINDS, PRESETS, SearchConfig, parse
 from nasengine.errors import ConfigError
 from webapp.again import leaves
 from webapp.models import DatasetState, Search
-from webapp.selectors import Asked, datasets_of, search_asked, weights_of
+from webapp.selectors import Asked, Unchosen, datasets_of, search_asked, weights_of
 from webapp.surveys import Subject, Unsurveyed
 
 BASIC_ORDER = (
@@ -249,9 +249,15 @@ class NewSearchForm(forms.Form):
         return result
 
     def read(self) -> Asked | None:
-        """What the fields ask for, whether its target is in reach or not; None where errors prevent that."""
+        """What the fields ask for, whether it can start or not; None where errors prevent that."""
+        return self._read(self.raw())
+
+    def _read(self, raw: Mapping[str, Any]) -> Asked | None:
         try:
-            return search_asked(owner=self.owner, raw=self.raw())
+            return search_asked(owner=self.owner, raw=raw)
+        except Unchosen as unchosen:
+            self.add_problems(unchosen.problems)
+            return self._read(unchosen.otherwise)
         except Unsurveyed as unknown:
             self.unsurveyed = unknown.subject
             return None
@@ -269,7 +275,7 @@ class NewSearchForm(forms.Form):
     @property
     def warnings(self) -> list[tuple[str, str]]:
         """(field, sentence) of what may well go wrong, once it is filled in; it can be started all the same."""
-        found = self.asked.outlook.warnings if hasattr(self, "asked") else ()
+        found = self.asked.outlook.warnings if hasattr(self, "asked") and not self.errors else ()
         return [(self._names().get(dotted, ""), sentence) for dotted, sentence in found]
 
     @property

@@ -91,11 +91,24 @@ class Asked:
         return raw
 
 
+class Unchosen(ConfigError):
+    """Weights of a file are asked for, and none is named.
+
+    `otherwise`: the same configuration with other trained weights, which promises the very same.
+    """
+
+    def __init__(self, otherwise: dict[str, Any]) -> None:
+        self.otherwise = otherwise
+        sentence = "no file is chosen; choose one of yours, or upload it first (in a configuration: upload:<its id>)"
+        super().__init__([("space.path", sentence)])
+
+
 def search_asked(*, owner: User, raw: object) -> Asked:
     """What `raw` asks for. Uploads are named `upload:<id>`; paths of this machine are nobody's to give.
 
     Raises:
         ConfigError: with the command line's sentences. Whether the target can be reached is in `outlook.problems`.
+        Unchosen: one that asks for weights of a file, and names none.
         Unsurveyed: one that names a model of which it is not known yet what may be cut.
     """
     dataset = weights = None
@@ -208,10 +221,7 @@ def _with_weights(owner: User, raw: Mapping[str, Any]) -> tuple[dict[str, Any], 
         return dict(raw), None
     name = space.get("path")
     if name is None and space.get("weights") == "file":
-        raise ConfigError.at(
-            "space.path",
-            "no file is chosen; choose one of yours, or upload it first (in a configuration: upload:<its id>)",
-        )
+        raise Unchosen({**raw, "space": {**space, "weights": "pretrained"}})
     if name is None:
         return dict(raw), None
     if not _is_upload(name):

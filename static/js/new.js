@@ -1,5 +1,6 @@
 // The form of a new search: asks the server, as fields change, what they would lead to, and shows it before the start.
 
+import { keep, refill } from "./draft.js";
 import { isUnderWay, Model } from "./model.js";
 import { bytes, count, enumerated, listed, memory, metricUnit, span, whole } from "./words.js";
 
@@ -103,7 +104,8 @@ function verdict(answer, known) {
   if (answer.feasible && !known) return "It can start. What milliseconds can be reached is known once it has begun: it measures its device first, and stops if the target is out of reach.";
   if (answer.feasible) return "This can be reached.";
   if (isUnderWay(answer.survey) && !answer.problems.length) return "It can start when the model has been looked at.";
-  return known ? "This cannot be reached as it stands:" : "Something has to be mended first:";
+  const beyond = answer.problems.some(([field]) => field.startsWith("target__"));
+  return known && beyond ? "This cannot be reached as it stands:" : "Something has to be mended first:";
 }
 
 /** Where to read on: below the button, which so stays where it is. */
@@ -219,6 +221,8 @@ form.addEventListener("input", (event) => {
   ask(event.target.list ? LOOK_AFTER : ASK_AFTER);
 });
 
+refill(form);
+keep(form);
 if (form.querySelector("#advanced .problem:not(:empty)")) at("advanced").open = true;
 presets();
 kinds();

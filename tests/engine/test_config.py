@@ -148,6 +148,12 @@ WRONG = [
     ({"target.limits.macs": True}, "target.limits.macs", f"true {NO_AMOUNT}"),
     ({"target.limits.latency": 5}, "target.limits.latency", "there is no such setting"),
     (
+        {"target.limits.latency_ms": 5},
+        "target.limits.latency_ms",
+        "milliseconds can be the target alone; give them there (target.metric: latency_ms), and params or macs as limits "
+        "beside it",
+    ),
+    (
         {"target.limits.macs": 0},
         "target.limits.macs",
         "0 is out of range; give a number of at least 1, or a percentage such as 40%",

@@ -298,10 +298,10 @@ def test_couplings_are_found_in_another_process_and_are_plain_data() -> None:
 def test_20_a_model_that_never_returns_is_cut_off() -> None:
     began = time.monotonic()
     sentence = (
-        r"^space.model: its channel groups were not found within 6 s \(still (starting|tracing the model)\); take"
+        r"^space.model: its channel groups were not found within 3 s \(still (starting|tracing the model)\); take"
     )
     with pytest.raises(ConfigError, match=sentence):
-        coupling(nets.Asleep(), torch.zeros(1, 3, SIDE, SIDE), seconds=6)
+        coupling(nets.Asleep(), torch.zeros(1, 3, SIDE, SIDE), seconds=3)
     assert time.monotonic() - began < 60  # the model itself sleeps for ten minutes
     assert not multiprocessing.active_children()
 

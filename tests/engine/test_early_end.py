@@ -93,8 +93,15 @@ def none_fits(folder: Path, target: int, limits: dict[str, int]) -> bool:
     return True
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5])
-@pytest.mark.parametrize("name", VARIANTS)
+MOMENTS = [
+    pytest.param(name, share, marks=[pytest.mark.long] * ((n + late) % 2))
+    for n, name in enumerate(VARIANTS)
+    for late, share in enumerate((0.1, 0.5))
+]
+"""Every search early and late, in turn the one or the other among the long tests."""
+
+
+@pytest.mark.parametrize(("name", "share"), MOMENTS)
 def test_a_stopped_search_trains_what_it_has_found(
     name: str, share: float, whole_of: Callable[[str], Whole], tmp_path: Path
 ) -> None:

@@ -249,7 +249,13 @@ def test_every_search_ends_within_its_epochs_at_its_target_with_a_sound_result(
     assert fractions == sorted(fractions) and fractions[-1] == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+ELSEWHERE = ("chain", "published", "no regrowth")
+"""Held to it by test_resume_contract.py as well, or by a search that does all of this and more."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] * (name in ELSEWHERE)) for name in VARIANTS]
+)
 def test_every_search_stopped_and_continued_ends_with_the_very_same_networks(
     name: str, whole_of: Callable[[str], Whole], tmp_path: Path
 ) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from huggingface_hub import close_session, constants
 from safetensors.torch import save_file
 
 from nasengine import compact, models, zoo
@@ -121,22 +124,39 @@ def test_a_last_layer_for_other_classes_is_learned_anew(tmp_path: Path) -> None:
     assert all(torch.equal(value, others[name]) for name, value in found.items() if not name.startswith("fc."))
 
 
-@pytest.mark.parametrize(("library", "name"), [("timm", "resnet10t"), ("torchvision", "resnet18")])
-def test_trained_weights_that_cannot_be_had_are_told(
-    library: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Downloads fail at once: there is nobody behind the proxy."""
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Nobody is behind the proxy; the folder of timm's weights that are here already, empty."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    close_session()  # the next one looks at the proxy
+    yield tmp_path
+    close_session()
+
+
+@pytest.mark.timeout(30)  # timm's hub by itself is asked for 46 seconds
+@pytest.mark.parametrize(("library", "name"), [("timm", "resnet10t"), ("torchvision", "resnet18")])
+def test_trained_weights_that_cannot_be_had_are_told(library: str, name: str, offline: Path) -> None:
     with pytest.raises(ConfigError) as refusal:
         zoo.built(library, name, **{**SHAPE, "channels": 3}, weights="pretrained")
     ((field, text),) = refusal.value.problems
     assert field == "space.weights"
     assert text.startswith(f"the trained weights of {name} ({library}) cannot be had (")
-    assert text.endswith("; give a file, or none")
+    assert "Connection refused" in text and text.endswith("; give a file, or none")
+    assert not constants.HF_HUB_OFFLINE, "the next model may be had"
+
+
+def test_trained_weights_that_are_here_already_need_no_network(offline: Path) -> None:
+    state = timm.create_model("test_resnet").state_dict()
+    repository = offline / f"models--{timm.get_pretrained_cfg('test_resnet').hf_hub_id.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("1" * 40)
+    (repository / "snapshots" / ("1" * 40)).mkdir(parents=True)
+    save_file(state, repository / "snapshots" / ("1" * 40) / "model.safetensors")
+    model = zoo.built("timm", "test_resnet", classes=1000, channels=3, image_size=32, weights="pretrained")
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
 @pytest.fixture

@@ -231,6 +231,15 @@ def test_what_cannot_start_is_described_with_its_problems(page: Client, ready_da
     assert wrong.status_code == 422 and wrong.json()["problems"] == engines_problems(config(epoch=3))
 
 
+def test_milliseconds_as_a_limit_are_sent_to_the_target(page: Client) -> None:
+    raw = config(target={"value": "40%", "limits": {"latency_ms": 5}})
+    for url in ("/api/v1/searches", "/api/v1/describe"):
+        wrong = page.post(url, json.dumps(raw), content_type="application/json")
+        ((field, sentence),) = wrong.json()["problems"]
+        assert (wrong.status_code, field) == (422, "target.limits.latency_ms")
+        assert "give them there (target.metric: latency_ms), and params or macs as limits beside it" in sentence
+
+
 # Addresses that are none, methods that are not for one
 
 

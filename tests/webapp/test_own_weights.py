@@ -242,6 +242,29 @@ def test_with_a_file_one_has_to_be_chosen(page: Client, known: None, new_weights
     assert outlook(page, **CHOSEN)["problems"] == [["space__imported__path", sentence]], "none is guessed"
 
 
+def test_while_none_is_chosen_sizes_and_estimate_are_told_all_the_same(
+    page: Client, known: None, new_weights: Callable[..., Weights]
+) -> None:
+    """For a recipe that wants trained weights, too; no warning stands beside what has to be mended."""
+    asked = {"strategy__dms__recipe": "prune", "target__value": "95%"}
+    told, then = outlook(page, **asked, **CHOSEN), outlook(page, **asked, **chosen(new_weights()))
+    assert then["feasible"] and then["warnings"] and not told["feasible"]
+    ((field, sentence),) = told["problems"]
+    assert field == "space__imported__path" and sentence.startswith("no file is chosen")
+    assert told == then | {"feasible": False, "warnings": [], "problems": told["problems"]}
+
+
+def test_a_model_that_nobody_knows_is_looked_at_before_its_file_is_chosen(page: Client) -> None:
+    told = outlook(page, **CHOSEN)
+    assert [field for field, _ in told["problems"]] == ["space__imported__path"]
+    assert told["survey"]["state"] == SurveyState.WAITING
+    assert page.post("/searches/new/", FORM | CHOSEN).status_code == 422
+    assert posted(page, "/api/v1/searches", begun(None)).status_code == 422, "a script is told at once"
+    look(Survey.objects.get())
+    assert outlook(page, **CHOSEN)["full_size"]
+    assert not Search.objects.exists()
+
+
 def test_a_file_is_for_weights_from_a_file_alone(
     page: Client, known: None, new_weights: Callable[..., Weights]
 ) -> None:
