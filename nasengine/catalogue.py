@@ -77,7 +77,7 @@ STRATEGIES = {
     "dna": Strategy(
         label="DNA",
         sentence="Rates every candidate of each block by a teacher's features, then finds the best network exactly.",
-        paths={"dna": "nasengine.strategies.dna:strategy"},
+        paths={"dna": "nasengine.strategies.dna:strategy", "dna++": "nasengine.strategies.dna_untaught:strategy"},
         spaces=("chain",),
     ),
 }

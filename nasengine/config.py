@@ -712,9 +712,10 @@ class DNAConfig(Method):
     """Block-wise distillation (arXiv 1911.13053, 2403.01326): a teacher's features rate every candidate of a block."""
 
     kind: Literal["dna"] = option("dna", "The search method.", title="Method", advanced=False)
-    recipe: Literal["dna"] = option(
+    recipe: Literal["dna", "dna++"] = option(
         "dna",
-        "dna: a trained teacher's features are what each block learns and is rated by.",
+        "dna: a trained teacher's maps are what each block learns and is rated by. dna++: no teacher; a block agrees "
+        "with a slow twin of itself about other views of an image.",
         title="Recipe",
     )
     teacher: Literal["own", "library"] = option(
@@ -778,10 +779,29 @@ class DNAConfig(Method):
         le=20_000,
     )  # fmt: skip
 
+    paths: int = option(
+        2, "Without a teacher: paths a step that share no operation, and agree with each other.", title="Paths",
+        ge=1, le=16,
+    )  # fmt: skip
+    dispersion: float = option(
+        1.0,
+        "Without a teacher: how much it counts if different images are told apart too little. 0: they may all look "
+        "alike.",
+        title="Dispersion",
+        ge=0,
+        le=100,
+    )
+
     stage_shares: ClassVar[None] = None
 
     @model_validator(mode="after")
     def teacher_and_widths_are_sound(self) -> Self:
+        if self.recipe == "dna++" and self.teacher == "library":
+            raise ConfigError.at("strategy.teacher", "dna++ has no teacher; leave it at own, or use the recipe dna")
+        if self.recipe == "dna++" and self.generations > 1:
+            raise ConfigError.at(
+                "strategy.generations", "without teachers there is one generation; give 1, or use the recipe dna"
+            )
         if self.teacher == "library":
             self._check_library()
         elif self.teacher_model or self.teacher_path:
@@ -823,6 +843,8 @@ class DNAConfig(Method):
         return self.decision_fraction
 
     def teachers(self, retrain_epochs: int) -> tuple[int, int]:
+        if self.recipe == "dna++":
+            return 0, 0
         return self.generations - (self.teacher == "library"), self.teacher_epochs or retrain_epochs
 
     def ends(self, space: AnySpace) -> tuple[int, ...]:
@@ -880,11 +902,11 @@ class DNAConfig(Method):
             raise ConfigError.at(
                 "strategy.teacher_epochs", "a teacher that is not trained knows nothing; give some epochs"
             )
-        if not config.retrain.epochs and (self.teacher == "library" or self.generations > 1):
+        if not config.retrain.epochs and (self.teacher == "library" or self.generations > 1 or self.recipe == "dna++"):
             raise ConfigError.at(
                 "retrain.epochs",
-                "blocks that learned from a wider teacher do not answer images before they are trained together; give "
-                "some epochs",
+                "blocks that no network of their own kind has taught do not answer images before they are trained "
+                "together; give some epochs",
             )
 
 

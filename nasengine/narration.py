@@ -18,6 +18,8 @@ from nasengine.supernet import Kept, Supernet
 
 GRANULARITIES = ("operation", "filter", "weight", "depth")
 CHANGES_SAID = 2000
+LEARNED = ("task", "feature", "agreement")
+"""What weights learn, by the name of its loss."""
 RATING_DIGITS = 6
 
 
@@ -90,7 +92,10 @@ def epoch_finished(
     return events.EpochFinished(
         stage=stage.index,
         epoch=epoch,
-        train={"loss": train.get("task", train.get("feature")), "accuracy": train.get("accuracy")},
+        train={
+            "loss": next((train[name] for name in LEARNED if name in train), None),
+            "accuracy": train.get("accuracy"),
+        },
         validation=dict(validation),
         size=outside(stage.metric, int(draw.size)),
         target=outside(stage.metric, stage.target),

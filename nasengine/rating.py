@@ -30,6 +30,46 @@ def distance(found: Tensor, wanted: Tensor) -> float:
 
 
 @torch.no_grad()
+def answers(
+    net: Supernet, block: Block, masks: Masks, calibration: Tensor, parts: Sequence[Tensor]
+) -> Iterator[list[Tensor]]:
+    """What each candidate of a block makes of these parts, in the order of `Block.paths`.
+
+    Args:
+        net: of which the block is a part; a copy of it is made, which alone changes.
+        block: whose candidates are asked.
+        masks: of channels, the same for all of them.
+        calibration: what the block reads [N, ...], of images from which batch norms take their statistics.
+        parts: what it reads, in batches.
+    """
+    copy = net.widened({})
+    copy.forgets = 1.0
+    for mean, var in copy.statistics.values():  # what is no number would stay, whatever its share
+        mean.zero_()
+        var.fill_(1)
+
+    def after(rung: Rung, option: Option, source: str, calibrated: Tensor, found: list[Tensor]) -> _State:
+        drawn = SubGraph(drawn={(rung.choice, unit) for unit in option})
+        first = block.first if rung is block.rungs[0] else rung.block
+        calibrated = copy.train().stretch({source: calibrated}, first, rung.output, drawn, masks)
+        copy.eval()
+        return calibrated, [copy.stretch({source: x}, first, rung.output, drawn, masks) for x in found]
+
+    def walk(level: int, source: str, state: _State) -> Iterator[list[Tensor]]:
+        if level == len(block.rungs):
+            yield state[1]
+            return
+        rung = block.rungs[level]
+        for option in rung.options:
+            yield from walk(level + 1, rung.output, after(rung, option, source, *state))
+
+    yield from walk(0, block.source, (calibration, list(parts)))
+
+
+_State = tuple[Tensor, list[Tensor]]
+"""Of the images for statistics, and of the parts."""
+
+
 def rated(
     net: Supernet,
     block: Block,
@@ -39,41 +79,18 @@ def rated(
     wanted: Sequence[Tensor],
     read_out: Callable[[Tensor], Tensor],
 ) -> Iterator[float]:
-    """The rating of each candidate in the order of `Block.paths`, lower is better.
+    """The rating of each candidate, lower is better.
 
     Args:
-        net: of which the block is a part; a copy of it is made, which alone changes.
+        net: as for `answers`, like the following three.
         block: whose candidates are rated.
-        masks: of channels, the same for all of them.
-        calibration: what the block reads [N, ...], of images from which batch norms take their statistics.
-        parts: what it reads, of the images that count, in batches.
-        wanted: what it should make of each.
-        read_out: from the block's channels to those of what is wanted.
+        masks: of channels.
+        calibration: what the block reads, for statistics.
+        parts: what it reads, of the images that count.
+        wanted: what it should make of each part.
+        read_out: from what it makes to what can be compared with that.
     """
-    copy, total = net.widened({}), sum(map(len, parts))
-    copy.forgets = 1.0
-    for mean, var in copy.statistics.values():  # what is no number would stay, whatever its share
-        mean.zero_()
-        var.fill_(1)
-
-    def after(rung: Rung, option: Option, source: str, state: _State) -> _State:
-        drawn = SubGraph(drawn={(rung.choice, unit) for unit in option})
-        first = block.first if rung is block.rungs[0] else rung.block
-        calibrated = copy.train().stretch({source: state[0]}, first, rung.output, drawn, masks)
-        copy.eval()
-        return calibrated, [copy.stretch({source: x}, first, rung.output, drawn, masks) for x in state[1]]
-
-    def walk(level: int, source: str, state: _State) -> Iterator[float]:
-        if level == len(block.rungs):
-            distances = (distance(read_out(x), y) * len(x) for x, y in zip(state[1], wanted, strict=True))
-            yield sum(distances) / total
-            return
-        rung = block.rungs[level]
-        for option in rung.options:
-            yield from walk(level + 1, rung.output, after(rung, option, source, state))
-
-    yield from walk(0, block.source, (calibration, list(parts)))
-
-
-_State = tuple[Tensor, list[Tensor]]
-"""Of the images for statistics, and of those that count."""
+    total = sum(map(len, parts))
+    for found in answers(net, block, masks, calibration, parts):
+        distances = (distance(read_out(x), y) * len(x) for x, y in zip(found, wanted, strict=True))
+        yield sum(distances) / total

@@ -11,8 +11,18 @@ TOGETHER = {
         "tests/chaos/",
         *(
             f"tests/webapp/test_{name}.py"
-            for name in ("browser", "compare_browser", "deploy", "drawing", "form_browser", "launch", "looks")
-            + ("model_browser", "own_weights_browser", "trial_browser")
+            for name in (
+                "browser",
+                "compare_browser",
+                "deploy",
+                "drawing",
+                "form_browser",
+                "launch",
+                "looks",
+                "model_browser",
+                "own_weights_browser",
+                "trial_browser",
+            )
         ),
     ),
     "finished searches": tuple(

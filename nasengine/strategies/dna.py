@@ -123,7 +123,7 @@ class DNA(Strategy):
     def draw(self, net: Supernet, moment: Moment) -> list[Draw]:
         """One path through the stage's block, and one of its widths, each as likely as any other."""
         block, path, width = self._drawn(moment)
-        graph = SubGraph(drawn=_named(block.units(path)))
+        graph = SubGraph(drawn=named(block.units(path)))
         return [self._still(net, moment.stage, graph, self._masks(net, block, width))]
 
     def losses(
@@ -135,7 +135,7 @@ class DNA(Strategy):
         made = net.stretch({block.source: read}, block.first, block.border, draws[0].sub_graph, draws[0].masks)
         found = self._read_out(block, width)(made)
         loss = F.mse_loss(found, wanted) / wanted.var(correction=0).clamp(min=TINY)
-        return {"feature": STEPS * loss - (STEPS - 1) * loss.detach()}, None
+        return {"feature": steeper(loss)}, None
 
     def after_backward(self, net: Supernet, moment: Moment, draws: Sequence[Draw]) -> None:
         """Nothing."""
@@ -219,7 +219,7 @@ class DNA(Strategy):
 
     def standing(self, net: Supernet, moment: Moment) -> Draw:
         """The largest network: nothing is decided before the end."""
-        graph = SubGraph(drawn=_named(self._all_largest()))
+        graph = SubGraph(drawn=named(self._all_largest()))
         return self._still(net, moment.stage, graph, {})
 
     def wants(self, net: Supernet, stage: Stage) -> TeacherWanted | None:
@@ -429,21 +429,29 @@ class DNA(Strategy):
         return found
 
 
-def strategy(plan: Plan, config: Any, targets: Sequence[int], limits: Mapping[str, int]) -> DNA:
-    """DNA as the configuration asks for it."""
+def strategy(
+    plan: Plan, config: Any, targets: Sequence[int], limits: Mapping[str, int], make: type[DNA] | None = None
+) -> DNA:
+    """DNA as the configuration asks for it; `make` is a recipe of it."""
     part, space = config.strategy, config.space
     channels = 2 * round(part.growth * space.channels / 2)
     wider = chain.plan(
         space.model_copy(update={"channels": channels}), image_size=plan.image_size, channels=plan.groups["image"],
         classes=plan.groups["classes"], cuts=(),
     )  # fmt: skip
-    return DNA(
+    return (make or DNA)(
         plan, part, ends=part.ends(space), epochs=config.search.epochs,
         bounds={config.target.metric: targets[0], **limits}, seed=config.seed, wider=wider,
     )  # fmt: skip
 
 
-def _named(units: Mapping[str, Sequence[int]]) -> frozenset[tuple[str, int]]:
+def steeper(loss: Tensor) -> Tensor:
+    """The same number, with `STEPS` times its slopes."""
+    return STEPS * loss - (STEPS - 1) * loss.detach()
+
+
+def named(units: Mapping[str, Sequence[int]]) -> frozenset[tuple[str, int]]:
+    """Choice -> units, as candidates."""
     return frozenset((choice, unit) for choice, own in units.items() for unit in own)
 
 

@@ -551,7 +551,11 @@ def test_10_a_teacher_that_cannot_teach_is_refused_in_a_sentence_before_anything
         ({"target.also": ["30%"], "search.epochs": 20}, "target.also", "DNA ends with one network"),
         ({"runtime.compile": True}, "runtime.compile", "cannot be compiled"),
         ({"retrain.teacher": "full"}, "retrain.teacher", "has a teacher of its own"),
-        ({"retrain.epochs": 0, "strategy.generations": 2, "search.epochs": 8}, "retrain.epochs", "trained together"),
+        (
+            {"retrain.epochs": 0, "strategy.generations": 2, "search.epochs": 8},
+            "retrain.epochs",
+            "before they are trained",
+        ),
         ({"retrain.epochs": 0, "strategy.teacher_epochs": None}, "strategy.teacher_epochs", "knows nothing"),
         ({"space": {"kind": "cells"}}, "strategy.kind", "DNA searches the spaces chain, not cells"),
     ],
