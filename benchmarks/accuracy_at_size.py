@@ -41,7 +41,10 @@ from nasengine.packing import loaded
 from nasengine.retraining import Retraining
 from nasengine.search import RESULT, search
 
-SIZES, MIDDLE = ("5%", "10%", "30%"), "10%"
+SHARE = {"5%": 0.05, "10%": 0.1, "30%": 0.3}
+SIZES, MIDDLE = tuple(SHARE), "10%"
+FULL = 82_350
+"""Parameters of the whole space of cells, which a test counts."""
 OPERATIONS_ONLY = "30%"
 """Operations alone cannot shrink this space to less than a fifth."""
 CANDIDATES = [name for name in config.CANDIDATES if name != "dil_conv_5x5"]
@@ -55,11 +58,15 @@ SEARCHES: dict[str, dict[str, dict[str, Any]]] = {
     "one stage": {"strategy": {"cuts": []}},
     "DMS": {"strategy": {"kind": "dms"}},
     "MSG-DAS": {"strategy": {"kind": "msgdas", "then": "mgas"}},
+    "DNA": {"strategy": {"kind": "dna"}, "space": {"kind": "chain", "layers": 6, "reductions": (2, 4)}},
     "inherited weights": {"retrain": {"start": "inherit"}},
 }
 """Ways to search, as changes to the configuration. The last is trained longer than all others: by the search."""
-METHODS = ("DMS", "MSG-DAS")
+METHODS = ("DMS", "MSG-DAS", "DNA")
 """The other methods, compared at every size."""
+CHAINS = {"5%": 4, "10%": 6, "30%": 8}
+"""Channels of the chain that DNA searches instead of cells: such that a size is a fifth to two fifths of the largest
+network."""
 BESIDE = (*METHODS, "inherited weights")
 """Of these nothing is promised."""
 ENOUGH = 2
@@ -87,13 +94,20 @@ class Setting:
     def config(self, images: Path, job: Job) -> SearchConfig:
         """The configuration of a search; of it, a network that is not searched for uses images and training only."""
         changes = SEARCHES.get(job.contender, {})
+        space: dict[str, Any] = {"kind": "cells", "candidates": CANDIDATES}
+        size: str | int = job.size
+        epochs = self.search_epochs
+        if "space" in changes:  # as many parameters as that share of the cells
+            size = int(SHARE[job.size] * FULL)
+            space = {**changes["space"], "channels": CHAINS[job.size]}
+            epochs *= len(space["reductions"]) + 1  # an epoch is of one block
         return parse(
             {
                 "seed": job.seed,
                 "data": {"dataset": "zip", "path": str(images)},
-                "space": {"kind": "cells", "candidates": CANDIDATES},
-                "target": {"metric": job.metric, "value": job.size},
-                "search": {"epochs": self.search_epochs},
+                "space": space,
+                "target": {"metric": job.metric, "value": size},
+                "search": {"epochs": epochs},
                 "strategy": changes.get("strategy", {}),
                 "retrain": {
                     "epochs": self.retrain_epochs,
@@ -380,10 +394,11 @@ def agreements(found: Rows, bench: Bench) -> dict[str, Any]:
     }
     if not searched:
         return {}
-    asked = bench.config(Job(*next(iter(searched)), seed=0))  # the space is the same for all
-    plan = plan_of(asked, loaded(asked.data).facts)
+    facts = loaded(bench.config(Job(*next(iter(searched)), seed=0)).data).facts
     return {
-        f"{contender}, {size} of {metric}": agreement(plan, [row["network"] for row in group])
+        f"{contender}, {size} of {metric}": agreement(
+            plan_of(bench.config(Job(metric, size, contender, seed=0)), facts), [row["network"] for row in group]
+        )
         for (metric, size, contender), group in searched.items()
     }
 

@@ -20,6 +20,7 @@ from benchmarks import accuracy_at_size, contenders
 from benchmarks.accuracy_at_size import Bench, Job, Setting
 from nasengine import export
 from nasengine.architecture import lowered, smallest
+from nasengine.blocks import extremes
 from nasengine.errors import ConfigError, EngineError
 from nasengine.flat import LEVELS
 from nasengine.outlook import plan_of
@@ -233,10 +234,25 @@ def test_a_row_that_fails_ends_it_with_its_reason(bench: Bench, monkeypatch: pyt
 
 
 def test_the_changes_of_a_search_reach_its_configuration(tmp_path: Path) -> None:
+    methods = {"DMS": "dms", "MSG-DAS": "msgdas", "DNA": "dna"}
+    assert tuple(methods) == accuracy_at_size.METHODS
     for name in accuracy_at_size.SEARCHES:
-        config = SETTING.config(tmp_path / "images.zip", Job("macs", "10%", name, 5))
-        assert (config.seed, config.target.metric, config.target.value) == (5, "macs", "10%")
+        config = SETTING.config(tmp_path / "images.zip", Job("params", "10%", name, 5))
+        cells = name != "DNA"
+        assert (config.seed, config.target.metric) == (5, "params")
+        assert (config.space.kind, config.target.value) == (("cells", "10%") if cells else ("chain", 8235))
         assert config.retrain.start == ("inherit" if name == "inherited weights" else "scratch")
-        assert config.strategy.kind == ("dms" if name == "DMS" else "mgas")
+        assert config.strategy.kind == methods.get(name, "mgas")
         assert (getattr(config.strategy, "ratios", "") == "equal") == (name == "fixed ratios")
-        assert (config.cuts == ()) == (name in ("one stage", "DMS"))
+        assert (config.cuts == ()) == (name in ("one stage", *methods))
+        assert config.search.epochs == SETTING.search_epochs * (1 if cells else 3), "of each block as many"
+
+
+@pytest.mark.parametrize("size", accuracy_at_size.SIZES)
+def test_a_chain_gets_as_many_parameters_as_that_share_of_the_cells(size: str, tmp_path: Path) -> None:
+    whole = plan_of(SETTING.config(tmp_path / "images.zip", Job("params", size, "ours", 0)), builtin_facts("cifar10"))
+    assert lowered(whole, {}).params == accuracy_at_size.FULL
+    config = SETTING.config(tmp_path / "images.zip", Job("params", size, "DNA", 0))
+    least, most = extremes(plan_of(config, builtin_facts("cifar10")), (1.0,), "params")
+    assert least < config.target.value == int(accuracy_at_size.SHARE[size] * accuracy_at_size.FULL)
+    assert 0.18 < config.target.value / most < 0.5
