@@ -19,6 +19,9 @@ from nasengine.outlook import Outlook
 from nasengine.sizes import LATENCY, outside, sized
 from nasengine.verdict import verdict
 
+LITTLE = 0.2
+"""Of what there is to be known beyond the most frequent class: a teacher that knows less is not worth following."""
+
 
 def reported(
     config: SearchConfig,
@@ -38,6 +41,7 @@ def reported(
     judgement: Mapping[str, Any],
     early: Sequence[str] = (),
     teacher: Mapping[str, Any] | None = None,
+    lesson: Mapping[str, Any] | None = None,
     timing: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The report; `achieved.bytes` is filled in when the file is written.
@@ -45,8 +49,9 @@ def reported(
     `network` is trained, on the CPU, in eval mode; `measured` holds its figures, `random` those of random networks;
     `family` holds reports of the search's other networks, each with its `folder`; `counts` holds `pruned`, `regrown`
     and `survived`, each by granularity; `judgement` says what it gets wrong (`mistakes.judged`); `early` names the
-    phases that ended early on request; `teacher` holds the figures of the network that taught all others;
-    `timing`, where the target is a time, says how it was measured.
+    phases that ended early on request; `teacher` holds the figures of the network that taught all others, `lesson` its
+    generation and those of the one that blocks learned from while they were searched; `timing`, where the target is a
+    time, says how it was measured.
     """
     image = images.validation.x[:1].cpu()
     return {
@@ -74,7 +79,7 @@ def reported(
         },
         "timing": dict(timing) if timing else None,
         "accuracy": {"validation": measured["validation"], "test": measured["test"]},
-        "teacher": _teacher(teacher) if teacher else None,
+        "teacher": _teacher(teacher) if teacher else _lesson(config, lesson, measured, images) if lesson else None,
         "baseline": _baseline(measured["test"], random, images, config) if random else None,
         "family": [_member(other) for other in family],
         "parity": dict(parity),
@@ -128,6 +133,36 @@ def _teacher(measured: Mapping[str, Any]) -> dict[str, Any]:
         f"{100 * measured['test']:.1f} % on the test images), and what is told here learned from its answers, too."
     )
     return {**measured, "sentence": sentence}
+
+
+def _lesson(
+    config: SearchConfig, lesson: Mapping[str, Any], measured: Mapping[str, Any], images: Images
+) -> dict[str, Any]:
+    """Whom the blocks learned from, and whether that one knew enough."""
+    part, known = config.strategy, dict(lesson["measured"])
+    if not known:
+        whose = f"{part.teacher_model} ({part.teacher_library}), with {_weights(part)}"
+        return {"sentence": f"The blocks learned from the maps of {whose}."}
+    who = "the largest network of the space"
+    if lesson["generation"]:
+        who = f"the {lesson['generation'] + 1}. teacher, which is what the one before had found, made wider"
+    said = (
+        f"The blocks learned from the maps of {who}, trained first ({known['params']:,} parameters, "
+        f"{100 * known['accuracy']:.1f} % on the validation images)."
+    )
+    chance = max(images.validation.y.bincount().tolist()) / len(images.validation)
+    if known["accuracy"] < chance + LITTLE * (1 - chance):
+        said += (
+            f" It knew hardly more than one who always says the same ({100 * chance:.1f} %), so what they learned is "
+            "worth little; give strategy.teacher_epochs more."
+        )
+    elif measured["validation"] is not None and measured["validation"] > known["accuracy"]:
+        said += f" What was found is better than its teacher ({100 * measured['validation']:.1f} %)."
+    return {"validation": known["accuracy"], "params": known["params"], "sentence": said}
+
+
+def _weights(part: Any) -> str:
+    return "weights of a file" if part.teacher_weights == "file" else "the weights that its library offers"
 
 
 def _baseline(

@@ -945,7 +945,8 @@ class _Run:
                 family=[other for _, other in ready] if is_main else [],
                 parity=member["parity"], counts=member["counts"], seconds=self.seconds, where=self.device,
                 judgement=judgement.told, early=self.early,
-                teacher=self.teacher["measured"] if self.teacher else None, timing=member.get("timing"),
+                teacher=self.teacher["measured"] if self.teacher else None, lesson=self.lesson,
+                timing=member.get("timing"),
             )  # fmt: skip
             folder = RESULT if is_main else f"{FAMILY}/{label(self.look.metric, member['target'])}"
             (self.folder / folder).parent.mkdir(exist_ok=True)

@@ -13,10 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from small import chain_plan, configuration, images_for, lived_in, packed_digits, raw, relative, sliced
+from small import chain_plan, configuration, digits, images_for, lived_in, packed_digits, raw, relative, sliced
 from torch import Tensor, nn
 
-from nasengine import events, export, teacher, train, zoo
+from nasengine import events, export, report, teacher, train, zoo
 from nasengine.architecture import Plan, lowered
 from nasengine.blocks import assignments, divided, extremes, filters, largest, prices, rungs
 from nasengine.config import DNAConfig, parse
@@ -388,6 +388,38 @@ def test_08_a_teacher_that_is_a_candidate_ranks_first_in_every_block_unless_its_
         assert strategy._ratings(block)[0, own] > 5 * ratings[own], "what it makes is of no use"
 
 
+def plan_of_search() -> Plan:
+    return chain_plan(expansions=(2,), image_size=8, classes=10)
+
+
+@pytest.mark.parametrize(
+    ("generation", "knew", "found", "words"),
+    [
+        (0, 0.9, 0.8, ["the largest network of the space, trained first (77 parameters, 90.0 %"]),
+        (0, 0.9, 0.95, ["What was found is better than its teacher (95.0 %)."]),
+        (0, 0.2, 0.8, ["hardly more than one who always says the same", "give strategy.teacher_epochs more"]),
+        (1, 0.9, 0.8, ["the 2. teacher, which is what the one before had found, made wider"]),
+    ],
+)
+def test_10_the_report_says_who_taught_and_whether_it_knew_enough(
+    generation: int, knew: float, found: float, words: list[str]
+) -> None:
+    lesson = {"generation": generation, "measured": {"accuracy": knew, "params": 77, "loss": 1.0}, "trained": 1}
+    told = report._lesson(configuration(SHORT), lesson, {"validation": found}, digits())
+    assert all(word in told["sentence"] for word in words), told["sentence"]
+    assert ("better than" in told["sentence"]) == (found > knew > 0.5)
+
+
+def test_10_the_report_names_a_librarys_teacher() -> None:
+    method = {"kind": "dna", "teacher": "library", "teacher_model": "resnet18"}
+    told = report._lesson(
+        configuration({**SHORT, "strategy": method}), {"generation": 0, "measured": {}, "trained": 0}, {}, digits()
+    )
+    assert told == {
+        "sentence": "The blocks learned from the maps of resnet18 (timm), with the weights that its library offers."
+    }
+
+
 # -- 10: teachers, and whole searches ----------------------------------------------------------------------------------
 
 
@@ -415,9 +447,11 @@ def test_10_a_teacher_of_its_own_is_trained_first_and_neither_it_nor_blocks_see_
     rated_ = [e for e in said if isinstance(e, events.BlockRated)]
     assert [(e.block, e.blocks, e.candidates, e.evaluations) for e in rated_] == [(0, 2, 6, 8), (1, 2, 6, 8)]
     (paths,) = (e for e in said if isinstance(e, events.PathsFound))
-    (report,) = (e.report for e in said if isinstance(e, events.ResultReady))
-    assert report["achieved"]["params"] == paths.chosen["size"] <= report["target"]["value"]
-    assert report["parity"]["fp64"] <= 1e-9
+    (told,) = (e.report for e in said if isinstance(e, events.ResultReady))
+    assert told["achieved"]["params"] == paths.chosen["size"] <= told["target"]["value"]
+    assert told["parity"]["fp64"] <= 1e-9
+    assert told["teacher"]["params"] == lowered(plan_of_search(), largest_of(plan_of_search())).params
+    assert told["teacher"]["validation"] == taught[-1].validation["accuracy"]
     for network in paths.networks:
         parts = [e.front[pick] for e, pick in zip(rated_, network["picks"], strict=True)]
         assert network["rating"] == pytest.approx(sum(part["rating"] for part in parts), abs=1e-5)
@@ -589,9 +623,9 @@ def test_stopped_early_it_hands_out_a_network_within_the_target(tmp_path: Path) 
             said.append(event)
             if event.kind == kind:
                 control.stop = True
-        (report,) = (event.report for event in said if isinstance(event, events.ResultReady))
-        assert report["ended_early"] == ["search"]
-        assert 0.97 * report["target"]["value"] <= report["achieved"]["params"] <= report["target"]["value"]
+        (told,) = (event.report for event in said if isinstance(event, events.ResultReady))
+        assert told["ended_early"] == ["search"]
+        assert 0.97 * told["target"]["value"] <= told["achieved"]["params"] <= told["target"]["value"]
 
 
 def test_random_networks_have_one_operation_a_layer_and_the_size_of_the_found_one(tmp_path: Path) -> None:
