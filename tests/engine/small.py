@@ -171,12 +171,12 @@ def small_plan(
 
 def chain_plan(
     *, layers: int = 4, channels: int = 4, kernels: tuple[int, ...] = (3, 5), expansions: tuple[int, ...] = (2, 3),
-    squeeze_excite: bool = False, reductions: tuple[int, ...] = (2,), image_size: int = 8, cuts: tuple[int, ...] = (),
-    colours: int = 1, classes: int = 3,
+    squeeze_excite: bool = False, attention: tuple[int, ...] = (), reductions: tuple[int, ...] = (2,),
+    image_size: int = 8, cuts: tuple[int, ...] = (), colours: int = 1, classes: int = 3,
 ) -> Plan:  # fmt: skip
     space = ChainSpace(
         layers=layers, channels=channels, kernels=kernels, expansions=expansions, squeeze_excite=squeeze_excite,  # type: ignore[arg-type]
-        reductions=reductions,
+        attention=attention, reductions=reductions,  # type: ignore[arg-type]
     )  # fmt: skip
     return chain.plan(space, image_size=image_size, channels=colours, classes=classes, cuts=cuts)
 

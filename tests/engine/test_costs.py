@@ -23,6 +23,7 @@ PLANS = {
     "odd sides": small_plan(image_size=10, cells_=3, reductions=(1, 2)),
     "chain": chain_plan(),
     "chain with squeeze-excite": chain_plan(layers=3, squeeze_excite=True, reductions=(0, 2), image_size=10, colours=3),
+    "chain with attention": chain_plan(layers=3, attention=(2, 4), reductions=(1,), image_size=10),
 }
 METRICS = ["params", "macs"]
 

@@ -54,6 +54,7 @@ PLANS: dict[str, Callable[[], Plan]] = {
     "chain": chain_plan,
     "chain, odd sides": lambda: chain_plan(layers=3, reductions=(0, 2), image_size=10, colours=3),
     "chain, squeeze-excite": lambda: chain_plan(layers=3, squeeze_excite=True, reductions=(1,)),
+    "chain, attention": lambda: chain_plan(layers=3, kernels=(3,), attention=(1, 4), reductions=(1,), image_size=10),
 }
 DECISIONS: dict[str, Callable[[Plan, int], Kept]] = {
     "every level": random_kept,
