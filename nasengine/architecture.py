@@ -417,7 +417,8 @@ def activations(plan: Plan, program: Iterable[Layer], kept: Kept) -> int:
     """Numbers for one image that training keeps for the backward pass.
 
     What a layer keeps depends on its kind: convolutions and batch norms their input, rectifiers their output, pools
-    both and which pixel it was, attentions their inputs and how much each position heeds each. What two layers keep is there once.
+    both and which pixel it was, attentions their inputs and how much each position heeds each other one. What two
+    layers keep is there once.
     """
     found: dict[str, int] = {}
     same: dict[str, str] = {}  # layers whose output is their input

@@ -294,8 +294,8 @@ class ChainSpace(BlocksSpace):
         if self.attention and side > MOST_SIDE:
             raise ConfigError.at(
                 "space.attention",
-                f"attention is for maps of up to {MOST_SIDE} pixels a side, and the last layers have {side}; use images "
-                f"of at most {MOST_SIDE << len(self.reduction_places)}, more reductions, or no attention",
+                f"attention is for maps of up to {MOST_SIDE} pixels a side, and the last layers have {side}; use "
+                f"images of at most {MOST_SIDE << len(self.reduction_places)}, more reductions, or no attention",
             )
 
     @property

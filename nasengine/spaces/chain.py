@@ -112,9 +112,9 @@ class _Chain(Builder):
     def attention(self, name: str, source: str, group: str, heads: int, stride: int) -> None:
         """Depth-wise 3x3, queries, keys and values by 1x1, attention of all positions to all, 1x1 to the layer's width.
 
-        Source: CvT (arXiv 2103.15808) for the convolution before, which knows positions at any size and halves the image;
-        LeViT (arXiv 2104.01136) for batch norms, the rectifier and 16 channels a head. Heads, and places in all heads,
-        are chosen. Queries and values are gated, keys need not be: a zero times anything adds nothing to a score.
+        Source: CvT (arXiv 2103.15808) for the convolution before, which knows positions at any size and halves the
+        image; LeViT (arXiv 2104.01136) for batch norms, a non-linearity behind and 16 channels a head. Heads, and
+        places in all heads, are chosen. Queries and values are gated; of keys a zero query reads nothing.
         """
         count = self.group(f"{name}_heads", heads, INNER_FLOOR)
         places = self.group(f"{name}_places", HEAD_PLACES, INNER_FLOOR)
@@ -131,8 +131,8 @@ class _Chain(Builder):
         ]
         self.add(f"{name}_attention", "attention", parts, [inner])
         self.add(f"{name}_relu", "relu", [f"{name}_attention"], [inner])
-        self.add(f"{name}_project", "conv", [f"{name}_relu"], [group], prunable=True)
-        self.add(name, "batch_norm", [f"{name}_project"], [group])
+        self.add(f"{name}_join", "conv", [f"{name}_relu"], [group], prunable=True)
+        self.add(name, "batch_norm", [f"{name}_join"], [group])
 
     def squeeze_excite(self, name: str, source: str, inner: str, squeezed: int) -> str:
         """Channels times a factor of 0 to 1 that follows from all channels' means (arXiv 1709.01507)."""
