@@ -49,6 +49,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "space": {"kind": "chain", "layers": 3, "channels": 4, "kernels": [3, 5], "reductions": [1]},
         "retrain.epochs": 1,
     },
+    "chain with attention": {
+        "space": {"kind": "chain", "layers": 3, "channels": 4, "kernels": [3], "attention": [1, 4], "reductions": [1]},
+        "retrain.epochs": 1,
+    },
     "published": {"strategy.recipe": "published", "retrain.epochs": 1},
     "limits": {"target.value": "60%", "target.limits.macs": "35%", "baseline.random": 1, "retrain.epochs": 1},
     "dms": {
