@@ -64,11 +64,12 @@ class Layer:
 
     Attributes:
         op: image, conv, factorized_reduce, batch_norm, gate, relu, max_pool, avg_pool, align, mix, concat, mean,
-            linear, excite or module.
+            linear, excite, attention or module.
             `gate` multiplies by the mask of its group; `align` reads the channels of one group as those of another;
             `mix` adds candidates, each under its operation mask, and gates the sum; `excite` multiplies its first
-            input, channel by channel, by the sigmoid of its second; `module` is a layer of a library's model, of
-            which only the costs are known here: `inputs` merely say that it runs if its readers do.
+            input, channel by channel, by the sigmoid of its second; `attention` reads queries, keys and values, all
+            of one group that heads and places in a head make (`Plan.crossings`); `module` is a layer of a library's
+            model, of which only the costs are known here: `inputs` merely say that it runs if its readers do.
         channels: groups of the output, concatenated.
         owner: the (operation choice, unit) it lives and dies with.
         prunable: whether a weight choice of the same name plus ``_weights`` exists.
@@ -215,6 +216,10 @@ class Plan:
     def width(self, name: str) -> int:
         """Channels of a layer's output in the full space."""
         return sum(self.groups[group] for group in self.layer[name].channels)
+
+    def heads(self, layer: Layer) -> tuple[str, str]:
+        """Of an attention: the group of its heads and that of the places in each."""
+        return self.crossings[layer.channels[0]]
 
     def living(self, group: str, kept: Kept) -> Sequence[int]:
         """Kept channels of a group."""
@@ -412,17 +417,21 @@ def activations(plan: Plan, program: Iterable[Layer], kept: Kept) -> int:
     """Numbers for one image that training keeps for the backward pass.
 
     What a layer keeps depends on its kind: convolutions and batch norms their input, rectifiers their output, pools
-    both and which pixel it was. What two layers keep is there once.
+    both and which pixel it was, attentions their inputs and how much each position heeds each other one. What two
+    layers keep is there once.
     """
     found: dict[str, int] = {}
     same: dict[str, str] = {}  # layers whose output is their input
+    maps = 0
     for layer in program:
+        if layer.op == "attention":
+            maps += len(plan.living(plan.heads(layer)[0], kept)) * plan.sides[layer.name] ** 4
         if layer.op == "gate" or (layer.op == "align" and _changes_nothing(plan, layer, kept)):
             same[layer.name] = same.get(layer.inputs[0], layer.inputs[0])
         for name, times in _kept_for_backward(layer, is_end=layer.name in plan.ends):
             name = same.get(name, name)
             found[name] = max(found.get(name, 0), times)
-    return sum(times * values(plan, name, kept) for name, times in found.items())
+    return maps + sum(times * values(plan, name, kept) for name, times in found.items())
 
 
 def values(plan: Plan, name: str, kept: Kept) -> int:
@@ -448,6 +457,8 @@ def _kept_for_backward(layer: Layer, *, is_end: bool) -> list[tuple[str, int]]:
             return [(layer.name, 1)]
         case "excite":
             return [(layer.inputs[0], 1)]
+        case "attention":
+            return [(name, 1) for name in layer.inputs]
         case "max_pool":
             return [(layer.inputs[0], 1), (layer.name, 3)]  # which pixel: a whole number of twice the size
         case "avg_pool":
@@ -492,6 +503,8 @@ def products(plan: Plan, layer: Layer, metric: str) -> Sequence[Product]:
         return found
     if layer.op == "linear":
         return [(1, reads, makes)] + ([] if macs else [(1, (), makes)])
+    if layer.op == "attention" and macs:  # queries times keys, and what comes of it times values
+        return [(2 * plan.sides[layer.name] ** 4, (), makes)]
     if macs:
         return []
     if layer.op == "batch_norm":
@@ -586,6 +599,11 @@ class _Lowering:
             self.sources[layer.name] = (outputs, [])
         elif layer.op == "module":
             numbers = self.module(layer, outputs)
+        elif layer.op == "attention":
+            heads, places = self.plan.heads(layer)
+            numbers = {
+                "heads": len(self.live[heads]), "channels": len(outputs), "scale": self.plan.groups[places] ** -0.5
+            }  # fmt: skip
         elif layer.op == "linear":
             sources = self.indices(self.plan.layer[layer.inputs[0]].channels)
             numbers = {"in_features": len(sources), "out_features": len(outputs)}
@@ -677,4 +695,6 @@ def _macs(layer: Mapping[str, Any], side: int) -> int:
         return layer_params({**layer, "nonzero": None}) * side**2
     if layer["op"] == "module":
         return int(layer["weights"] * layer["positions"] + layer["macs"])
+    if layer["op"] == "attention":
+        return int(2 * layer["channels"] * side**4)
     return int(layer["in_features"] * layer["out_features"]) if layer["op"] == "linear" else 0

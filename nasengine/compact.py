@@ -98,6 +98,17 @@ class Excite(nn.Module):
         return x * torch.sigmoid(attention)[:, :, None, None]
 
 
+class MapAttention(nn.Module):
+    """Attention of each position of a map [N, C, H, W] to all; inputs are queries, keys and values."""
+
+    def __init__(self, heads: int, scale: float) -> None:
+        super().__init__()
+        self.heads, self.scale = heads, scale
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return attended(query, key, value, self.heads, self.scale)
+
+
 class Mean(nn.Module):
     """Mean over the image: [N, C, H, W] to [N, C]."""
 
@@ -140,6 +151,15 @@ def factorized_reduce(x: Tensor, weight: Tensor, split: int) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
+def attended(query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float) -> Tensor:
+    """For each head softmax(scale q k^T) v over all positions; all [N, C, H, W], the channels of a head together."""
+    # Written out: what fused kernels keep, and in what order they add, depends on the device.
+    q, k, v = (x.flatten(2).unflatten(1, (heads, -1)).transpose(2, 3) for x in (query, key, value))  # [N, heads, L, D]
+    maps = ((scale * q) @ k.transpose(2, 3)).softmax(dim=3)
+    found = (maps @ v).transpose(1, 2).flatten(2)  # [N, L, C]: channels last, as convolutions like it
+    return found.transpose(1, 2).unflatten(2, value.shape[2:])
+
+
 def layer_module(layer: Mapping[str, Any]) -> nn.Module:
     """The module of one line of ``architecture.json``."""
     match layer["op"]:
@@ -178,6 +198,8 @@ def layer_module(layer: Mapping[str, Any]) -> nn.Module:
             return Mean()
         case "excite":
             return Excite()
+        case "attention":
+            return MapAttention(layer["heads"], layer["scale"])
         case "linear":
             return nn.Linear(layer["in_features"], layer["out_features"])
     raise ValueError(f"unknown operation {layer['op']!r} in the architecture; this model.py is older than the file")

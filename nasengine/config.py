@@ -39,6 +39,8 @@ HIGHEST_SEED = 2**31 - 1
 MOST_EPOCHS = 2000
 WIDEST = 1024
 """Channels after all halvings; looking ahead takes seconds there."""
+MOST_SIDE = 16
+"""Pixels a side of the largest maps that an attention looks at: how much it keeps grows with the fourth power."""
 NO_AMOUNT = "is neither a number nor a percentage; write for example 20000 or 40%"
 MOST_PROBLEMS = 50
 """Said at once."""
@@ -273,6 +275,11 @@ class ChainSpace(BlocksSpace):
     squeeze_excite: bool = option(
         default=False, help_="Let each layer weigh its channels by what the whole image holds.", title="Squeeze-excite"
     )
+    attention: tuple[Literal[1, 2, 4, 8], ...] = option(
+        (), "Numbers of heads of the attentions that stand beside the convolutions, in layers whose maps have up to "
+        f"{MOST_SIDE} pixels a side; the search prunes heads, and channels within them.", title="Attention heads",
+        empty="none", strict=False,
+    )  # fmt: skip
     reductions: tuple[int, ...] | None = option(
         None,
         "Layers (counted from 0) that halve the image. Empty: at one third and two thirds.",
@@ -285,7 +292,19 @@ class ChainSpace(BlocksSpace):
         _check_reductions(self.reduction_places, self.layers, "layer")
         _check_once("space.kernels", self.kernels, "kernel")
         _check_once("space.expansions", self.expansions, "expansion")
+        _check_once("space.attention", self.attention, "number of heads")
         return self
+
+    def check_images(self, image_size: int) -> None:
+        """Raises ConfigError also if all maps are too large for the attentions that are asked for."""
+        super().check_images(image_size)
+        side = -(-image_size >> len(self.reduction_places))
+        if self.attention and side > MOST_SIDE:
+            raise ConfigError.at(
+                "space.attention",
+                f"attention is for maps of up to {MOST_SIDE} pixels a side, and the last layers have {side}; use "
+                f"images of at most {MOST_SIDE << len(self.reduction_places)}, more reductions, or no attention",
+            )
 
     @property
     def depth(self) -> int:

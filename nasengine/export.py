@@ -306,12 +306,20 @@ class _FullGains:
     def of_batch_norm(self, layer: Any) -> Tensor:
         """[full width]: the gate behind it, times the operation's factor if a mix reads it."""
         group = self.net.folds.get(layer.name)
-        factor = self.like.new_ones(self.net.plan.width(layer.name))
+        factor = self.of_group(group) if group else self.like.new_ones(self.net.plan.width(layer.name))
+        return factor * self.of_operation(layer) if layer.name in self.net.plan.ends else factor
+
+    def of_group(self, group: str) -> Tensor:
+        """[full width]: one for what is dead."""
+        if group in self.net.plan.crossings:
+            first, second = map(self.of_group, self.net.plan.crossings[group])
+            return torch.outer(first, second).flatten()
+        factor = self.like.new_ones(self.net.plan.groups[group])
         if group in self.gains:
             factor[torch.tensor(self.net.units[group], device=factor.device)] = (
                 self.gains[group].detach().to(factor.dtype)
             )
-        return factor * self.of_operation(layer) if layer.name in self.net.plan.ends else factor
+        return factor
 
 
 def _part(full: Tensor, source: Any) -> Tensor:

@@ -84,8 +84,7 @@ def flat_units(
         device: of the tensors.
     """
     running = {layer.owner[0] for layer in program if layer.owner}
-    running |= {layer.channels[0] for layer in program if layer.op in ("gate", "mix")}
-    running |= {group for layer in program if layer.op == "module" for group in plan.groups_of(layer)}
+    running |= {group for layer in program if layer.op in ("gate", "mix", "module") for group in plan.groups_of(layer)}
     shapes = {layer.weights: weight_shape(plan, layer, units) for layer in program if layer.prunable}
     found = {}
     for level in LEVELS:

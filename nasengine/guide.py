@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 KINDS = {
     "factorized_reduce": "convolution", "linear": "linear", "batch_norm": "norm", "max_pool": "pool",
     "avg_pool": "pool", "relu": "pass", "align": "pass", "mix": "pass", "concat": "pass", "mean": "pass",
-    "excite": "pass",
+    "excite": "pass", "attention": "attention",
 }  # fmt: skip
 """Operation -> kind; a gate is folded into the norm before it, so it takes no time."""
 
@@ -51,6 +51,9 @@ def features(plan: Plan, layer: Layer) -> Iterator[Feature]:
     if layer.op in ("conv", "factorized_reduce", "linear") or layer.taps is not None:
         taps = layer.weight_size if layer.op == "module" else layer.kernel**2
         yield f"{kind} macs", taps * places, () if layer.depthwise else plan.reads(layer), layer.channels
+    if layer.op == "attention":
+        yield "attention macs", 2 * places**2, (), layer.channels
+        yield "attention values", places**2, (), (plan.heads(layer)[0],)
     if layer.name in plan.ends and layer.op not in ("mix", "module", "batch_norm"):  # a factor of its own
         yield "pass layer", 1, (), ()
         yield "pass values", places, (), layer.channels

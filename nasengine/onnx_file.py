@@ -1,6 +1,6 @@
 """The compact network as an ONNX model, layer by layer.
 
-Written out by hand because there are twelve kinds of layers: torch's exporter takes most of a minute for what is
+Written out by hand because there are few kinds of layers: torch's exporter takes most of a minute for what is
 milliseconds here, and leaves notes about Python lines in the file. Every file is checked against the network.
 """
 
@@ -14,6 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from nasengine.architecture import spatial_sizes
 from nasengine.compact import Network
 
 OPSET, IR_VERSION = 17, 8
@@ -22,7 +23,10 @@ OPSET, IR_VERSION = 17, 8
 
 def onnx_model(network: Network) -> onnx.ModelProto:
     """The model: `images` [batch, C, S, S], normalised as `preprocess` does, to `logits` [batch, classes]."""
-    writer = _Writer({name: value.detach().cpu().float().numpy() for name, value in network.state_dict().items()})
+    writer = _Writer(
+        {name: value.detach().cpu().float().numpy() for name, value in network.state_dict().items()},
+        spatial_sizes(network.architecture["layers"], network.image_size),
+    )
     for layer in network.steps:
         writer.add(layer)
     side, channels = network.image_size, network.mean.numel()
@@ -42,8 +46,8 @@ def onnx_model(network: Network) -> onnx.ModelProto:
 class _Writer:
     """Collects nodes and constants; each layer's output has the layer's name."""
 
-    def __init__(self, state: Mapping[str, NDArray[Any]]) -> None:
-        self.state = state
+    def __init__(self, state: Mapping[str, NDArray[Any]], sides: Mapping[str, int]) -> None:
+        self.state, self.sides = state, sides
         self.nodes: list[onnx.NodeProto] = []
         self.values: list[onnx.TensorProto] = []
 
@@ -122,6 +126,21 @@ class _Writer:
         self.node("Sigmoid", [inputs[1]], f"{name}.factor")
         self.node("Unsqueeze", [f"{name}.factor", axes], f"{name}.column")
         self.node("Mul", [inputs[0], f"{name}.column"], name)
+
+    def _attention(self, layer: Mapping[str, Any], inputs: list[str]) -> None:
+        name, heads, channels = layer["name"], layer["heads"], layer["channels"]
+        apart, whole = [0, heads, channels // heads, -1], [0, channels, self.sides[name], self.sides[name]]
+        split = self.constant(f"{name}.split", np.array(apart, dtype=np.int64))  # [N, heads, D, L]
+        for part, source in zip("qkv", inputs, strict=True):
+            self.node("Reshape", [source, split], f"{name}.{part}")
+        self.node("Transpose", [f"{name}.q"], f"{name}.asked", perm=[0, 1, 3, 2])
+        scale = self.constant(f"{name}.scale", np.array(layer["scale"], dtype=np.float32))
+        self.node("Mul", [f"{name}.asked", scale], f"{name}.query")
+        self.node("MatMul", [f"{name}.query", f"{name}.k"], f"{name}.scores")
+        self.node("Softmax", [f"{name}.scores"], f"{name}.maps", axis=3)
+        self.node("Transpose", [f"{name}.maps"], f"{name}.heeded", perm=[0, 1, 3, 2])
+        self.node("MatMul", [f"{name}.v", f"{name}.heeded"], f"{name}.found")
+        self.node("Reshape", [f"{name}.found", self.constant(f"{name}.whole", np.array(whole))], name)
 
     def _linear(self, layer: Mapping[str, Any], inputs: list[str]) -> None:
         parts = [self.parameter(layer, "weight"), self.parameter(layer, "bias")]

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nasengine.architecture import Architecture, Layer, Plan, activations, lowered, values
-from nasengine.compact import factorized_reduce, last_uses, selected_channels
+from nasengine.compact import attended, factorized_reduce, last_uses, selected_channels
 from nasengine.costs import Count
 from nasengine.device import generator
 from nasengine.dropblock import dropblock
@@ -239,6 +239,9 @@ class Supernet(nn.Module):
                 return x.mean(dim=(2, 3))
             case "excite":
                 return x * torch.sigmoid(inputs[1])[:, :, None, None]
+            case "attention":
+                heads, places = self.plan.heads(layer)
+                return attended(*inputs, len(self.units[heads]), self.plan.groups[places] ** -0.5)
             case "linear":
                 return F.linear(x, self.live[f"{layer.name}/weight"], self.live[f"{layer.name}/bias"])
         raise AssertionError(layer.op)
@@ -475,9 +478,18 @@ class _Factors:
 
     def channels(self, group: str, *, with_gain: bool) -> Tensor | None:
         key = (group, with_gain)
-        if key not in self.vectors:
+        if key not in self.vectors and group in self.net.plan.crossings:
+            self.vectors[key] = self.crossed(*self.net.plan.crossings[group], with_gain=with_gain)
+        elif key not in self.vectors:
             self.vectors[key] = _product(self.masks.get(group), self.gains.get(group) if with_gain else None)
         return self.vectors[key]
+
+    def crossed(self, first: str, second: str, *, with_gain: bool) -> Tensor | None:
+        one, other = (self.channels(group, with_gain=with_gain) for group in (first, second))
+        if one is None:
+            return None if other is None else other.repeat(len(self.net.units[first]))
+        ones = one.new_ones(len(self.net.units[second]))
+        return torch.outer(one, ones if other is None else other).flatten()
 
     def operation(self, layer: Layer) -> Tensor | None:
         choice, unit = layer.owner

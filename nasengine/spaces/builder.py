@@ -23,6 +23,7 @@ class Builder:
         self.layers: list[Layer] = []
         self.choices: list[Choice] = []
         self.groups = {"image": channels, "classes": classes}
+        self.crossings: dict[str, tuple[str, str]] = {}
         self.block = 0
         self.exits: list[str] = []
         self.exit_blocks: list[int] = []
@@ -39,6 +40,7 @@ class Builder:
             blocks=tuple(blocks),
             exits=tuple(self.exits),
             exit_blocks=tuple(self.exit_blocks),
+            crossings=self.crossings,
         )
 
     def stem(self, width: int) -> str:
@@ -73,6 +75,11 @@ class Builder:
         self.choices.append(
             Choice(name=name, granularity="filter", block=self.block, units=width, floor=math.ceil(floor * width))
         )
+        return name
+
+    def crossing(self, name: str, first: str, second: str) -> str:
+        """A channel group that two others make: a channel for each pair of theirs."""
+        self.groups[name], self.crossings[name] = self.groups[first] * self.groups[second], (first, second)
         return name
 
     def owned(self, first: int, choice: str, unit: int) -> None:

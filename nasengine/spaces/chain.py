@@ -4,18 +4,23 @@ Source: MobileNetV2 (arXiv 1801.04381) for the layer, ProxylessNAS (arXiv 1812.0
 3/6 and for a layer that may be left out. Differs: the skip is a candidate beside the MBConvs, and any number of
 candidates may stay. A layer that keeps its skip alone is gone (depth). Layers between two reductions share one set of
 channels (their sums tie them); the inner width of each candidate is free.
+
+On request attentions stand beside the MBConvs, so that a layer which keeps its skip, an attention and an MBConv is a
+transformer's block with both its parts side by side (arXiv 2302.05442), the MBConv its feed-forward part.
 """
 
 from __future__ import annotations
 
 from nasengine.architecture import Plan
-from nasengine.config import ChainSpace
+from nasengine.config import MOST_SIDE, ChainSpace
 from nasengine.spaces.builder import INNER_FLOOR, WIDTH_FLOOR, Builder
 
 HEAD_WIDTH = 4
 """Channels of the last 1x1 convolution, in those of the last layer."""
 SQUEEZE = 4
 """A squeeze-excite squeezes to this fraction of the channels that the candidate reads."""
+HEAD_PLACES = 16
+"""Channels of each head of an attention."""
 
 
 def plan(space: ChainSpace, *, image_size: int, channels: int, classes: int, cuts: tuple[int, ...]) -> Plan:
@@ -29,17 +34,17 @@ def plan(space: ChainSpace, *, image_size: int, channels: int, classes: int, cut
         cuts: numbers of layers after which an early stage ends with an exit of its own.
     """
     build = _Chain(image_size, channels, classes, cuts)
-    width = space.channels
+    width, side = space.channels, image_size
     last = build.relu(build.stem(width))
     group = ""
     for number in range(space.layers):
         build.block = number + 1
         reduction = number in space.reduction_places
-        width *= 2 if reduction else 1
+        width, side = (2 * width, -(-side // 2)) if reduction else (width, side)
         new = reduction or not group
         if new:
             group = build.group(f"width{number}", width, WIDTH_FLOOR)
-        last = build.layer(space, f"l{number}", last, group, stride=1 + reduction, skip=not new)
+        last = build.layer(space, f"l{number}", last, group, side, stride=1 + reduction, skip=not new)
         build.closes(number + 1, last)
     build.block = space.layers + 1
     build.head(last, HEAD_WIDTH * width)
@@ -49,8 +54,10 @@ def plan(space: ChainSpace, *, image_size: int, channels: int, classes: int, cut
 class _Chain(Builder):
     """Adds layers of the space to a plan."""
 
-    def layer(self, space: ChainSpace, name: str, source: str, group: str, *, stride: int, skip: bool) -> str:
-        """The sum of all live candidates."""
+    def layer(
+        self, space: ChainSpace, name: str, source: str, group: str, side: int, *, stride: int, skip: bool
+    ) -> str:
+        """The sum of all live candidates, a map of so many pixels a side."""
         choice = f"{name}_ops"
         labels: list[str] = []
         ends: list[str] = []
@@ -70,6 +77,11 @@ class _Chain(Builder):
                 first = len(self.layers)
                 self.mbconv(f"{name}_{label}", source, group, kernel, expansion, stride, excite=space.squeeze_excite)
                 candidate(label, first)
+        for heads in space.attention if side <= MOST_SIDE else ():
+            label = f"attention_h{heads}"
+            first = len(self.layers)
+            self.attention(f"{name}_{label}", source, group, heads, stride)
+            candidate(label, first)
         self.operations(choice, labels, optional=skip)
         return self.add(name, "mix", ends, [group])
 
@@ -96,6 +108,31 @@ class _Chain(Builder):
             last = self.squeeze_excite(name, last, inner, max(4, read // SQUEEZE))
         self.add(f"{name}_project", "conv", [last], [group], prunable=True)
         self.add(name, "batch_norm", [f"{name}_project"], [group])
+
+    def attention(self, name: str, source: str, group: str, heads: int, stride: int) -> None:
+        """Depth-wise 3x3, queries, keys and values by 1x1, attention of all positions to all, 1x1 to the layer's width.
+
+        Source: CvT (arXiv 2103.15808) for the convolution before, which knows positions at any size and halves the
+        image; LeViT (arXiv 2104.01136) for batch norms, a non-linearity behind and 16 channels a head. Heads, and
+        places in all heads, are chosen. Queries and values are gated; of keys a zero query reads nothing.
+        """
+        count = self.group(f"{name}_heads", heads, INNER_FLOOR)
+        places = self.group(f"{name}_places", HEAD_PLACES, INNER_FLOOR)
+        inner = self.crossing(f"{name}_inner", count, places)
+        read = list(self.channels_of(source))
+        self.add(f"{name}_dw", "conv", [source], read, kernel=3, stride=stride, depthwise=True, prunable=True)
+        for part in ("query", "key", "value"):
+            self.add(f"{name}_{part}_conv", "conv", [f"{name}_dw"], [inner], prunable=True)
+            self.add(f"{name}_{part}_bn", "batch_norm", [f"{name}_{part}_conv"], [inner])
+        parts = [
+            self.add(f"{name}_query", "gate", [f"{name}_query_bn"], [inner]),
+            f"{name}_key_bn",
+            self.add(f"{name}_value", "gate", [f"{name}_value_bn"], [inner]),
+        ]
+        self.add(f"{name}_attention", "attention", parts, [inner])
+        self.add(f"{name}_relu", "relu", [f"{name}_attention"], [inner])
+        self.add(f"{name}_join", "conv", [f"{name}_relu"], [group], prunable=True)
+        self.add(name, "batch_norm", [f"{name}_join"], [group])
 
     def squeeze_excite(self, name: str, source: str, inner: str, squeezed: int) -> str:
         """Channels times a factor of 0 to 1 that follows from all channels' means (arXiv 1709.01507)."""

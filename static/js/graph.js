@@ -11,6 +11,7 @@ const STRAND = 4.6; // between two neighbouring strands
 const LIFT = 15; // of an arc, for each state that it passes
 const NODE = { width: 40, height: 18 };
 const MARGIN = 8;
+const WIDTHS = ["mid", "inner", "heads", "places"]; // filter choices within a candidate
 
 /**
  * The picture of a block: {width, height, nodes, strands}.
@@ -51,7 +52,7 @@ function edge(choice, label, unit, filters) {
   return {
     choice, unit, from, to, name: candidate(choice, label),
     free: /(skip|skip_connect|pool_\dx\d)$/.test(label),
-    inner: [`${prefix}mid`, `${prefix}inner`].find((name) => filters.has(name)) ?? null,
+    inner: WIDTHS.map((width) => `${prefix}${width}`).filter((name) => filters.has(name)),
     feeds: filters.has(stem) ? stem : null,
   };
 }

@@ -3,7 +3,7 @@
 import { depthOf, isImported } from "./bars.js";
 import { element } from "./elements.js";
 import { isOn, States, told } from "./history.js";
-import { blockName, candidate, operationWord, partName, prefixOf, stateName } from "./names.js";
+import { blockName, candidate, operationWord, partName, prefixOf, stateName, widthName } from "./names.js";
 import { choicesOf } from "./network.js";
 import { scoresOf, unitsOn } from "./run.js";
 import { percent } from "./words.js";
@@ -129,7 +129,7 @@ function filters(choices, at) {
     const states = at.states(choice.name, choice.units);
     const scores = scoresOf(at.scores.scores[choice.name]);
     const owner = owned.get(choice.name);
-    const name = owner ? `inside ${owner.name}` : stateOf(choice.name, at);
+    const name = owner ? widthName(owner) : stateOf(choice.name, at);
     const map = element("span", "heat", ...states.map((state, unit) => {
       const cell = element("i", "");
       Object.assign(cell.dataset, { unit, choice: choice.name, state, name: `filter ${unit + 1}, ${name}` });

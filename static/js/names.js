@@ -1,6 +1,6 @@
 // What are the parts of a network called? The engine's names in words for people, who count from one.
 
-import { metricUnit, whole } from "./words.js";
+import { metricUnit, plural, whole } from "./words.js";
 
 const CANDIDATES = {
   skip: "skip connection", skip_connect: "skip connection", sep_conv_3x3: "separable convolution 3×3",
@@ -29,6 +29,8 @@ export function stateName(name) {
 export function candidate(choice, label) {
   const inverted = /^mbconv_(\d+)x\d+_e(\d+)$/.exec(label);
   if (inverted) return `inverted bottleneck ${inverted[1]}×${inverted[1]} (${inverted[2]} times wider inside)`;
+  const attention = /^attention_h(\d+)$/.exec(label);
+  if (attention) return `attention of all positions to all (${plural(Number(attention[1]), "head")})`;
   const words = label.split(" ");
   const operation = words.pop();
   const name = CANDIDATES[operation] ?? operation;
@@ -44,12 +46,20 @@ export function prefixOf(choice, label) {
 const PARTS = {
   dw1: "first per-channel part", pw1: "first mixing part", dw: "per-channel part", pw: "mixing part", conv: "1×1 convolution",
   expand: "widening part", project: "narrowing part",
+  query_conv: "queries", key_conv: "keys", value_conv: "values", join: "part that joins the heads",
 };
+
+const WIDTHS = { heads: "heads of", places: "channels of each head of" };
 
 /** "dw1_weights" -> "first per-channel part": a convolution of an operation. */
 export function partName(rest) {
   const part = rest.replace(/_weights$/, "");
   return PARTS[part] ?? part;
+}
+
+/** Whose filters a width within an operation counts: "inside ...", of an attention its heads or the channels of each. */
+export function widthName({ name, part }) {
+  return `${WIDTHS[part] ?? "inside"} ${name}`;
 }
 
 /** What a stage is called: "on to 29891 params" -> "down to 29891 parameters". */

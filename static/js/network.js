@@ -183,7 +183,8 @@ function paint(block, { on, weights, states, isOpen, isFrontier }) {
 
 /** Share of the filters that pass through an operation: of those inside, and of those that it feeds. */
 function passing({ inner, feeds }, on) {
-  return Math.min(inner ? on.get(inner).share : 1, feeds ? on.get(feeds).share : 1);
+  const inside = inner.reduce((share, name) => share * on.get(name).share, 1);
+  return Math.min(inside, feeds ? on.get(feeds).share : 1);
 }
 
 function totals(choices, kept) {

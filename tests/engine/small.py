@@ -49,6 +49,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "space": {"kind": "chain", "layers": 3, "channels": 4, "kernels": [3, 5], "reductions": [1]},
         "retrain.epochs": 1,
     },
+    "chain with attention": {
+        "space": {"kind": "chain", "layers": 3, "channels": 4, "kernels": [3], "attention": [1, 4], "reductions": [1]},
+        "retrain.epochs": 1,
+    },
     "published": {"strategy.recipe": "published", "retrain.epochs": 1},
     "limits": {"target.value": "60%", "target.limits.macs": "35%", "baseline.random": 1, "retrain.epochs": 1},
     "dms": {
@@ -171,12 +175,12 @@ def small_plan(
 
 def chain_plan(
     *, layers: int = 4, channels: int = 4, kernels: tuple[int, ...] = (3, 5), expansions: tuple[int, ...] = (2, 3),
-    squeeze_excite: bool = False, reductions: tuple[int, ...] = (2,), image_size: int = 8, cuts: tuple[int, ...] = (),
-    colours: int = 1, classes: int = 3,
+    squeeze_excite: bool = False, attention: tuple[int, ...] = (), reductions: tuple[int, ...] = (2,),
+    image_size: int = 8, cuts: tuple[int, ...] = (), colours: int = 1, classes: int = 3,
 ) -> Plan:  # fmt: skip
     space = ChainSpace(
         layers=layers, channels=channels, kernels=kernels, expansions=expansions, squeeze_excite=squeeze_excite,  # type: ignore[arg-type]
-        reductions=reductions,
+        attention=attention, reductions=reductions,  # type: ignore[arg-type]
     )  # fmt: skip
     return chain.plan(space, image_size=image_size, channels=colours, classes=classes, cuts=cuts)
 

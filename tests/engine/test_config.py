@@ -38,7 +38,11 @@ DATASETS = "digits, cifar10, cifar100, fashion_mnist, svhn, folder, zip"
 FEW_PIXELS = "8 pixels are too few for 3 halvings; use at least 16, or fewer reductions"
 AMOUNT = "give a number of at least 1, or a percentage such as 40%"
 NEITHER = "is neither a number nor a percentage; write for example 20000 or 40%"
-CHAIN = "kind, layers, channels, kernels, expansions, squeeze_excite, reductions"
+TOO_LARGE = (
+    "attention is for maps of up to 16 pixels a side, and the last layers have 17; use images of at most 32, more "
+    "reductions, or no attention"
+)
+CHAIN = "kind, layers, channels, kernels, expansions, squeeze_excite, attention, reductions"
 CELLS = "kind, cells, channels, nodes, candidates, reductions"
 WRONG = [
     ({"nmae": "x"}, "nmae", "there is no such setting; did you mean 'name'?"),
@@ -218,6 +222,9 @@ def chain(changes: dict[str, Any]) -> dict[str, Any]:
         ({"space.expansions": [5]}, "space.expansions", "5 is not among the choices; use 1, 2, 3, 4 or 6"),
         ({"space.expansions": [6, 6]}, "space.expansions", "name each expansion once"),
         ({"space.squeeze_excite": 1}, "space.squeeze_excite", "1 is neither true nor false; give one of them"),
+        ({"space.attention": [3]}, "space.attention", "3 is not among the choices; use 1, 2, 4 or 8"),
+        ({"space.attention": [2, 2]}, "space.attention", "name each number of heads once"),
+        ({"space.attention": [2], "data.image_size": 34}, "space.attention", TOO_LARGE),
         ({"space.reductions": [4]}, "space.reductions", "layer 4 does not exist; use numbers from 0 to 3"),
         ({"space.reductions": [2, 1]}, "space.reductions", "give each reduction layer once, in rising order"),
         ({"space.reductions": [0, 1, 2]}, "data.image_size", FEW_PIXELS),

@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import chain_plan, images_for, lived_in, living, masks_of, random_gains, random_kept, small_plan
-from torch import Tensor, nn
+from torch import Tensor
 
 from nasengine import costs, export
 from nasengine.architecture import Plan, lowered, smallest
-from nasengine.compact import FactorizedReduce, Network
 from nasengine.discretise import fitted
+from nasengine.multiply_adds import counted
 from nasengine.supernet import Supernet, architecture, everything
 
 PLANS = {
@@ -23,6 +23,7 @@ PLANS = {
     "odd sides": small_plan(image_size=10, cells_=3, reductions=(1, 2)),
     "chain": chain_plan(),
     "chain with squeeze-excite": chain_plan(layers=3, squeeze_excite=True, reductions=(0, 2), image_size=10, colours=3),
+    "chain with attention": chain_plan(layers=3, attention=(2, 4), reductions=(1,), image_size=10),
 }
 METRICS = ["params", "macs"]
 
@@ -53,8 +54,12 @@ def summed(net: Supernet, masks: dict[str, Tensor], metric: str) -> float:
     plan = net.plan
 
     def channels(name: str) -> Tensor:
-        groups = plan.layer[name].channels
-        return torch.cat([masks.get(group, torch.ones(plan.groups[group], dtype=torch.double)) for group in groups])
+        return torch.cat([channel(group) for group in plan.layer[name].channels])
+
+    def channel(group: str) -> Tensor:
+        if group in plan.crossings:
+            return torch.outer(*map(channel, plan.crossings[group])).flatten()
+        return masks.get(group, torch.ones(plan.groups[group], dtype=torch.double))
 
     total = 0.0
     for layer in net.program:
@@ -70,6 +75,8 @@ def summed(net: Supernet, masks: dict[str, Tensor], metric: str) -> float:
         elif layer.op in ("conv", "factorized_reduce"):
             kernel = masks[layer.weights] if layer.prunable else torch.ones(1, 1, layer.kernel, layer.kernel)
             total += on * (pairs[:, :, None, None] * kernel).sum()
+        elif layer.op == "attention" and metric == "macs":
+            total += on * 2 * pixels**2 * makes.sum()
         elif layer.op == "linear":
             total += on * (pairs.sum() + (makes.sum() if metric == "params" else 0))
         elif metric == "params" and layer.op == "batch_norm":
@@ -133,27 +140,6 @@ def test_every_open_mask_feels_the_size(metric: str, exit_: str) -> None:
             assert (gradient > 0).all(), choice.name
 
 
-def multiply_adds(network: Network, x: Tensor) -> int:
-    """Counted by what the modules really get and give."""
-    total = 0
-
-    def count(module: nn.Module, _inputs: object, output: Tensor) -> None:
-        nonlocal total
-        weight = module.weight
-        pixels = output[0, 0].numel() if output.ndim == 4 else 1
-        total += weight.numel() * pixels
-
-    handles = [
-        module.register_forward_hook(count)
-        for module in network.modules()
-        if isinstance(module, nn.Conv2d | nn.Linear | FactorizedReduce)
-    ]
-    network(x[:1])
-    for handle in handles:
-        handle.remove()
-    return total
-
-
 @given(st.integers(0, 10**6), st.sampled_from([*PLANS]))
 @settings(max_examples=20, deadline=None)
 def test_counts_are_those_of_the_real_network(seed: int, which: str) -> None:
@@ -164,7 +150,7 @@ def test_counts_are_those_of_the_real_network(seed: int, which: str) -> None:
     network = export.compact_network(net, found, living(net, random_gains(plan, seed)), {})
     assert found.params_dense == sum(parameter.numel() for parameter in network.parameters())
     assert found.params == export.nonzero(network)
-    assert found.macs == multiply_adds(network, images_for(plan))
+    assert found.macs == counted(network, images_for(plan, n=1)).macs
 
 
 @given(st.integers(0, 10**6))

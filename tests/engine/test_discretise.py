@@ -21,7 +21,11 @@ SUBSETS = [levels for n in (1, 2, 3) for levels in itertools.combinations(LEVELS
 CASES = [
     (metric, levels) for metric in ("params", "macs") for levels in SUBSETS if (metric, levels) != ("macs", ("weight",))
 ]
-PLANS = [small_plan(), small_plan(cells_=2, nodes=2, channels=6, image_size=10)]
+PLANS = [
+    small_plan(),
+    small_plan(cells_=2, nodes=2, channels=6, image_size=10),
+    chain_plan(layers=3, kernels=(3,), attention=(1, 4), reductions=(1,)),
+]
 
 
 def margins_of(plan: Plan, seed: int, spread: float = 1.0) -> dict[str, Tensor]:
@@ -63,7 +67,7 @@ def assert_sound(plan: Plan, kept: Kept, margins: dict[str, Tensor], levels: tup
 @pytest.mark.parametrize(
     ("metric", "levels"), CASES, ids=lambda value: value if isinstance(value, str) else "+".join(value)
 )
-@given(seed=st.integers(0, 10**6), share=st.floats(0, 1), which=st.sampled_from([0, 1]))
+@given(seed=st.integers(0, 10**6), share=st.floats(0, 1), which=st.sampled_from([0, 1, 2]))
 @example(seed=2019, share=0.0, which=1)  # by multiply-adds a convolution kept weights in dead rows alone
 @example(seed=1105, share=0.0, which=1)  # the same by parameters
 @settings(max_examples=4, deadline=None)

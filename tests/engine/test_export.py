@@ -128,6 +128,7 @@ PLANS = [
     small_plan(cells_=3, nodes=2, reductions=(1,), image_size=9),
     chain_plan(),
     chain_plan(layers=3, squeeze_excite=True, reductions=(0, 2), image_size=10, colours=3),
+    chain_plan(layers=3, attention=(1, 4), reductions=(0, 2), image_size=14, colours=3),
 ]
 
 
@@ -278,7 +279,9 @@ def committed(seed: int, dtype: torch.dtype = torch.float32, plan: Plan | None =
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("plan", [small_plan(nodes=2), chain_plan(squeeze_excite=True)], ids=["cells", "chain"])
+@pytest.mark.parametrize(
+    "plan", [small_plan(nodes=2), chain_plan(squeeze_excite=True, attention=(2,))], ids=["cells", "chain"]
+)
 def test_the_certificate_is_within_its_tolerance(seed: int, plan: Plan) -> None:
     net = committed(seed, plan=plan)
     gains = living(net, random_gains(net.plan, seed, torch.float32))

@@ -34,7 +34,7 @@ from nasengine.supernet import Kept, architecture, everything, plain
 LEVELS = ("operation", "filter", "weight")
 PLANS = {
     "cells": lambda: small_plan(cells_=3, nodes=2, cuts=(2,)),
-    "chain": lambda: chain_plan(squeeze_excite=True),
+    "chain": lambda: chain_plan(squeeze_excite=True, attention=(2,)),
     "a library's model": lambda: known.origin("residual").survey.plan,
     "a library's model with attention": lambda: known.origin("attention").survey.plan,
 }

@@ -54,6 +54,7 @@ PLANS: dict[str, Callable[[], Plan]] = {
     "chain": chain_plan,
     "chain, odd sides": lambda: chain_plan(layers=3, reductions=(0, 2), image_size=10, colours=3),
     "chain, squeeze-excite": lambda: chain_plan(layers=3, squeeze_excite=True, reductions=(1,)),
+    "chain, attention": lambda: chain_plan(layers=3, kernels=(3,), attention=(1, 4), reductions=(1,), image_size=10),
 }
 DECISIONS: dict[str, Callable[[Plan, int], Kept]] = {
     "every level": random_kept,
@@ -425,21 +426,26 @@ def test_18a_nodes_of_a_cell_have_widths_of_their_own(seed: int) -> None:
     assert seen["c1_out"].shape[1] == 20
 
 
-@given(st.sampled_from(["cells, odd sides", "chain, squeeze-excite"]), decisions, seeds, st.booleans())
+@given(
+    st.sampled_from(["cells, odd sides", "chain, squeeze-excite", "chain, attention"]), decisions, seeds, st.booleans()
+)
 @settings(max_examples=12, deadline=None)
 def test_18b_a_dead_channel_is_exactly_zero_wherever_it_is_read(
     which: str, how: str, seed: int, training: bool
 ) -> None:
-    """Behind every gate and sum, also of a factorised reduce; in the chain also behind the squeeze-excite."""
+    """Behind every gate and sum, also of a factorised reduce; in the chain also behind squeeze-excite and attention."""
     plan = PLANS[which]()
     kept = DECISIONS[how](plan, seed)
     forms = Forms(plan, kept, seed).train(training)
     seen = outputs(forms.full, images_for(plan, seed), forms.masks, forms.gains)
+    alive = kept | {
+        group: (kept[first][:, None] & kept[second]).flatten() for group, (first, second) in plan.crossings.items()
+    }
     for layer in plan.layers:
         group = layer.channels[0]
-        if layer.op in ("gate", "mix", "excite") and group in kept:
-            assert not seen[layer.name][:, ~kept[group]].any(), layer.name
-            assert seen[layer.name][:, kept[group]].any() or layer.op != "gate", layer.name
+        if layer.op in ("gate", "mix", "excite", "attention") and group in alive:
+            assert not seen[layer.name][:, ~alive[group]].any(), layer.name
+            assert seen[layer.name][:, alive[group]].any() or layer.op != "gate", layer.name
 
 
 def test_18c_a_dead_channel_behind_a_factorized_reduce_is_zero_and_a_living_one_is_not() -> None:

@@ -35,6 +35,7 @@ REACHES: dict[str, dict[str, Any]] = {"msgdas": {"target.value": "60%"}, "dna": 
 FURTHER: list[tuple[str, str, str, dict[str, Any]]] = [
     ("dms", "scale", "chain", {"retrain.teacher": "full"}),
     ("msgdas", "reconstructed", "cells", {"strategy.then": "mgas"}),
+    ("msgdas", "reconstructed", "chain", {"space.attention": [4]}),
     ("msgdas", "reconstructed", "cells", {"strategy.memory": "sequential"}),
 ]
 FILES = ("model.safetensors", "model.onnx", "architecture.json", "pictures.png")

@@ -32,6 +32,7 @@ from nasengine.supernet import Off, Supernet, everything
 PLANS: dict[str, Callable[[], Plan]] = {
     "cells": lambda: small_plan(nodes=2, cuts=(1,)),
     "chain": lambda: chain_plan(squeeze_excite=True, layers=3, reductions=(1,), cuts=(1,)),
+    "chain with attention": lambda: chain_plan(attention=(1, 4), kernels=(3,), layers=3, reductions=(1,), cuts=(1,)),
 }
 both_spaces = pytest.mark.parametrize("which", PLANS)
 

@@ -35,7 +35,7 @@ ASKED: dict[str, dict[str, Any]] = {
         "space": {"cells": 6, "reductions": [2, 4]}, "search": {"epochs": 40},
         "strategy": {"stage_shares": [0.9, 0.123456789]},
     },
-    "a chain": {"space": {"kind": "chain", "kernels": [3, 7], "squeeze_excite": True}, "seed": 7},
+    "a chain": {"space": {"kind": "chain", "kernels": [3, 7], "attention": [2, 4]}, "seed": 7},
     "a family": {"target": {"metric": "macs", "value": "45.5%", "also": ["30%", 90_000], "limits": {"params": 30_000}}},
     "a family in as many epochs as without": {"target": {"value": "40%", "also": ["30%"]}, "search": {"epochs": 12}},
     "all sorts": {

@@ -28,7 +28,11 @@ def told_by(raw: dict[str, Any] | None = None) -> list[dict[str, Any]]:
 
 TOLD = told_by()
 A_FAMILY = told_by(
-    {"space": {"kind": "chain"}, "target": {"value": "40%", "also": ["30%", 20_000]}, "search": {"epochs": 16}}
+    {
+        "space": {"kind": "chain", "attention": [2]},
+        "target": {"value": "40%", "also": ["30%", 20_000]},
+        "search": {"epochs": 16},
+    }
 )
 A_MODEL = told_by({"space": {"kind": "imported", "model": "test_resnet"}, "target": {"value": "40%"}})
 TALES = pytest.mark.parametrize(
@@ -109,7 +113,25 @@ def test_a_line_is_as_wide_as_the_filters_that_pass(script: Page, told: list[dic
     alive = [(inner, feeds, width) for inner, feeds, state, width in widths if state in ("on", "back", "back-now")]
     assert any(inner for inner, _, _ in alive)
     for inner, feeds, width in alive:
-        assert width == pytest.approx(1 + 2.6 * min(share(inner), share(feeds)), abs=0.006)
+        inside = math.prod(map(share, inner))
+        assert width == pytest.approx(1 + 2.6 * min(inside, share(feeds)), abs=0.006)
+
+
+def test_the_parts_of_an_attention_are_named(script: Page) -> None:
+    """Its heads and the channels of each are widths of one operation, so each says which it is."""
+    words = script.evaluate(
+        """async () => {
+          const { candidate, partName, widthName } = await import("/static/js/names.js");
+          const name = candidate("l1_ops", "attention_h1");
+          const parts = ["heads", "places", "inner"].map((part) => widthName({ name, part }));
+          return [candidate("l0_ops", "attention_h4"), ...parts, partName("query_conv_weights")];
+        }"""
+    )
+    one = "attention of all positions to all (1 head)"
+    assert words == [
+        "attention of all positions to all (4 heads)", f"heads of {one}", f"channels of each head of {one}",
+        f"inside {one}", "queries",
+    ]  # fmt: skip
 
 
 def test_a_known_model_is_drawn_as_bars_and_squares(script: Page) -> None:

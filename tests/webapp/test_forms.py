@@ -94,6 +94,7 @@ def test_the_grey_text_is_what_each_preset_would_fill_in(alice: User) -> None:
         ("space__cells__reductions", ["1, 3", "automatic", "automatic"]),
         ("space__chain__reductions", ["2, 4", "automatic", "automatic"]),
         ("space__chain__layers", ["6", "12", "18"]),
+        ("space__chain__attention", ["none"] * 3),
         ("space__chain__squeeze_excite", ["No"] * 3),
         ("strategy__mgas__regrow_every", ["only after early stages"] * 3),
         ("strategy__mgas__warmup_fraction", ["0.2"] * 3),
@@ -138,7 +139,7 @@ def test_each_kind_has_a_group_of_its_own(alice: User) -> None:
     chain = groups["Space: Chain"]
     assert (chain.kind_field, chain.only) == ("space__kind", "chain")
     assert {field.html_name.removeprefix("space__chain__") for field in chain.fields} == {
-        "layers", "channels", "kernels", "expansions", "squeeze_excite", "reductions",
+        "layers", "channels", "kernels", "expansions", "squeeze_excite", "attention", "reductions",
     }  # fmt: skip
 
 
@@ -172,11 +173,11 @@ def test_a_chain_arrives_as_json_would_have_it(alice: User) -> None:
     filled = form(
         alice, space__kind="chain", space__chain__layers="5", space__chain__channels="12",
         space__chain__kernels=["3", "7"], space__chain__expansions=["6"], space__chain__squeeze_excite="true",
-        space__chain__reductions="2", space__cells__channels="8",
+        space__chain__attention=["2", "4"], space__chain__reductions="2", space__cells__channels="8",
     )  # fmt: skip
     assert filled.is_valid(), filled.errors
     assert filled.asked.config.space == ChainSpace(
-        layers=5, channels=12, kernels=(3, 7), expansions=(6,), squeeze_excite=True, reductions=(2,)
+        layers=5, channels=12, kernels=(3, 7), expansions=(6,), squeeze_excite=True, attention=(2, 4), reductions=(2,)
     )
 
 
