@@ -95,14 +95,13 @@ def rungs(plan: Plan) -> list[Rung]:
         skip = tuple(end.owner[1] for end in ends if end.name in plan.skips)  # type: ignore[index]
         others = [(*skip, unit) for unit in range(plan.choice[choice].units) if unit not in skip]
         own = [layer for layer in plan.layers if layer.owner is not None and layer.owner[0] == choice]
-        inner = dict.fromkeys(
-            group for layer in own for group in layer.channels if group in plan.choice and group != mix.channels[0]
-        )
+        reads = plan.layer[own[0].inputs[0]].channels[0]
+        inner = dict.fromkeys(group for layer in own for group in layer.channels if group in plan.choice)
         found.append(
             Rung(
                 choice=choice, block=plan.choice[choice].block, output=mix.name, group=mix.channels[0],
-                reads=plan.layer[own[0].inputs[0]].channels[0], options=tuple([skip, *others] if skip else others),
-                inner=tuple(inner),
+                reads=reads, options=tuple([skip, *others] if skip else others),
+                inner=tuple(group for group in inner if group not in (mix.channels[0], reads)),
             )
         )  # fmt: skip
     return found

@@ -313,8 +313,8 @@ class ChainSpace(BlocksSpace):
 
     @property
     def operations(self) -> int:
-        """Candidates of a layer, its skip not counted."""
-        return len(self.kernels) * len(self.expansions)
+        """Candidates of a layer at most, its skip not counted."""
+        return len(self.kernels) * len(self.expansions) + len(self.attention)
 
 
 class ImportedSpace(Part):

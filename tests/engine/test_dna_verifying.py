@@ -302,7 +302,7 @@ def test_05_of_four_layers_with_six_options_1554_operations_are_computed_instead
 def test_06_the_found_network_is_the_best_by_its_ratings_of_all_that_fit(
     seed: int, metric: str, share: float, two: bool, excite: bool
 ) -> None:
-    plan = plan_of(layers=3, reductions=(1,), squeeze_excite=excite)
+    plan = plan_of(layers=3, reductions=(1,), squeeze_excite=excite, attention=(1,) if two else ())
     part = DNAConfig(widths=(0.5, 1.0) if two else (1.0,))
     low, high = extremes(plan, part.widths, metric)
     bounds = {metric: round(low + share * (high - low))}
@@ -337,7 +337,7 @@ def test_06_the_found_network_is_the_best_by_its_ratings_of_all_that_fit(
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from(["params", "macs"]), st.booleans())
 def test_06_what_operations_take_adds_up_to_what_the_network_takes(seed: int, metric: str, excite: bool) -> None:
-    plan = plan_of(layers=5, reductions=(1, 3), squeeze_excite=excite)
+    plan = plan_of(layers=5, reductions=(1, 3), squeeze_excite=excite, attention=(2,))
     layers, stream = rungs(plan), generator("cpu", seed, "shares")
     ways = assignments(layers, (0.3, 0.6, 1.0))
     shares = ways[int(torch.randint(len(ways), (), generator=stream))]
