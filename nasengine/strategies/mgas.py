@@ -548,9 +548,9 @@ class MGAS(Strategy):
         """Scores the units of each choice by their order in `worth` alone, evenly: for where nothing else is known."""
         starts = self._starts(level)
         for choice in self.choices[level]:
-            values = worth[choice.name]
+            values = worth[choice.name].float()
             scores = places(values, kept[choice.name], torch.ones_like(values, dtype=torch.bool))
-            self._put(level, starts[choice.name] + torch.arange(choice.units, device=values.device), scores)
+            self._put(level, starts[choice.name] + torch.arange(choice.units, device=values.device), scores.to(self.k))
 
     def _sizes(self, level: str) -> list[int]:
         return [choice.units for choice in self.choices[level]]
