@@ -220,7 +220,7 @@ def _time(config: SearchConfig, seconds: float) -> Iterator[Caution]:
 def _memory(config: SearchConfig) -> Iterator[Caution]:
     """A share of memory that was asked for, where nothing heeds it: paths keep all that they compute."""
     method, given = config.strategy, config.runtime.memory_share
-    usual = PRESETS[config.preset]["runtime"].get("memory_share", RuntimeConfig().memory_share)
+    usual = PRESETS[config.preset].get("runtime", {}).get("memory_share", RuntimeConfig().memory_share)
     if method.drawn and method.rounds == 1 and given != usual:
         label = catalogue.STRATEGIES[method.kind].label
         yield (

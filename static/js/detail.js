@@ -27,11 +27,7 @@ const network = new Network(at("network"), { onPick: (_, number) => look(shown.b
 const inside = new Inside(at("inside"), { onClose: () => look(null) });
 for (const place of [at("network"), at("inside")]) whenPointed(place, (unit) => tip(unit, run.model, timeline.index));
 const notify = new Notify(at("notify"), feed.id, document.querySelector("h1").textContent);
-let paths = null;
-if (at("paths")) import("./paths.js").then(({ Paths }) => { // of a method that draws sub-graphs; no other page pays for it
-  paths = new Paths(at("paths"));
-  wanted();
-});
+const paths = at("paths") && new (await import("./paths.js")).Paths(at("paths")); // no page without it pays for it
 const shown = { fed: false, state: feed.state, page: feed.state.drawn, block: null, log: 0, spoken: "" };
 
 /** Looks into a block, or away from it. */

@@ -201,7 +201,7 @@ def test_the_share_of_memory_bounds_what_follows_sub_graphs_and_not_themselves()
     """Half of the space is left for MGAS, geometrically between all and a quarter: a larger share bounds nothing."""
 
     def memory(then: str, share: float) -> float:
-        wanted = {"strategy": {"kind": "msgdas", "then": then, "sub_graphs": 2}, "target.value": "25%"}
+        wanted = {"strategy": {"kind": "msgdas", "then": then, "memory": "sequential"}, "target.value": "25%"}
         space = {"kind": "cells", "cells": 6, "channels": 16, "nodes": 3}
         changes = {**wanted, "space": space, "runtime.memory_share": share}
         return outlook(configuration(changes), DIGITS).estimate["memory_mib"]
