@@ -12,7 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from nasengine import catalogue, splits
 from nasengine.architecture import Plan, operation_sizes
 from nasengine.blocks import divided
-from nasengine.config import FEWEST_EPOCHS, FEWEST_PIXELS, MOST_EPOCHS, DNAConfig, SearchConfig
+from nasengine.config import (
+    FEWEST_EPOCHS,
+    FEWEST_PIXELS,
+    MOST_EPOCHS,
+    PRESETS,
+    DNAConfig,
+    RuntimeConfig,
+    SearchConfig,
+)
 from nasengine.durations import duration
 from nasengine.names import brief
 from nasengine.sizes import TOLERANCE, amount, sized
@@ -81,6 +89,7 @@ def cautions(
         *_length(config, steps),
         *_many_candidates(config, plan),
         *_time(config, seconds),
+        *_memory(config),
     ]
 
 
@@ -230,4 +239,17 @@ def _time(config: SearchConfig, seconds: float) -> Iterator[Caution]:
             "preset",
             f"without a GPU this takes {duration(seconds)} on one processor core; choose less effort, smaller images, "
             "or a limit on the images",
+        )
+
+
+def _memory(config: SearchConfig) -> Iterator[Caution]:
+    """A share of memory that was asked for, where nothing heeds it: paths keep all that they compute."""
+    method, given = config.strategy, config.runtime.memory_share
+    usual = PRESETS[config.preset].get("runtime", {}).get("memory_share", RuntimeConfig().memory_share)
+    if method.drawn and method.rounds == 1 and given != usual:
+        label = catalogue.STRATEGIES[method.kind].label
+        yield (
+            "runtime.memory_share",
+            f"{label} alone keeps all that its sub-graphs compute, so a share of {given:g} changes nothing; where "
+            "memory is short give fewer strategy.sub_graphs, or let strategy.memory be sequential",
         )

@@ -340,8 +340,8 @@ def _rated_at_once(config: SearchConfig, plan: Plan) -> int:
 def _held(config: SearchConfig, plan: Plan) -> float:
     """Numbers for one image that are kept for the backward pass, at most.
 
-    Of a teacher, which is the whole space at once, and of a known model nothing is computed twice. Where paths are
-    drawn, it is theirs, or what is left for whatever trains the whole network after them.
+    Of a teacher, which is the whole space at once, and of a known model nothing is computed twice; of paths that are
+    drawn neither. It is theirs, or what is left for whatever trains the whole network after them, within its share.
     """
     values = activations(plan, plan.layers, {})
     if config.retrain.teacher != "none" or config.space.kind == "imported":
@@ -351,7 +351,8 @@ def _held(config: SearchConfig, plan: Plan) -> float:
     paths = config.strategy.drawn_at_once * activations(plan, widest_path(plan), {})
     if isinstance(config.strategy, DNAConfig):
         return paths
-    return max(paths, _left(config, plan) * values)
+    left = _left(config, plan)
+    return max(paths, values * (min(left, config.runtime.memory_share) if config.strategy.rounds > 1 else left))
 
 
 def _left(config: SearchConfig, plan: Plan) -> float:

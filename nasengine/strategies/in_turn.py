@@ -67,7 +67,12 @@ class InTurn(Strategy):
         return self._at(moment).points(moment)
 
     def decide(self, net: Supernet, moment: Moment, point: Point, batches: Sequence[Batch]) -> list[Decision]:
-        return self._at(moment).decide(net, moment, point, batches)
+        """If the search was ended before the second had its turn, filters are judged by their weights."""
+        turn = self._at(moment)
+        if isinstance(turn, MGAS) and not turn.has_seen("filter"):
+            net.store()
+            turn.rank("filter", net.kept, filter_norms(net))
+        return turn.decide(net, moment, point, batches)
 
     def learning_rates(self, moment: Moment) -> list[dict[str, Any]]:
         return self._at(moment).learning_rates(moment)
@@ -92,6 +97,20 @@ class InTurn(Strategy):
         if self._turn(moment):
             return draw
         return replace(draw, gains={name: gain.detach() for name, gain in self.gains(net).items()})
+
+
+def filter_norms(net: Supernet) -> dict[str, Tensor]:
+    """Filter choice -> [units] norm of the weights that produce each filter in what is alive; zero where nothing does.
+
+    Per-channel convolutions produce nothing: they pass on the filters that they read.
+    """
+    squares = {choice.name: torch.zeros(choice.units) for choice in net.plan.choices if choice.granularity == "filter"}
+    for layer in net.program:
+        (group, *others) = layer.channels
+        if layer.op in ("conv", "factorized_reduce") and not layer.depthwise and not others and group in squares:
+            weight = net.nursery[f"{layer.name}/weight"].detach()
+            squares[group] = squares[group].to(weight) + weight.square().flatten(1).sum(1)
+    return {name: found.sqrt() for name, found in squares.items()}
 
 
 def msgdas(plan: Plan, config: Any, targets: Sequence[int], limits: Mapping[str, int]) -> Strategy:

@@ -462,7 +462,7 @@ class MGAS(Strategy):
                     score = value.abs() / (scales.get(choice.name) or max(1e-12, float(value.pow(2).mean().sqrt())))
                 scores[choice.name], thresholds[choice.name] = score, limit
                 if self.equal:
-                    score = _places(score, net.kept[choice.name], self._counted(net, level, choice.name))
+                    score = places(score, net.kept[choice.name], self._counted(net, level, choice.name))
                 margin = ((score - limit) / self.highest[level]).clamp(-1, 1)
                 margins[choice.name] = torch.where(net.kept[choice.name], margin, margin - 2)
         return scores, thresholds, margins
@@ -540,6 +540,18 @@ class MGAS(Strategy):
         """Gives the units at these places of a level a score."""
         self.importance.put(level, places, score)
 
+    def has_seen(self, level: str) -> bool:
+        """Whether anything is known of what units of a level are good for."""
+        return bool(self.importance.benefits(level).any())
+
+    def rank(self, level: str, kept: Kept, worth: Mapping[str, Tensor]) -> None:
+        """Scores the units of each choice by their order in `worth` alone, evenly: for where nothing else is known."""
+        starts = self._starts(level)
+        for choice in self.choices[level]:
+            values = worth[choice.name].float()
+            scores = places(values, kept[choice.name], torch.ones_like(values, dtype=torch.bool))
+            self._put(level, starts[choice.name] + torch.arange(choice.units, device=values.device), scores.to(self.k))
+
     def _sizes(self, level: str) -> list[int]:
         return [choice.units for choice in self.choices[level]]
 
@@ -611,7 +623,7 @@ def within(net: Supernet, kept: Kept, stage: Stage) -> bool:
     return all(found.size(metric) <= bound for metric, bound in stage.bounds.items())
 
 
-def _places(scores: Tensor, alive: Tensor, counted: Tensor) -> Tensor:
+def places(scores: Tensor, alive: Tensor, counted: Tensor) -> Tensor:
     """Places among the units of a choice that are `counted`: near 1 for the best, near 0 for the last, evenly.
 
     Dead ones come last; what is not counted is nowhere near a threshold.

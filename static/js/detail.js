@@ -27,6 +27,7 @@ const network = new Network(at("network"), { onPick: (_, number) => look(shown.b
 const inside = new Inside(at("inside"), { onClose: () => look(null) });
 for (const place of [at("network"), at("inside")]) whenPointed(place, (unit) => tip(unit, run.model, timeline.index));
 const notify = new Notify(at("notify"), feed.id, document.querySelector("h1").textContent);
+const paths = at("paths") && new (await import("./paths.js")).Paths(at("paths")); // no page without it pays for it
 const shown = { fed: false, state: feed.state, page: feed.state.drawn, block: null, log: 0, spoken: "" };
 
 /** Looks into a block, or away from it. */
@@ -69,6 +70,7 @@ function draw() {
   timeline.show(model, !shown.state.finished);
   network.show(model, timeline.index);
   if (shown.block !== null) inside.show(model, timeline.index, shown.block);
+  paths?.show(model, !shown.state.finished);
   charts.draw(model);
   result(model);
   log(model);

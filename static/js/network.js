@@ -125,7 +125,8 @@ function shares(choices, kept) {
   }));
 }
 
-function drawing(graph) {
+/** Elements for a block's graph: {svg, strands, nodes}, each with its parts; null for null. */
+export function drawing(graph) {
   if (!graph) return null;
   const svg = make("svg", { viewBox: `0 0 ${graph.width} ${graph.height}`, role: "img", class: "cell" });
   svg.style.maxWidth = `${1.25 * graph.width}px`;

@@ -56,7 +56,7 @@ export function etaRange({ etaSeconds, fraction, totals }) {
 
 function emptyModel(charts) {
   return {
-    attempt: 1, data: null, dataProgress: null, started: null, stage: null, progress: null, epoch: null, commits: [], retrain: null,
+    attempt: 1, data: null, dataProgress: null, started: null, stage: null, progress: null, epoch: null, draws: [], commits: [], retrain: null,
     result: null, failure: null, endedIn: null, finished: null, phase: "waiting", fraction: 0, etaSeconds: null,
     totals: [], trail: [], alternatives: null, boundaries: [], log: [], progressCount: 0, changed: new Set(charts.map((chart) => chart.id)),
     traces: Object.fromEntries(charts.map((chart) => [chart.id, new Map()])),
@@ -102,6 +102,7 @@ const note = {
     const isWhole = model.stage?.blocks === model.started?.blocks.length;
     if (isWhole) model.trail.push({ size: event.size, accuracy: event.validation.accuracy, epoch: event.epoch });
   },
+  candidates_drawn: (model, event) => model.draws.push(event),
   committed: (model, event) => model.commits.push(event),
   alternatives: (model, event) => Object.assign(model, { alternatives: event }),
   retrain_epoch: (model, event) => {

@@ -75,6 +75,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "strategy": {"kind": "msgdas", "then": "mgas", "memory": "sequential", "guidance": "supernet"},
         "space": {"kind": "chain", "layers": 3, "channels": 4, "kernels": [3, 5], "reductions": [1]},
         "target.also": ["25%"],
+        "target.limits.macs": "30%",
         "search.epochs": 12,
         "retrain.epochs": 1,
     },

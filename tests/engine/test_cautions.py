@@ -216,3 +216,19 @@ def test_a_few_large_operations_may_miss_the_target_by_far(strategy: dict[str, A
         f"the network may end so far below it; {mend}"
     )
     assert warned({**changes, "strategy": {"kind": "mgas"}}) == []
+
+
+@pytest.mark.parametrize(("preset", "usual"), [("quick", 1.0), ("standard", 0.55)])
+def test_a_share_of_memory_that_sub_graphs_do_not_heed_is_named(preset: str, usual: float) -> None:
+    """Where it was asked for, by a method that is bounded nowhere; what follows sub-graphs is."""
+
+    def said(share: float, **method: Any) -> list[str]:
+        raw = {"preset": preset, "strategy": method, "runtime": {"memory_share": share}, "target": {"value": "60%"}}
+        return [sentence for field, sentence in warned(raw) if field == "runtime.memory_share"]
+
+    assert said(0.3, kind="msgdas") == [
+        "MSG-DAS alone keeps all that its sub-graphs compute, so a share of 0.3 changes nothing; where memory is short "
+        "give fewer strategy.sub_graphs, or let strategy.memory be sequential"
+    ]
+    assert said(usual, kind="msgdas") == []
+    assert said(0.3, kind="msgdas", then="mgas") == said(0.3, kind="mgas") == []

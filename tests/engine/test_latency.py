@@ -47,6 +47,7 @@ SEARCHES: dict[str, dict[str, Any]] = {
         "strategy": {"kind": "dms"}, "space.channels": 8, "target.also": ["40%"], "search.epochs": 12,
         "target.limits.macs": "80%", "baseline.random": 1,
     },
+    "msgdas": {"strategy": {"kind": "msgdas"}, "space.nodes": 2, "search.epochs": 6},
     "a library's model": {
         "space": {"kind": "imported", "model": "test_resnet"}, "strategy": {"kind": "dms"}, "data.image_size": 16,
         "data.limit": 100, "search.epochs": 5, "target.value": "90%",
@@ -222,7 +223,7 @@ def test_a_search_by_the_real_clock_ends_at_or_under_its_target(which: str, tmp_
     assert report["timing"]["sentence"] in (folder / "result" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("which", ["published", "family"])
+@pytest.mark.parametrize("which", ["published", "family", "msgdas"])
 def test_by_a_planted_clock_every_network_ends_right_under_its_target(
     which: str, clock: Clock, tmp_path: Path, cache: None
 ) -> None:

@@ -620,6 +620,45 @@ def test_what_it_hands_on_can_be_narrowed_to_any_target_that_is_not_refused(seed
         assert torch.equal(last.kept[name], decision.kept[name]), "operations are settled"
 
 
+@everywhere
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_widths_follow_the_weights_if_nothing_was_learned_of_filters(which: str, share: float) -> None:
+    """Ended in the first half: of each width those filters stay that the largest weights make, and the size holds."""
+    plan = PLANS[which]()
+    target = int(share * lowered(plan, {}).params)
+    wanted = configuration({"strategy": {"kind": "msgdas", "then": "mgas"}})
+    both, nursery = in_turn.msgdas(plan, wanted, (target,), {}), dict(lived_in(plan).nursery)
+    orders = {
+        choice.name: torch.randperm(choice.units, generator=generator("cpu", number, "order"))
+        for number, choice in enumerate(plan.choices)
+        if choice.granularity == "filter"
+    }
+    for layer in plan.layers:
+        if layer.op in ("conv", "factorized_reduce") and not layer.depthwise and layer.channels[0] in orders:
+            weight = nursery[f"{layer.name}/weight"].detach()
+            rows = torch.nn.functional.normalize(weight.flatten(1)) * (1 + orders[layer.channels[0]])[:, None]
+            nursery[f"{layer.name}/weight"] = rows.view_as(weight)
+    net = Supernet(plan, nursery, everything(plan))
+    stages = both.stages(net)
+    (decision,) = both.decide(net, moment_of(stages[0]), "end", ())
+    net.commit(decision.kept)
+    both.double()
+    (last,) = both.decide(net, moment_of(stages[1]), "end", ())
+    assert 0.97 * target <= architecture(plan, last.kept).params <= target
+    narrowed = 0
+    for name, order in orders.items():
+        kept = last.kept[name]
+        if name in net.running and not kept.all():
+            assert order[kept].min() > order[~kept].max(), name
+            narrowed += 1
+    assert narrowed
+
+    seen = both.turns[1].scores("filter").clone()
+    (again,) = both.decide(net, moment_of(stages[1]), "end", ())
+    assert torch.equal(both.turns[1].scores("filter"), seen), "what is known is not judged anew"
+    assert all(torch.equal(again.kept[name], last.kept[name]) for name in last.kept)
+
+
 def test_the_first_trains_with_the_factors_that_the_second_will_learn() -> None:
     plan = PLANS["cells"]()
     both = strategy_of(plan, then="mgas").double()

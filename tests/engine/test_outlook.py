@@ -197,6 +197,21 @@ def test_memory_of_sub_graphs_grows_with_their_number_unless_they_follow_one_ano
     assert memory(sub_graphs=1, memory="sequential") <= memory(sub_graphs=1)
 
 
+def test_the_share_of_memory_bounds_what_follows_sub_graphs_and_not_themselves() -> None:
+    """Half of the space is left for MGAS, geometrically between all and a quarter: a larger share bounds nothing."""
+
+    def memory(then: str, share: float) -> float:
+        wanted = {"strategy": {"kind": "msgdas", "then": then, "memory": "sequential"}, "target.value": "25%"}
+        space = {"kind": "cells", "cells": 6, "channels": 16, "nodes": 3}
+        changes = {**wanted, "space": space, "runtime.memory_share": share}
+        return outlook(configuration(changes), DIGITS).estimate["memory_mib"]
+
+    assert memory("mgas", 0.45) < memory("mgas", 0.5) == memory("mgas", 1.0)
+    paths = memory("mgas", 0.01)
+    assert paths == memory("mgas", 0.02) < memory("mgas", 0.45), "never below what the paths take"
+    assert memory("nothing", 0.01) == memory("nothing", 1.0) >= paths
+
+
 def test_more_sub_graphs_and_what_follows_them_take_longer() -> None:
     def seconds(**method: object) -> float:
         wanted = configuration({"strategy": {"kind": "msgdas", **method}, "target.value": "60%"})

@@ -62,6 +62,7 @@ class _Run:
         self.full = sum(self.weights.values()) + 2_000
         self.target = config.target.resolved(self.full)
         self.also = [target for target in config.target.family(self.full) if target != self.target]
+        self.often: dict[str, list[int]] = {}
         self.totals = {"pruned": dict.fromkeys(LEVELS, 0), "regrown": dict.fromkeys(LEVELS, 0)}
         self.seconds = 0.0
 
@@ -167,7 +168,8 @@ class _Run:
                     fraction=0.6 * along,
                     eta_seconds=180 * (1 - along),
                 )
-            if local > warmup and (local - warmup) % self.config.strategy.commit_every == 0:
+            draws = self.config.strategy.drawn
+            if not draws and local > warmup and (local - warmup) % self.config.strategy.commit_every == 0:
                 yield self.committed(stage, epoch, "cadence", 0.22, blocks)
             accuracy = 1 - 0.72 * math.exp(-5 * epoch / whole) - 0.02 * self.chance.random()
             yield events.EpochFinished(
@@ -180,6 +182,8 @@ class _Run:
                 kept={level: self.kept(level, blocks) for level in LEVELS},
                 thresholds={level: 0.5 * epoch / whole * (1 + n / 3) for n, level in enumerate(LEVELS)},
             )
+            if draws:
+                yield self.drawn(stage, epoch, max(0.0, (local - warmup) / (epochs - warmup)))
             yield events.CheckpointSaved(phase="search", epoch=epoch)
         operations = next(choice for choice in plan.choices if choice.granularity == "operation")
         if not operations.optional:
@@ -201,6 +205,28 @@ class _Run:
             target=target,
             validation={"loss": 0.4, "accuracy": 0.93},
             seconds=self.seconds,
+        )
+
+    def drawn(self, stage: int, epoch: int, along: float) -> events.CandidatesDrawn:
+        """Of each connection one operation leads the more the longer it lasts; all are drawn as they are likely."""
+        shares, paths = {}, [{} for _ in range(self.config.strategy.drawn)]
+        for name, edges in self.plan.edges.items():
+            chances = [0.0] * self.plan.choice[name].units
+            for edge in edges:
+                best = edge[(len(name) + edge[0] + self.plan.choice[name].block) % len(edge)]
+                for unit in edge:
+                    chances[unit] = (1 - 0.8 * along) / len(edge) + (0.8 * along if unit == best else 0)
+                    self.often.setdefault(name, [0] * len(chances))[unit] += round(100 * chances[unit])
+                for path, unit in zip(paths, self.luck.sample(edge, len(paths)), strict=True):
+                    path.setdefault(name, []).append(unit)
+            shares[name] = base64.b64encode(bytes(round(255 * chance) for chance in chances)).decode()
+        return events.CandidatesDrawn(
+            stage=stage,
+            epoch=epoch,
+            edges=self.plan.edges,
+            shares=shares,
+            often={name: list(counts) for name, counts in self.often.items()},
+            sub_graphs=paths,
         )
 
     def committed(

@@ -9,6 +9,8 @@ import base64
 import json
 import math
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -212,10 +214,14 @@ def test_a_unit_says_when_it_fell_why_and_when_it_came_back(script: Page) -> Non
     )
 
 
-@pytest.mark.parametrize("model", ["", "test_resnet"], ids=["cells", "a known model"])
+@pytest.mark.parametrize(
+    ("model", "method"),
+    [("", ""), ("test_resnet", ""), ("", "msgdas")],
+    ids=["cells", "a known model", "sub-graphs"],
+)
 @pytest.mark.parametrize("often", [12, pytest.param(50, marks=pytest.mark.long)])
 def test_a_replayed_page_and_a_page_that_was_cut_off_again_and_again_draw_the_very_same(
-    context: BrowserContext, model: str, often: int
+    context: BrowserContext, model: str, method: str, often: int
 ) -> None:
     """The socket is cut on purpose while the run goes on; its drawing ends as that of a page opened afterwards."""
     page = context.new_page()
@@ -239,7 +245,7 @@ def test_a_replayed_page_and_a_page_that_was_cut_off_again_and_again_draw_the_ve
     page.add_init_script(
         "const wait = window.setTimeout; window.setTimeout = (f, ms, ...a) => wait(f, Math.min(ms, 40), ...a);"
     )
-    start(page, f"Cut off, {often + 2} seconds", model=model)
+    start(page, f"Cut off, {often + 2} seconds", model=model, method=method)
     expect_state(page, "Finished", 180)
     expect(page.locator("#network .block").first).to_be_visible()
     expect(page.locator("#log li").first).to_contain_text("Finished")
@@ -255,18 +261,25 @@ def test_a_replayed_page_and_a_page_that_was_cut_off_again_and_again_draw_the_ve
         other.keyboard.press("ArrowRight")
         other.keyboard.press("ArrowRight")
         expect(other.locator("#commit-text")).to_contain_text("Commit 2 of")
+        if method:
+            other.locator("#paths input").press("Home")
+            other.locator("#paths input").press("ArrowRight")
+            expect(other.locator("#paths .time p")).to_contain_text("Epoch 1 of")
     assert pictures(page) == pictures(undisturbed)
 
 
 def pictures(page: Page) -> list[str]:
     page.wait_for_timeout(500)
-    found: list[str] = page.evaluate("[...document.querySelectorAll('#network svg')].map((svg) => svg.outerHTML)")
+    places = "#network svg, #paths svg, #paths li, #paths p"
+    found: list[str] = page.evaluate(f"[...document.querySelectorAll('{places}')].map((one) => one.outerHTML)")
     return found
 
 
 def test_a_search_is_replayed_followed_and_looked_into(context: BrowserContext, said: list[str]) -> None:
     """Keyboard alone: play from the start, go to the end, open a block, read it, close it."""
     page = context.new_page()
+    scripts: list[str] = []
+    page.on("request", lambda request: scripts.append(request.url))
     start(page, "Watched, 3 seconds")
     expect_state(page, "Finished")
     expect(page.locator("#commit-text")).to_contain_text(re.compile(r"Commit (\d+) of \1,"))
@@ -298,6 +311,8 @@ def test_a_search_is_replayed_followed_and_looked_into(context: BrowserContext, 
 
     page.locator("#network .reach[data-state=off]").first.dispatch_event("pointerover")
     expect(page.locator("#tip")).to_contain_text("fell in epoch")
+    assert page.locator("#paths").count() == 0
+    assert any("/detail." in url for url in scripts) and not any("/paths." in url for url in scripts)
     assert said == []
 
 
@@ -328,6 +343,200 @@ def test_a_known_model_is_looked_into(context: BrowserContext, said: list[str]) 
     expect(page.locator("#log")).to_contain_text(re.compile(r"\d+ blocks?.* pruned"))
     shown = "\n".join(page.locator("#result, #live").all_inner_texts())
     assert not re.search(r"\b(operations?|cells?)\b", shown, re.IGNORECASE), shown
+    assert said == []
+
+
+# How sub-graphs are drawn
+
+PATHS = told_by({"strategy": {"kind": "msgdas"}, "target": {"value": "60%"}})
+PATHS_OF_A_CHAIN = told_by(
+    {
+        "space": {"kind": "chain"},
+        "strategy": {"kind": "msgdas", "then": "mgas", "sub_graphs": 3},
+        "target": {"value": "40%"},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def said_by_the_engine(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Of a search of some seconds."""
+    folder = tmp_path_factory.mktemp("engine")
+    asked = {
+        "data": {"dataset": "digits", "limit": 100},
+        "space": {"kind": "cells", "cells": 2, "channels": 4, "nodes": 2, "reductions": [1]},
+        "strategy": {"kind": "msgdas", "sub_graphs": 3},
+        "target": {"value": "60%"},
+        "search": {"epochs": 4, "batch_size": 32},
+        "retrain": {"epochs": 0},
+        "baseline": {"random": 0},
+        "runtime": {"device": "cpu", "threads": 1},
+    }
+    (folder / "config.json").write_text(json.dumps(asked))
+    command = [sys.executable, "-m", "nasengine", "search", folder / "config.json", "--out", folder / "run"]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return [json.loads(line) for line in told.splitlines()]
+
+
+@pytest.fixture(params=["cells", "chain", "engine"])
+def drawn(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    if request.param == "engine":
+        found: list[dict[str, Any]] = request.getfixturevalue("said_by_the_engine")
+        return found
+    return {"cells": PATHS, "chain": PATHS_OF_A_CHAIN}[request.param]
+
+
+PLACE = """() => {
+  document.getElementById("main").innerHTML = `<section id="paths"><p data-part="empty"></p><div data-part="shown">
+    <input type="range" data-part="epoch"><button data-part="play"></button><button data-part="follow"></button>
+    <p data-part="text"></p><ul data-part="counts"></ul><ul data-part="lines"></ul><div data-part="blocks"></div>
+    <section data-part="inside"></section></div></section>`;
+}"""
+PATHS_SHOWN = """async ([told, charts, moment, isLive]) => {
+  const { add, emptyRun } = await import("/static/js/run.js");
+  const { Paths } = await import("/static/js/paths.js");
+  const run = emptyRun(charts);
+  add(run, told);
+  const place = document.getElementById("paths");
+  window.lot ??= new Paths(place);
+  window.lot.show(run.model, isLive);
+  const slider = place.querySelector("input");
+  if (moment !== null) {
+    slider.value = moment;
+    slider.dispatchEvent(new Event("input"));
+  }
+  const said = (part) => place.querySelector(`[data-part=${part}]`);
+  const height = (band) => {
+    const points = band.getAttribute("d").slice(1, -1).split("L").map((point) => point.split(" ").map(Number));
+    const right = Math.max(...points.map(([x]) => x));
+    const ends = points.filter(([x]) => x === right).map(([, y]) => y);
+    return Math.max(...ends) - Math.min(...ends);
+  };
+  return {
+    text: said("text").textContent,
+    empty: said("empty").hidden ? null : said("empty").textContent,
+    lines: [...said("lines").children].map((line) => line.textContent),
+    counts: [...said("counts").children].map((row) => row.querySelector(".value").textContent),
+    taken: [...place.querySelectorAll(".block .cell:not(.streams) .reach title")].map((title) => title.textContent),
+    on: place.querySelectorAll(".block .strand[data-state=on]").length,
+    heights: [...place.querySelectorAll(".block .streams")].flatMap((svg) =>
+      [...svg.querySelectorAll(".band")].map((band) => band.getAttribute("d") && height(band))),
+  };
+}"""
+
+
+def test_paths_chances_and_counts_are_those_of_the_event(script: Page, drawn: list[dict[str, Any]]) -> None:
+    """At any epoch, backwards, too: each path one operation a connection, each band as high as it is likely."""
+    script.evaluate(PLACE)
+    lots = [event for event in drawn if event["kind"] == "candidates_drawn"]
+    choices = next(event for event in drawn if event["kind"] == "search_started")["choices"]
+    labels = {choice["name"]: choice.get("labels", []) for choice in choices}
+    for moment in (len(lots), 1, len(lots) - 1):
+        event = lots[moment - 1]
+        shown = script.evaluate(PATHS_SHOWN, [drawn, CHARTS, moment, True])
+        edges = [(name, edge) for name, found in event["edges"].items() for edge in found]
+        assert shown["lines"] == [f"path {letter}" for letter in "ABCD"[: len(event["sub_graphs"])]]
+        assert shown["on"] == len(edges) * len(event["sub_graphs"])
+        for letter in "ABCD"[: len(event["sub_graphs"])]:
+            assert sum(text.endswith(f": path {letter}") for text in shown["taken"]) == len(edges)
+
+        height = 40 if all(len(found) == 1 for found in event["edges"].values()) else 30
+        expected = []
+        for name, edge in edges:
+            own = [base64.b64decode(event["shares"][name])[unit] for unit in edge]
+            expected += [height * share / sum(own) for share in own]
+        assert shown["heights"] == pytest.approx(expected, abs=0.11)
+
+        often: dict[str, int] = {}
+        for name, edge in edges:
+            for unit in edge:
+                kind = labels[name][unit].split(" ")[-1]
+                often[kind] = often.get(kind, 0) + event["often"][name][unit]
+        total = sum(often.values())
+        assert [text.split(", ", 1)[1] for text in shown["counts"]] == [f"{times:,} times" for times in often.values()]
+        for text, times in zip(shown["counts"], often.values(), strict=True):
+            assert float(text.split(" ")[0]) == pytest.approx(100 * times / total, abs=0.51)
+
+
+def test_words_say_how_sure_the_lot_is(script: Page) -> None:
+    """Before, during the warm-up, afterwards, and at the end; and what is not known is said so, too."""
+    script.evaluate(PLACE)
+
+    def text(moment: int | None) -> str:
+        found: str = script.evaluate(PATHS_SHOWN, [PATHS, CHARTS, moment, True])["text"]
+        return found
+
+    assert text(0) == "Before the first epoch: nothing was drawn yet."
+    assert text(1) == "Epoch 1 of 12: at first only weights learn, and every operation is as likely as any other."
+    assert re.fullmatch(
+        r"Epoch 8 of 12: on average the likeliest operation of a connection has a chance of \d\d %; "
+        r"if all were alike it would be 14 %\.",
+        text(8),
+    )
+    assert text(12).endswith("Drawing is over: look into a block to see what was chosen.")
+
+    before = PATHS[: next(n for n, event in enumerate(PATHS) if event["kind"] == "candidates_drawn")]
+    script.evaluate("() => (window.lot = null)")
+    waits = script.evaluate(PATHS_SHOWN, [before, CHARTS, None, True])["empty"]
+    assert waits == "The first paths are being drawn. What they were is shown here when the first epoch is over."
+    ended = script.evaluate(PATHS_SHOWN, [before, CHARTS, None, False])["empty"]
+    assert ended == "It ended before its first epoch was over, so nothing is known of the paths that were drawn."
+    assert script.evaluate(PATHS_SHOWN, [PATHS, CHARTS, None, False])["empty"] is None
+
+
+def test_what_is_said_again_after_a_rewind_is_drawn_once(script: Page) -> None:
+    """A resumed attempt draws the same epochs again: streams and counts are those of the newer lot."""
+    again = told_by({"strategy": {"kind": "msgdas"}, "target": {"value": "60%"}, "name": "another"})
+    for event in again:
+        if event["kind"] == "candidates_drawn" and event["epoch"] > 6:
+            event["often"] = {name: [7 * n for n in times] for name, times in event["often"].items()}
+    markup = script.evaluate(
+        f"""async ([told, again, charts]) => {{
+          const {{ add, emptyRun, rewind }} = await import("/static/js/run.js");
+          const {{ Paths }} = await import("/static/js/paths.js");
+          const drawn = (...turns) => {{
+            ({PLACE})();
+            const run = emptyRun(charts);
+            const paths = new Paths(document.getElementById("paths"));
+            for (const turn of turns) {{
+              if (run.lastSeq) rewind(run, Math.floor(told.length / 3));
+              add(run, turn);
+              paths.show(run.model, true);
+            }}
+            return document.getElementById("paths").innerHTML;
+          }};
+          return [drawn(told), drawn(told, again), drawn(again)];
+        }}""",
+        [PATHS, again, CHARTS],
+    )
+    first, resumed, fresh = markup
+    assert resumed == fresh != first
+
+
+def test_a_block_is_looked_into_for_its_chances(context: BrowserContext, said: list[str]) -> None:
+    """Keyboard alone: an epoch, a block, what was chosen in it, and back."""
+    page = context.new_page()
+    start(page, "Paths, 3 seconds", method="msgdas")
+    expect_state(page, "Finished")
+    paths = page.locator("#paths")
+    expect(paths.locator(".time p")).to_contain_text(re.compile(r"^Epoch (\d+) of \1: .*Drawing is over"))
+    expect(paths.get_by_role("button", name="Follow live")).to_be_hidden()  # nothing more will be drawn
+    paths.get_by_role("button", name="Cell 1").press("Enter")
+    inside = paths.locator(".inside-block")
+    expect(inside.get_by_role("heading", name="Chances in cell 1")).to_be_focused()
+    connections = inside.locator("figure")
+    assert connections.count() == paths.locator(".block").first.locator(".bed").count() > 1
+    for text in connections.all_inner_texts():
+        assert text.count("path A") == text.count("path B") == 1
+        chances = [int(chance) for chance in re.findall(r"(\d+) %", text)]
+        assert sum(chances) == pytest.approx(100, abs=len(chances) / 2)
+    assert inside.get_by_text("✓ chosen").count() > 0
+    paths.locator("input").press("ArrowLeft")
+    expect(inside.get_by_text("✓ chosen")).to_have_count(0)
+    inside.get_by_role("button", name="Close").focus()
+    page.keyboard.press("Escape")
+    expect(inside).to_be_hidden()
+    expect(paths.get_by_role("button", name="Cell 1")).to_be_focused()
     assert said == []
 
 

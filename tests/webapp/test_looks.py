@@ -60,6 +60,8 @@ def scenes(browser: Browser, cookies: list[dict[str, object]], stack: Stack, tmp
     expect_state(page, "Finished")
     found["a model"] = start(page, "A known model, 2 seconds", model="test_resnet")
     expect_state(page, "Finished")
+    found["sub-graphs"] = start(page, "Drawn by lot, 2 seconds", method="msgdas")
+    expect_state(page, "Finished")
     found["failed"] = start(page, "One that fails, 2 seconds")
     expect_state(page, "Failed")
     opened(page, "finished", found["finished"])
@@ -97,6 +99,8 @@ def test_no_page_breaks_a_serious_rule_of_axe(themed: Page, scenes: dict[str, st
             expect(themed.locator("#survey [data-facts]")).to_be_visible()
         if themed.locator("#network .pick").count():
             themed.locator("#network .pick").nth(1).click()
+        if name == "sub-graphs":
+            themed.locator("#paths .pick").first.click()
         themed.wait_for_timeout(700)
         themed.evaluate(source)
         result = themed.evaluate("axe.run(document, { resultTypes: ['violations'] })")
@@ -157,5 +161,5 @@ def test_nothing_jumps_while_a_page_fills(context: BrowserContext, scenes: dict[
 
 def opened(page: Page, name: str, address: str) -> None:
     page.goto(address)
-    if name in ("finished", "failed", "live", "shared", "a model"):
+    if name in ("finished", "failed", "live", "shared", "a model", "sub-graphs"):
         expect(page.locator("#network .block").first).to_be_visible(timeout=60_000)
