@@ -150,8 +150,8 @@ WRONG = [
     (
         {"target.limits.latency_ms": 5},
         "target.limits.latency_ms",
-        "milliseconds can be the target alone; give them there (target.metric: latency_ms), and params or macs as limits "
-        "beside it",
+        "milliseconds can be the target alone; give them there (target.metric: latency_ms), and params or macs as "
+        "limits beside it",
     ),
     (
         {"target.limits.macs": 0},
