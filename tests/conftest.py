@@ -8,7 +8,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 BROWSERS = ("", "compare_", "form_", "model_", "own_weights_", "trial_")
 SERVED = ("launch", "deploy", "looks", "drawing", *(f"{what}browser" for what in BROWSERS))
-"""Tests that start all of Coppice, most of them with a browser: one at a time, and for about as long as all the rest."""
+"""Tests that start all of Coppice, most of them with a browser: one at a time, and about as long as all the rest."""
 TOGETHER = {
     "servers": ("tests/chaos/", *(f"tests/webapp/test_{name}.py" for name in SERVED)),
     "web": ("webapp/", "tests/webapp/"),
