@@ -251,5 +251,5 @@ def _memory(config: SearchConfig) -> Iterator[Caution]:
         yield (
             "runtime.memory_share",
             f"{label} alone keeps all that its sub-graphs compute, so a share of {given:g} changes nothing; where "
-            "memory is short give fewer strategy.sub_graphs, or let strategy.memory be sequential",
+            f"memory is short {method.leaner}",
         )

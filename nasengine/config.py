@@ -394,6 +394,11 @@ class Method(Part):
         """What makes the steps smaller in which sizes can be met."""
         return "open filters or weights as well"
 
+    @property
+    def leaner(self) -> str:
+        """What takes less memory."""
+        return "give a smaller search.batch_size or fewer channels"
+
     def teachers(self, retrain_epochs: int) -> tuple[int, int]:
         """How many networks are trained for the search to learn from, and for how many epochs each."""
         return 0, 0
@@ -709,6 +714,10 @@ class MSGDASConfig(Method):
     @property
     def finer(self) -> str:
         return "let strategy.then be mgas, which prunes filters and weights as well"
+
+    @property
+    def leaner(self) -> str:
+        return "give fewer strategy.sub_graphs, or let strategy.memory be sequential"
 
     @property
     def held_out(self) -> float:

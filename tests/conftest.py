@@ -6,32 +6,20 @@ import pytest
 from django.db import connections
 from xdist.scheduler import LoadScopeScheduling
 
+BROWSERS = ("", "compare_", "form_", "model_", "own_weights_", "trial_")
+SERVED = ("launch", "deploy", "looks", "drawing", *(f"{what}browser" for what in BROWSERS))
+"""Tests that start all of Coppice, most of them with a browser: one at a time, and about as long as all the rest."""
 TOGETHER = {
-    "servers": (
-        "tests/chaos/",
-        *(
-            f"tests/webapp/test_{name}.py"
-            for name in (
-                "browser",
-                "compare_browser",
-                "deploy",
-                "drawing",
-                "form_browser",
-                "launch",
-                "looks",
-                "model_browser",
-                "own_weights_browser",
-                "trial_browser",
-            )
-        ),
-    ),
+    "servers": ("tests/chaos/", *(f"tests/webapp/test_{name}.py" for name in SERVED)),
+    "web": ("webapp/", "tests/webapp/"),
     "finished searches": tuple(
         f"tests/engine/test_{name}.py" for name in ("command_line", "compact", "export", "mistakes", "sparse_file")
     ),
     "searches": tuple(f"tests/engine/test_{name}.py" for name in ("search", "early_end")),
+    "known models": tuple(f"tests/engine/test_{name}.py" for name in ("survey", "borrowed", "latency", "scale_model")),
 }
-"""Parts of the suite whose tests start servers and browsers, one at a time, or share finished searches. What takes
-longest comes first, and the many small files last, so that both workers end together."""
+"""Parts of the suite whose tests share servers, finished searches or known models. What takes longest comes first, and
+the web before the engine: no test of it runs where torch was imported."""
 
 
 def part_of(nodeid: str) -> str:

@@ -616,6 +616,13 @@ def test_too_many_candidates_are_refused_many_are_warned_of() -> None:
     assert not many.problems
 
 
+def test_a_share_of_memory_that_changes_nothing_is_warned_of() -> None:
+    warned = dict(outlook(configuration({**SHORT, "runtime.memory_share": 0.5}), packed_digits().facts).warnings)
+    assert "DNA alone keeps all" in warned["runtime.memory_share"]
+    assert "give a smaller search.batch_size or fewer channels" in warned["runtime.memory_share"]
+    assert "runtime.memory_share" not in dict(outlook(configuration(SHORT), packed_digits().facts).warnings)
+
+
 def test_stopped_early_it_hands_out_a_network_within_the_target(tmp_path: Path) -> None:
     for number, kind in enumerate(("retrain_epoch", "epoch_finished")):
         control, said = Control(), []

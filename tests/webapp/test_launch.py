@@ -351,7 +351,8 @@ def test_every_vendor_file_is_in_its_package(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.redis
-def test_a_start_prints_a_link_that_signs_in_once_and_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+def test_a_start_prints_a_link_that_signs_in_once_and_no_end_leaves_anything(tmp_path: Path) -> None:
+    """Neither SIGTERM, nor Ctrl-C in the middle of a search, whose engine ends, too."""
     with coppice(tmp_path) as launcher:
         launcher.await_text("/sign-in/")
         assert ask(launcher.port, "/healthz").status == 200
@@ -374,7 +375,8 @@ def test_a_start_prints_a_link_that_signs_in_once_and_ctrl_c_leaves_nothing(tmp_
         assert address == f"http://127.0.0.1:{launcher.port}"
         assert "coppice_session" in str(ask(launcher.port, f"/sign-in/{path}").headers.get_all("Set-Cookie"))
         assert len(launcher.left()) >= 6  # the launcher, Redis and the four parts, at least
-        assert launcher.end(signal.SIGINT) == 0
+        launcher.process.send_signal(signal.SIGTERM)
+        assert launcher.process.wait(PATIENCE_SECONDS) == 0
         assert launcher.left() == []
         assert "Traceback" not in launcher.said and "superuser" not in launcher.said
 
@@ -383,19 +385,8 @@ def test_a_start_prints_a_link_that_signs_in_once_and_ctrl_c_leaves_nothing(tmp_
         launcher.await_text("/sign-in/")
         assert time.monotonic() - begun < 30
         assert ask(launcher.port, "/", session).status == 200  # who was signed in still is
-        launcher.process.send_signal(signal.SIGTERM)
-        assert launcher.process.wait(PATIENCE_SECONDS) == 0
-        assert launcher.left() == []
-
-
-@pytest.mark.slow
-@pytest.mark.redis
-def test_ctrl_c_in_the_middle_of_a_search_ends_its_engine_too(tmp_path: Path) -> None:
-    with coppice(tmp_path) as launcher:
-        launcher.await_text("/sign-in/")
-        cookie = sign_in(launcher)
         wanted = {"preset": "quick", "data": {"dataset": "digits"}, "target": {"metric": "params", "value": 20000}}
-        assert ask(launcher.port, "/api/v1/searches", cookie, post=wanted).status == 201
+        assert ask(launcher.port, "/api/v1/searches", session, post=wanted).status == 201
         launcher.wait_until(lambda: list((tmp_path / "data").rglob("events.jsonl")))
         assert any("nasengine" in process.cmdline() for process in launcher.left())
         assert launcher.end(signal.SIGINT) == 0
@@ -405,7 +396,9 @@ def test_ctrl_c_in_the_middle_of_a_search_ends_its_engine_too(tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.redis
-@pytest.mark.parametrize(("name", "word"), [("gpu", "--queues gpu"), ("redis", "redis-server")])
+@pytest.mark.parametrize(
+    ("name", "word"), [pytest.param("gpu", "--queues gpu", marks=pytest.mark.long), ("redis", "redis-server")]
+)
 def test_when_a_part_dies_the_rest_ends_and_says_which(tmp_path: Path, name: str, word: str) -> None:
     with coppice(tmp_path) as launcher:
         launcher.await_text("/sign-in/")
