@@ -3,7 +3,7 @@
 A fixed part of CIFAR-10, operations alone, no retraining. Each row is written when it is done; started again, it goes
 on where it was.
 
-    python -m benchmarks.skips cifar10.zip                # 10 searches, 35 minutes on one core
+    python -m benchmarks.skips cifar10.zip                # 10 searches, 40 minutes on one idle core
     python -m benchmarks.skips cifar10.zip --seeds 1      # two of them
 """
 

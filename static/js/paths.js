@@ -62,7 +62,8 @@ export class Paths {
     this.#shown = { event: draws[index], last: draws.at(-1), over };
     const at = { event: draws[index] ?? null, drawn: draws.slice(0, index + 1), epochs: this.#epochs(), over: index === draws.length - 1 ? over : null };
     this.#player.say(words(this.#all, at));
-    this.#counts.forEach((row) => paintCount(row, at.event && drawnSoFar(this.#all, at.event)));
+    const counts = at.event && drawnSoFar(this.#all, at.event);
+    this.#counts.forEach((row) => paintCount(row, counts));
     this.#blocks.forEach((block) => paint(block, at));
     this.#inside?.rows.forEach((row) => paintConnection(row, at));
   }
@@ -112,7 +113,7 @@ export class Paths {
     this.#inside = { number, rows };
     this.#shown = null;
     this.#draw();
-    title.focus({ preventScroll: false });
+    title.focus();
   }
 }
 

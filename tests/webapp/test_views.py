@@ -593,3 +593,14 @@ def test_the_operators_pages_work(client: Client, running: Search, ready_dataset
     client.force_login(services.local_owner())
     for url in ("/admin/webapp/search/", f"/admin/webapp/search/{running.pk}/change/", "/admin/webapp/dataset/"):
         assert client.get(url).status_code == 200, url
+
+
+def test_a_method_that_draws_paths_has_a_place_for_them(page: Client, new_search: Callable[..., Search]) -> None:
+    def shown(**strategy: Any) -> str:
+        search = new_search(strategy=strategy, target={"value": "60%"})
+        return page.get(search.get_absolute_url()).content.decode()
+
+    drawn = shown(kind="msgdas", sub_graphs=3)
+    assert 'id="paths"' in drawn and "3 paths through the network are drawn by lot" in drawn
+    assert "one path through the network is drawn" in shown(kind="msgdas", sub_graphs=1, soft="full", guidance="off")
+    assert 'id="paths"' not in shown(kind="mgas")
