@@ -135,7 +135,13 @@ CHARTS: list[Chart] = [
         "unit": "",
         "series": [
             {"label": "mean square", "event": "progress", "path": "losses.feature", "at": "step", "colour": "train"},
-            {"label": "agreement", "event": "progress", "path": "losses.agreement", "at": "step", "colour": "operation"},
+            {
+                "label": "agreement",
+                "event": "progress",
+                "path": "losses.agreement",
+                "at": "step",
+                "colour": "operation",
+            },
             {"label": "dispersion", "event": "progress", "path": "losses.dispersion", "at": "step", "colour": "filter"},
         ],
     },
@@ -247,8 +253,8 @@ CHARTS: list[Chart] = [
 BLOCKWISE = ("dna",)
 """Methods whose blocks learn one by one, from a teacher."""
 OF_BLOCKS: dict[str, str | None] = {
-    "accuracy": "Share of images put into the right class. Blocks that learn one by one put none into a class: the line "
-    "before epoch 0 is the teacher's, the one behind the search that of the network that was put together.",
+    "accuracy": "Share of images put into the right class. Blocks that learn one by one put none into a class: "
+    "the line before epoch 0 is the teacher's, the one behind the search that of the network that was put together.",
     "losses": None,
     "pull": None,
     "thresholds": None,

@@ -68,7 +68,9 @@ export class Blocks {
     for (const part of this.#place.querySelectorAll("[data-found], [data-wish]")) part.hidden = !model.paths;
     this.#panels.forEach((panel, number) => panel.take(model.paths?.chosen, number));
     if (!model.paths) {
-      this.#networks = [];
+      [this.#networks, this.#slider.max] = [[], 0];
+      this.#slider.removeAttribute("aria-valuetext");
+      tell(this.#part("words"), "");
       for (const panel of this.#panels) panel.wish(null);
       return;
     }
@@ -186,6 +188,7 @@ class Picture {
   #put(sign, one) {
     set(sign, "visibility", one ? "visible" : "hidden");
     if (one) set(sign, "transform", `translate(${this.x.at(one.cost)} ${this.y.at(one.rating)})`);
+    else sign.removeAttribute("transform");
   }
 }
 

@@ -90,7 +90,7 @@ const note = {
   search_started: (model, event) => Object.assign(model, { started: event, phase: "search" }),
   stage_started: (model, event) => {
     const at = model.epoch?.epoch ?? 0;
-    model.stage = event;
+    Object.assign(model, { stage: event, phase: "search" });
     if (at > 0) boundary(model, at, stageName(event, model));
   },
   progress: (model, event) => {
