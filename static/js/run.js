@@ -108,7 +108,7 @@ const note = {
   alternatives: (model, event) => Object.assign(model, { alternatives: event }),
   retrain_epoch: (model, event) => {
     if (isBefore(model, event)) {
-      if (!model.teacher) boundary(model, 0, "the search");
+      if (!model.teacher) boundary(model, 0, "search");
       Object.assign(model, { teacher: event, phase: "teacher", ...advance(model, event) });
       return;
     }

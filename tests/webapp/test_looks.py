@@ -60,6 +60,8 @@ def scenes(browser: Browser, cookies: list[dict[str, object]], stack: Stack, tmp
     expect_state(page, "Finished")
     found["a model"] = start(page, "A known model, 2 seconds", model="test_resnet")
     expect_state(page, "Finished")
+    found["blocks"] = start(page, "One block by block, 2 seconds")
+    expect_state(page, "Finished")
     found["failed"] = start(page, "One that fails, 2 seconds")
     expect_state(page, "Failed")
     opened(page, "finished", found["finished"])
@@ -157,5 +159,5 @@ def test_nothing_jumps_while_a_page_fills(context: BrowserContext, scenes: dict[
 
 def opened(page: Page, name: str, address: str) -> None:
     page.goto(address)
-    if name in ("finished", "failed", "live", "shared", "a model"):
+    if name in ("finished", "failed", "live", "shared", "a model", "blocks"):
         expect(page.locator("#network .block").first).to_be_visible(timeout=60_000)
