@@ -110,7 +110,8 @@ class Panel {
 
   /** Draws what is known of it: its rated candidates, or in words that there are none yet. */
   fill(event, isLearning, { started }) {
-    this.item.classList.toggle("now", !event && isLearning);
+    if (!event && isLearning) this.item.className = "now";
+    else this.item.removeAttribute("class");
     if (this.#event === event && event) return;
     [this.#event, this.#started] = [event, started];
     const head = element("h3", "", this.title);
