@@ -181,6 +181,8 @@ class BlockRated(Event):
     """How many were rated."""
     evaluations: int
     """How often an operation was computed for it, of a batch of images; what candidates share is computed once."""
+    one_by_one: int
+    """How often it would have been, each candidate by itself."""
     points: list[list[float]]
     """[cost, rating] of the candidates, cost in the target's metric; of more than 2,000 those of the front and others,
     evenly by rating."""

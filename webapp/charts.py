@@ -125,6 +125,27 @@ CHARTS: list[Chart] = [
         ],
     },
     {
+        "id": "likeness",
+        "title": "Distance from the teacher",
+        "sentence": "How far the answers of the block that is learning are from those it is to learn from. Each block "
+        "begins anew.",
+        "kind": "lines",
+        "x_label": "epoch",
+        "y_label": "loss",
+        "unit": "",
+        "series": [
+            {"label": "mean square", "event": "progress", "path": "losses.feature", "at": "step", "colour": "train"},
+            {
+                "label": "agreement",
+                "event": "progress",
+                "path": "losses.agreement",
+                "at": "step",
+                "colour": "operation",
+            },
+            {"label": "dispersion", "event": "progress", "path": "losses.dispersion", "at": "step", "colour": "filter"},
+        ],
+    },
+    {
         "id": "pull",
         "title": "Pull towards the target",
         "sentence": "What training minimises beside its mistakes. Above zero it prunes; below zero units "
@@ -229,13 +250,35 @@ CHARTS: list[Chart] = [
 ]
 
 
-def charts_of(operations: str) -> list[Chart]:
-    """The table, with this word for operations.
+BLOCKWISE = ("dna",)
+"""Methods whose blocks learn one by one, from a teacher."""
+OF_BLOCKS: dict[str, str | None] = {
+    "accuracy": "Share of images put into the right class. Blocks that learn one by one put none into a class: "
+    "the line before epoch 0 is the teacher's, the one behind the search that of the network that was put together.",
+    "losses": None,
+    "pull": None,
+    "thresholds": None,
+}
+"""Another sentence for their charts, or None where they have nothing to draw."""
 
-    >>> [series["label"] for series in charts_of("blocks")[4]["series"]]
+
+def charts_of(operations: str, method: str) -> list[Chart]:
+    """The table as a method needs it, with this word for operations.
+
+    >>> [series["label"] for series in charts_of("blocks", "mgas")[4]["series"]]
     ['blocks', 'filters', 'weights']
+    >>> [chart["id"] for chart in charts_of("operations", "dna")][:3]
+    ['accuracy', 'size', 'likeness']
     """
-    return [{**chart, "series": [_called(series, operations) for series in chart["series"]]} for chart in CHARTS]
+    if method in BLOCKWISE:
+        told = [(chart, OF_BLOCKS.get(chart["id"], chart["sentence"])) for chart in CHARTS]
+    else:
+        told = [(chart, chart["sentence"]) for chart in CHARTS if chart["id"] != "likeness"]
+    return [
+        {**chart, "sentence": sentence, "series": [_called(series, operations) for series in chart["series"]]}
+        for chart, sentence in told
+        if sentence
+    ]
 
 
 def _called(series: Series, operations: str) -> Series:

@@ -119,6 +119,8 @@ def _summary(said: Sequence[events.Event]) -> dict[str, Any]:
         match event:
             case events.DataProgress():
                 changes |= {"stage": f"{event.what} images", "eta_seconds": event.eta_seconds}
+            case events.SearchStarted():
+                changes |= {"stage": ""}
             case events.StageStarted():
                 changes |= {"stage": event.name, "size": event.size}
             case events.Progress():
@@ -127,6 +129,8 @@ def _summary(said: Sequence[events.Event]) -> dict[str, Any]:
                 changes |= {"size": event.size, "stage": TRAINING}
             case events.EpochFinished() | events.Committed() | events.StageFinished():
                 changes |= {"size": event.size}
+            case events.RetrainEpoch(network="teacher"):  # before the search, or after it
+                changes |= {"fraction": event.fraction, "eta_seconds": event.eta_seconds}
             case events.RetrainEpoch():
                 changes |= {"stage": TRAINING, "fraction": event.fraction, "eta_seconds": event.eta_seconds}
             case events.CheckpointSaved():

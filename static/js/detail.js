@@ -1,5 +1,6 @@
 // The page of one search: puts the feed, the run's model and the pictures together.
 
+import { Blocks } from "./blocks.js";
 import { Charts } from "./draw.js";
 import { Feed } from "./feed.js";
 import { figures, header } from "./header.js";
@@ -26,6 +27,7 @@ const timeline = new Timeline(
 const network = new Network(at("network"), { onPick: (_, number) => look(shown.block === number ? null : number) });
 const inside = new Inside(at("inside"), { onClose: () => look(null) });
 for (const place of [at("network"), at("inside")]) whenPointed(place, (unit) => tip(unit, run.model, timeline.index));
+const blocks = new Blocks(at("blocks"));
 const notify = new Notify(at("notify"), feed.id, document.querySelector("h1").textContent);
 const paths = at("paths") && new (await import("./paths.js")).Paths(at("paths")); // no page without it pays for it
 const shown = { fed: false, state: feed.state, page: feed.state.drawn, block: null, log: 0, spoken: "" };
@@ -71,8 +73,9 @@ function draw() {
   network.show(model, timeline.index);
   if (shown.block !== null) inside.show(model, timeline.index, shown.block);
   paths?.show(model, !shown.state.finished);
+  blocks.show(model);
   charts.draw(model);
-  result(model);
+  result(model, (size) => blocks.wish(size));
   log(model);
 }
 

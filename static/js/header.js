@@ -39,7 +39,10 @@ export function figures(model) {
     : `${unit}, target ${amount(target)}${also}`;
   const accuracy = report?.accuracy?.validation ?? retrain?.validation?.accuracy ?? model.epoch?.validation?.accuracy;
   at("figure-accuracy").textContent = percent(accuracy);
-  at("figure-accuracy-note").textContent = retrain ? "on validation images, retrained" : "on validation images";
+  const isApart = !retrain && !report && model.epoch?.validation.accuracy === null; // blocks that learn one by one
+  at("figure-accuracy-note").textContent = isApart
+    ? "once the blocks are one network"
+    : retrain ? "on validation images, retrained" : "on validation images";
   const isFinal = isFit && commit.seq > (model.epoch?.seq ?? 0);
   const kept = isFinal ? commit.totals : (model.epoch?.kept ?? commit?.totals);
   for (const level of ["operation", "filter", "weight"]) {
@@ -58,6 +61,7 @@ function running(model, commit) {
 
 function stageLine(model) {
   const { started, stage, progress: step, retrain, phase } = model;
+  if (phase === "teacher") return `Training the teacher, epoch ${model.teacher.epoch} of ${model.teacher.epochs}`;
   if (phase === "retraining") return `Training ${networkName(retrain.network)}, epoch ${retrain.epoch} of ${retrain.epochs}`;
   if (phase === "result" || phase === "finished") return "Done";
   if (!started || !stage) return model.data ? "Images are ready, building the network" : "";
@@ -75,8 +79,9 @@ function index(started, stage) {
 function steps(model, { state, finished }) {
   const { started, phase } = model;
   const stages = started?.stages ?? [];
-  const names = ["images", ...(stages.length ? stages.map(({ name }) => stageWords(name)) : ["search"]), "training", "result"];
-  const current = { waiting: 0, data: 0, search: 1 + (model.stage && started ? index(started, model.stage) : 0), retraining: names.length - 2 };
+  const before = model.teacher ? ["images", "teacher"] : ["images"];
+  const names = [...before, ...(stages.length ? stages.map(({ name }) => stageWords(name)) : ["search"]), "training", "result"];
+  const current = { waiting: 0, data: 0, teacher: 1, search: before.length + (model.stage && started ? index(started, model.stage) : 0), retraining: names.length - 2 };
   const where = phase === "failed" ? model.endedIn : phase;
   const now = ["result", "finished"].includes(where) ? names.length : current[where];
   const list = at("steps");

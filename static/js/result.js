@@ -10,15 +10,16 @@ import { count, enumerated, metricUnit, percent, whole } from "./words.js";
 
 const at = (id) => document.getElementById(id);
 
-/** Fills what the server has left room for in the result; parts that are there already stay as they are. */
-export function result(model) {
+/** Fills what the server has left room for in the result; parts that are there already stay as they are. `wished` is told
+ * the size that somebody moves to. */
+export function result(model, wished) {
   const place = at("result-pictures");
   if (!place || !model.result || !model.started) return;
   if (place.dataset.shown !== String(model.result.seq)) {
     place.dataset.shown = model.result.seq;
     new Network(at("network-start")).draw(model, {});
     new Network(at("network-found")).draw(model, ending(model));
-    other(model);
+    other(model, wished);
   }
   points(model);
 }
@@ -51,7 +52,7 @@ function points(model) {
 }
 
 /** The slider over the sizes that the engine has looked at. */
-function other(model) {
+function other(model, wished) {
   const card = at("what-if");
   const networks = model.alternatives?.networks ?? [];
   card.hidden = !networks.length;
@@ -76,7 +77,10 @@ function other(model) {
       link.textContent = `Search with ${whole(chosen.size)} ${metricUnit(model.started.metric)} as the target`;
     }
   };
-  slider.addEventListener("input", show);
+  slider.addEventListener("input", () => {
+    show();
+    wished(sizes[Number(slider.value)].size);
+  });
   show();
 }
 

@@ -58,7 +58,7 @@ function emptyModel(charts) {
   return {
     attempt: 1, data: null, dataProgress: null, started: null, stage: null, progress: null, epoch: null, draws: [], commits: [], retrain: null,
     result: null, failure: null, endedIn: null, finished: null, phase: "waiting", fraction: 0, etaSeconds: null,
-    totals: [], trail: [], alternatives: null, boundaries: [], log: [], progressCount: 0, changed: new Set(charts.map((chart) => chart.id)),
+    totals: [], trail: [], teacher: null, rated: [], paths: null, alternatives: null, boundaries: [], log: [], progressCount: 0, changed: new Set(charts.map((chart) => chart.id)),
     traces: Object.fromEntries(charts.map((chart) => [chart.id, new Map()])),
   };
 }
@@ -90,7 +90,7 @@ const note = {
   search_started: (model, event) => Object.assign(model, { started: event, phase: "search" }),
   stage_started: (model, event) => {
     const at = model.epoch?.epoch ?? 0;
-    model.stage = event;
+    Object.assign(model, { stage: event, phase: "search" });
     if (at > 0) boundary(model, at, stageName(event, model));
   },
   progress: (model, event) => {
@@ -103,9 +103,16 @@ const note = {
     if (isWhole) model.trail.push({ size: event.size, accuracy: event.validation.accuracy, epoch: event.epoch });
   },
   candidates_drawn: (model, event) => model.draws.push(event),
+  block_rated: (model, event) => (model.rated[event.block] = event),
+  paths_found: (model, event) => Object.assign(model, { paths: event }),
   committed: (model, event) => model.commits.push(event),
   alternatives: (model, event) => Object.assign(model, { alternatives: event }),
   retrain_epoch: (model, event) => {
+    if (isBefore(model, event)) {
+      if (!model.teacher) boundary(model, 0, "search");
+      Object.assign(model, { teacher: event, phase: "teacher", ...advance(model, event) });
+      return;
+    }
     if (!model.retrain) boundary(model, model.started?.epochs ?? 0, "retraining");
     Object.assign(model, { retrain: event, phase: "retraining", ...advance(model, event) });
   },
@@ -116,6 +123,11 @@ const note = {
   search_finished: (model, event) => Object.assign(model, { finished: event, phase: "finished", fraction: 1, etaSeconds: null }),
   search_failed: (model, event) => Object.assign(model, { failure: event, endedIn: model.phase, phase: "failed", etaSeconds: null }),
 };
+
+/** Whether a teacher is trained for the search itself, and not for what it finds. */
+function isBefore(model, { network }) {
+  return network === "teacher" && !model.stage;
+}
 
 /** How far it is; and how long all of it would take, as the last estimates saw it. */
 function advance(model, { fraction, eta_seconds: eta }) {
@@ -152,6 +164,7 @@ function measured(series, found, event, granularity) {
 
 function position(at, model, event) {
   if (at === "step") return event.epoch - 1 + event.step / event.steps;
+  if (at === "retraining" && isBefore(model, event)) return event.epoch - event.epochs;
   if (at === "retraining") return (model.started?.epochs ?? 0) + event.epoch;
   if (at === "commit") return model.commits.length;
   return event.epoch ?? 0;

@@ -48,6 +48,12 @@ const say = {
     `${capital(stageName(event, model))} begins: ${stageWords(event.name)}.` +
       (event.warmup_epochs ? ` Nothing is pruned in ${event.warmup_epochs === 1 ? "its first epoch" : `its first ${event.warmup_epochs} epochs`}.` : ""),
   ),
+  block_rated: (event) => good(
+    `Block ${event.block + 1} of ${event.blocks}: ${plural(event.candidates, "candidate")} rated in ${duration(event.seconds).replace("about ", "")}; no other one is both smaller and better than ${event.front.length === 1 ? "one" : whole(event.front.length)} of them.`,
+  ),
+  paths_found: (event, model) => good(
+    `Of ${count(event.of)} networks the best one within the target: ${amount(event.chosen.size)} ${metricUnit(model.started?.metric)}. That is certain after a look at ${plural(event.visited, "beginning")} of networks.`,
+  ),
   committed: committed,
   collapse_averted: (event) => ({
     tone: "grow",
@@ -57,8 +63,9 @@ const say = {
     `${capital(stageName(event, model))} (${stageWords(event.name)}) is closed after ${duration(event.seconds)} with ${left(event, model)}` +
       (event.validation.accuracy === null || event.validation.accuracy === undefined ? "." : `, validation accuracy ${percent(event.validation.accuracy)}.`),
   ),
-  retrain_epoch: (event) => {
+  retrain_epoch: (event, model) => {
     if (event.epoch !== 1) return null;
+    if (model.phase === "teacher") return plain(`The teacher is trained first, for ${plural(event.epochs, "epoch")}: a large network, whose answers the blocks are to learn.`);
     return plain(`${capital(networkName(event.network))} is now built for real, without masks, and is to train for ${plural(event.epochs, "epoch")}.`);
   },
   result_ready: (event, model) => {

@@ -37,14 +37,18 @@ STEPS = 8
 
 def story(raw: dict[str, object] | None = None, *, seed: int = 0) -> list[events.Event]:
     """All events of one run that ends well, numbered from 1."""
-    found = _Run(
-        engine_config.parse(raw or {"name": "Digits under 20 k", "target": {"value": 20_000}}), random.Random(seed)
-    )
-    return [replace(event, seq=seq) for seq, event in enumerate(found.events(), start=1)]
+    config = engine_config.parse(raw or {"name": "Digits under 20 k", "target": {"value": 20_000}})
+    return numbered(Run(config, random.Random(seed)))
 
 
-class _Run:
+def numbered(run: Run) -> list[events.Event]:
+    return [replace(event, seq=seq) for seq, event in enumerate(run.events(), start=1)]
+
+
+class Run:
     """Keeps which units are on while the story is told."""
+
+    method = "mgas"
 
     def __init__(self, config: engine_config.SearchConfig, chance: random.Random) -> None:
         self.config, self.chance = config, chance
@@ -84,11 +88,9 @@ class _Run:
             sum(c.units for c in plan.choices if c.block == b and c.granularity == "weight")
             for b in range(len(plan.blocks))
         ]
-        epochs = [config.search.epochs // len(plan.exits)] * len(plan.exits)
-        epochs[-1] += config.search.epochs - sum(epochs)
         yield events.SearchStarted(
             name=config.name,
-            method="mgas",
+            method=self.method,
             space=config.space.kind,
             metric=config.target.metric,
             target=self.target,
@@ -107,14 +109,34 @@ class _Run:
                 }
                 for c in plan.choices
             ],
-            stages=[
-                {"name": self.stage_name(n), "blocks": blocks, "epochs": epochs[n], "target": self.target}
-                for n, blocks in enumerate(plan.exit_blocks)
-            ],
+            stages=self.stages(),
             epochs=config.search.epochs,
             retrain_epochs=config.retrain.epochs,
             device="CPU (x86_64)",
         )
+        yield from self.searched()
+        for target in sorted({self.target, *self.also}, reverse=True):
+            yield from self.retrained("found" if target == self.target else f"at {target}")
+        for target in self.also:
+            yield self.result(f"family/{target}", target)
+        yield self.result("result", self.target)
+        yield events.SearchFinished(seconds=self.seconds)
+
+    def epochs(self) -> list[int]:
+        """Of each stage."""
+        stages = len(self.plan.exits)
+        epochs = [self.config.search.epochs // stages] * stages
+        epochs[-1] += self.config.search.epochs - sum(epochs)
+        return epochs
+
+    def stages(self) -> list[dict[str, object]]:
+        return [
+            {"name": self.stage_name(n), "blocks": blocks, "epochs": epochs, "target": self.target}
+            for n, (blocks, epochs) in enumerate(zip(self.plan.exit_blocks, self.epochs(), strict=True))
+        ]
+
+    def searched(self) -> Iterator[events.Event]:
+        plan, epochs = self.plan, self.epochs()
         epoch = 0
         for stage, blocks in enumerate(plan.exit_blocks):
             yield from self.stage(stage, blocks, epoch, epochs[stage])
@@ -123,12 +145,6 @@ class _Run:
                 yield self.regrown(stage, epoch)
         yield self.committed(stage, epoch, "fit", 0.04)
         yield self.alternatives()
-        for target in sorted({self.target, *self.also}, reverse=True):
-            yield from self.retrained("found" if target == self.target else f"at {target}")
-        for target in self.also:
-            yield self.result(f"family/{target}", target)
-        yield self.result("result", self.target)
-        yield events.SearchFinished(seconds=self.seconds)
 
     def stage(self, stage: int, blocks: int, before: int, epochs: int) -> Iterator[events.Event]:
         warmup = max(1, int(self.config.strategy.warmup_fraction * epochs))
@@ -440,14 +456,16 @@ def tell(config: Path, folder: Path) -> int:
     """Plays the engine: says the story with small pauses, obeys its standard input.
 
     "20 seconds" in the name is how long it takes; "dies once" kills itself in the middle of its first attempt, having
-    said more than it saved; "fails" ends with a sentence.
+    said more than it saved; "fails" ends with a sentence; "block by block" is a search that rates blocks.
     """
     raw = json.loads(config.read_text())
     name, saved = raw["name"], folder / "saved"
     resumed = saved.exists()
     after = int(saved.read_text()) if resumed else 0
     threading.Thread(target=_listen, daemon=True).start()
-    told = story(raw, seed=int(resumed))
+    from tests.webapp import story_of_blocks  # which is one of these
+
+    told = (story_of_blocks.story if "block by block" in name else story)(raw, seed=int(resumed))
     lasts = re.search(r"(\d+) seconds?", name)
     pause = (int(lasts[1]) if lasts else 4) / len(told)
     for event in told[after:]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from nasengine.events import KINDS
-from webapp.charts import CHARTS, Chart, Series
+from webapp.charts import CHARTS, OF_BLOCKS, Chart, Series, charts_of
 
 CSS = Path(__file__).parents[2] / "static" / "css" / "coppice.css"
 GRANULARITIES = ("operation", "filter", "weight")
@@ -60,6 +60,16 @@ def test_every_colour_stands_in_the_style_sheet_for_both_themes() -> None:
 def test_charts_have_names_of_their_own_and_are_plain_json() -> None:
     assert len({chart["id"] for chart in CHARTS}) == len(CHARTS)
     assert json.loads(json.dumps(CHARTS)) == CHARTS
+
+
+def test_a_method_has_the_charts_that_it_fills() -> None:
+    """What blocks that learn one by one do not measure has other words, or no chart."""
+    usual = {chart["id"]: chart["sentence"] for chart in charts_of("operations", "mgas")}
+    of_blocks = {chart["id"]: chart["sentence"] for chart in charts_of("operations", "dna")}
+    assert set(OF_BLOCKS) <= set(usual)
+    assert set(of_blocks) - set(usual) == {"likeness"}
+    assert set(usual) - set(of_blocks) == {name for name, sentence in OF_BLOCKS.items() if sentence is None}
+    assert "put none into a class" in of_blocks["accuracy"] != usual["accuracy"]
 
 
 def _is_mapping(hint: Any) -> bool:

@@ -62,6 +62,8 @@ def scenes(browser: Browser, cookies: list[dict[str, object]], stack: Stack, tmp
     expect_state(page, "Finished")
     found["sub-graphs"] = start(page, "Drawn by lot, 1 second", method="msgdas")
     expect_state(page, "Finished")
+    found["blocks"] = start(page, "One block by block, 1 second")
+    expect_state(page, "Finished")
     found["failed"] = start(page, "One that fails, 1 second")
     expect_state(page, "Failed")
     opened(page, "finished", found["finished"])
@@ -161,5 +163,5 @@ def test_nothing_jumps_while_a_page_fills(context: BrowserContext, scenes: dict[
 
 def opened(page: Page, name: str, address: str) -> None:
     page.goto(address)
-    if name in ("finished", "failed", "live", "shared", "a model", "sub-graphs"):
+    if name in ("finished", "failed", "live", "shared", "a model", "sub-graphs", "blocks"):
         expect(page.locator("#network .block").first).to_be_visible(timeout=60_000)

@@ -10,6 +10,7 @@ import pytest
 from django.utils import timezone
 
 from nasengine import events
+from tests.webapp import story_of_blocks
 from tests.webapp.cast import epoch_finished, progress, put_into, say, seqs
 from webapp import relay, selectors
 from webapp.models import Search, SearchEvent, SearchState
@@ -36,6 +37,24 @@ def test_the_list_shows_the_latest_numbers(running: Search) -> None:
     say(running, progress(1, size=30_000), progress(250, size=28_000))
     running.refresh_from_db()
     assert (running.size, running.fraction, running.eta_seconds) == (28_000, 0.25, 60.0)
+
+
+def test_a_teacher_that_is_trained_first_is_no_training_of_what_was_found(running: Search) -> None:
+    """So that the search can be stopped early, not kept; after the search it changes nothing of that."""
+    told = story_of_blocks.story()
+    teacher = next(at for at, event in enumerate(told) if isinstance(event, events.RetrainEpoch))
+    say(running, *told[: teacher + 1])
+    running.refresh_from_db()
+    assert (running.is_training, running.stage) == (False, "")
+    assert running.fraction == pytest.approx(0.02)
+    found = next(at for at, event in enumerate(told) if getattr(event, "network", "") == "found")
+    say(running, *told[teacher + 1 : found + 1])
+    running.refresh_from_db()
+    assert running.is_training
+    assert [phase for _, phase, _, _ in running.curve] == [1]  # the blocks' epochs have no accuracy
+    say(running, replace(told[teacher], seq=told[found].seq + 1))
+    running.refresh_from_db()
+    assert running.is_training
 
 
 def test_a_resumed_attempt_replaces_what_the_dead_one_said_after_its_checkpoint(running: Search) -> None:

@@ -1,0 +1,197 @@
+"""Blocks that are rated one by one: what their panels show at any moment, and the path that the slider moves."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from nasengine import events
+from tests.webapp.browsing import NARROW, expect_state, start
+from tests.webapp.story_of_blocks import story
+from webapp.charts import CHARTS, charts_of
+
+pytestmark = [pytest.mark.browser, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(900)]
+
+TOLD = [json.loads(events.to_line(event)) for event in story()]
+RATED = [event for event in TOLD if event["kind"] == "block_rated"]
+PATHS = next(event for event in TOLD if event["kind"] == "paths_found")
+
+FED = """async ([charts, steps]) => {
+  const { add, emptyRun, rewind } = await import("/static/js/run.js");
+  const { Blocks } = await import("/static/js/blocks.js");
+  document.body.innerHTML = `<section id="blocks"><p data-summary></p><p data-found hidden></p>
+    <div data-wish hidden><input type="range" min="0" max="0" value="0"><p data-words></p></div><ol data-panels></ol>
+  </section>`;
+  const place = document.getElementById("blocks");
+  const [run, blocks] = [emptyRun(charts), new Blocks(place)];
+  for (const [what, given] of steps) {
+    if (what === "add") add(run, given);
+    if (what === "rewind") rewind(run, given);
+    if (what === "wish") blocks.wish(given);
+    else blocks.show(run.model);
+  }
+  return place.outerHTML;
+}"""
+
+
+HEADED = """async ([charts, told]) => {
+  const { add, emptyRun } = await import("/static/js/run.js");
+  const { header } = await import("/static/js/header.js");
+  const run = emptyRun(charts);
+  add(run, told);
+  header(run.model, { state: "running", attempt: 1 });
+}"""
+"""The head of a page as it was in the middle of a run."""
+
+
+def shown(page: Page, *steps: tuple[str, Any]) -> Page:
+    """The section after `add`, `rewind` and `wish`, one after another."""
+    page.evaluate(FED, [CHARTS, [list(step) for step in steps]])
+    return page
+
+
+def until(kind: str, count: int = 1) -> list[dict[str, Any]]:
+    """What is told up to the so-manieth event of a kind."""
+    last = [event["seq"] for event in TOLD if event["kind"] == kind][count - 1]
+    return TOLD[:last]
+
+
+def test_a_panel_says_in_words_what_it_waits_for_and_fills_when_it_is_rated(script: Page) -> None:
+    panels = script.locator("[data-panels] > li")
+    shown(script, ("add", until("search_started")))
+    expect(script.locator("#blocks")).to_be_hidden()  # of another method it would be nothing
+    shown(script, ("add", until("retrain_epoch")))
+    expect(panels).to_have_text([f"Block {n}not rated yet" for n in (1, 2, 3)])
+    shown(script, ("add", until("stage_started")))
+    expect(panels).to_have_text(["Block 1training now", "Block 2not rated yet", "Block 3not rated yet"])
+    shown(script, ("add", until("stage_started", 2)))
+    expect(panels.nth(1)).to_have_text("Block 2training now")
+    expect(panels.nth(0)).to_contain_text("42 candidates of 2 layers; tau \N{MINUS SIGN}0.86")
+    dots = panels.nth(0).locator(".candidates").get_attribute("d") or ""
+    assert dots.count("M") == len(RATED[0]["points"]) == 42
+    line = panels.nth(0).locator(".front-points").get_attribute("d") or ""
+    assert line.count("M") == len(RATED[0]["front"])
+    expect(script.locator("[data-wish]")).to_be_hidden()
+
+
+def test_lower_ratings_are_lower_and_costs_go_to_the_right(script: Page) -> None:
+    shown(script, ("add", until("block_rated")))
+    dots = script.locator(".candidates").first.get_attribute("d") or ""
+    places = [tuple(map(float, pair)) for pair in re.findall(r"M([\d.]+) ([\d.]+)h0", dots)]
+    costs, ratings = zip(*RATED[0]["points"], strict=True)
+    assert [place for place, _ in places].index(max(place for place, _ in places)) == costs.index(max(costs))
+    down = [place for _, place in places]
+    assert down.index(max(down)) == ratings.index(min(ratings))
+
+
+def test_the_summary_says_what_it_took_and_where_the_rating_says_little(script: Page) -> None:
+    shown(script, ("add", TOLD))
+    summary = script.locator("[data-summary]")
+    expect(summary).to_contain_text("301 candidates of 3 blocks are rated. That took 355 evaluations of an operation")
+    expect(summary).to_contain_text("where one by one would have taken 847")
+    expect(summary).to_contain_text("\N{MINUS SIGN}0.86 to \N{MINUS SIGN}0.42")
+    expect(summary).to_contain_text("So the rating says little more than the size does in block 1.")
+    shown(script, ("add", until("block_rated")))
+    expect(summary).to_contain_text("42 candidates of 1 of 3 blocks are rated.")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9, 1.0])
+def test_the_slider_shows_the_largest_network_that_is_no_larger(script: Page, share: float) -> None:
+    smallest, largest = PATHS["networks"][0]["size"], PATHS["networks"][-1]["size"]
+    wanted = smallest + share * (largest - smallest)
+    known = [*(one for one in PATHS["networks"] if one["size"] != PATHS["chosen"]["size"]), PATHS["chosen"]]
+    network = max((one for one in known if one["size"] <= wanted), key=lambda one: one["size"])
+    shown(script, ("add", TOLD), ("wish", wanted))
+    words = script.locator("[data-words]")
+    expect(words).to_contain_text(f"{round(network['size']):,} parameters, summed rating {network['rating']:.3g}")
+    assert script.locator("input").get_attribute("aria-valuetext") == words.inner_text()
+    panels = script.locator("[data-panels] > li")
+    for number, event in enumerate(RATED):
+        cost = event["front"][network["picks"][number]]["cost"] if "picks" in network else network["costs"][number]
+        expect(panels.nth(number)).to_contain_text(f"{round(cost):,} parameters, rated")
+        assert panels.nth(number).locator("li").count() == len(event["choices"])
+        expect(panels.nth(number).locator(".taken")).to_have_attribute("visibility", "visible")
+        layer = panels.nth(number).locator("li").first
+        expect(layer).to_contain_text(re.compile("inverted bottleneck|skip connection"))
+
+
+def test_what_was_taken_is_ringed_and_the_slider_begins_there(script: Page) -> None:
+    shown(script, ("add", TOLD))
+    expect(script.locator("[data-words]")).to_contain_text("the network that was taken")
+    for panel in script.locator("[data-panels] > li").all():
+        ring, mark = panel.locator(".taken"), panel.locator(".wished")
+        assert ring.get_attribute("transform") == mark.get_attribute("transform") != None  # noqa: E711
+
+
+def test_a_rewind_leaves_what_a_page_that_is_opened_later_shows(script: Page) -> None:
+    """In the middle of blocks, of a block, and with the networks known; also where nothing is said again."""
+    for kind, count in (("retrain_epoch", 2), ("stage_started", 2), ("block_rated", 2), ("paths_found", 1)):
+        kept = until(kind, count)
+        fresh = script.evaluate(FED, [CHARTS, [["add", kept]]])
+        assert script.evaluate(FED, [CHARTS, [["add", TOLD], ["rewind", len(kept)]]]) == fresh
+    fresh = script.evaluate(FED, [CHARTS, [["add", TOLD]]])
+    again = [["add", until("paths_found")], ["rewind", len(until("stage_started", 2))], ["add", TOLD]]
+    assert script.evaluate(FED, [CHARTS, again]) == fresh
+
+
+LINES = """async ([charts, told]) => {
+  const { add, emptyRun } = await import("/static/js/run.js");
+  const run = emptyRun(charts);
+  add(run, told);
+  const lines = ({ id }) => [...run.model.traces[id].values()].map(({ label, x }) => [label, x]);
+  return Object.fromEntries(charts.map((chart) => [chart.id, lines(chart)]));
+}"""
+
+
+def test_charts_show_the_teacher_before_the_search_and_how_far_each_block_is_from_it(script: Page) -> None:
+    lines = script.evaluate(LINES, [charts_of("operations", "dna"), TOLD])
+    accuracy = dict(lines["accuracy"])
+    assert accuracy["retraining, validation, teacher"] == [-4, -3, -2, -1, 0]
+    assert min(accuracy["retraining, validation"]) == 13 and "validation" not in accuracy
+    [[label, places]] = lines["likeness"]
+    assert label == "mean square"
+    assert len(places) == sum(event["kind"] == "progress" for event in TOLD)
+    assert not {"losses", "pull", "thresholds"} & set(lines)
+
+
+def test_it_is_watched_to_its_end(context: BrowserContext, said: list[str]) -> None:
+    """Blocks, then the network; the slider moves by keys, and follows its neighbour; head, charts and list agree."""
+    page = context.new_page()
+    address = start(page, "Digits block by block, 8 seconds")
+    expect(page.locator("#figure-accuracy-note")).to_have_text("once the blocks are one network")
+    expect_state(page, "Finished")
+    expect(page.locator("#figure-accuracy")).to_have_text("97.7 %")
+    for words in (
+        "The teacher is trained first",
+        "Block 2 of 3: 252 candidates rated",
+        "the best one within the target",
+    ):
+        expect(page.locator("#log")).to_contain_text(words)
+    slider, words = page.locator("#wish-size"), page.locator("#blocks [data-words]")
+    slider.focus()
+    page.keyboard.press("Home")
+    expect(words).to_contain_text("worse. It was not built.")
+    smallest = words.inner_text()
+    page.keyboard.press("ArrowRight")
+    expect(words).not_to_have_text(smallest)
+    page.locator("#what-if-size").focus()
+    page.keyboard.press("Home")  # 30 % of the target; the panels follow
+    size = int((page.locator("#what-if-text").inner_text().split()[0]).replace(",", ""))
+    assert int(words.inner_text().split()[0].replace(",", "")) <= size
+    page.evaluate(HEADED, [CHARTS, until("retrain_epoch", 2)])
+    expect(page.locator("#stage-line")).to_have_text("Training the teacher, epoch 2 of 5")
+    expect(page.locator("#steps li")).to_have_text(
+        ["images", "teacher", "block 1", "block 2", "block 3", "training", "result"]
+    )
+    expect(page.locator("#steps li.now")).to_have_text("teacher")
+    page.set_viewport_size(NARROW)  # type: ignore[arg-type]
+    page.reload()  # charts that are there already follow the window a moment later
+    expect(page.locator("#blocks .panels .wished").last).to_be_visible()
+    assert not page.evaluate("document.documentElement.scrollWidth > innerWidth")
+    page.goto("/")
+    expect(page.locator(f"a[href$='{address.split('/')[-2]}/']").first).to_be_visible()
+    assert said == []
