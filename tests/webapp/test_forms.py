@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.forms import Select
+from django.forms import CheckboxSelectMultiple, Select
 
 from nasengine.config import NO_AMOUNT, PRESETS, CellsSpace, ChainSpace, SearchConfig, parse
 from nasengine.errors import ConfigError
@@ -106,7 +106,9 @@ def test_the_grey_text_is_what_each_preset_would_fill_in(alice: User) -> None:
 def test_each_kind_has_its_own_grey_texts(alice: User, field: str, texts: list[str]) -> None:
     widget = NewSearchForm(owner=alice).fields[field].widget
     assert list(json.loads(widget.attrs["data-presets"]).values()) == texts
-    if isinstance(widget, Select):
+    if isinstance(widget, CheckboxSelectMultiple):
+        assert not widget.attrs.get("placeholder"), "a tick can show none"
+    elif isinstance(widget, Select):
         assert dict(widget.choices)[""] == f"As the preset ({texts[0]})"
     else:
         assert widget.attrs["placeholder"] == texts[0]
@@ -134,7 +136,7 @@ def form_greys(alice: User, **typed: str) -> dict[str, str]:
 
 def test_each_kind_has_a_group_of_its_own(alice: User) -> None:
     groups = {group.title: group for group in NewSearchForm(owner=alice).advanced_groups}
-    of_one_kind = ["Space: Cells", "Space: Chain", "Method: MGAS", "Method: DMS", "Method: MSG-DAS"]
+    of_one_kind = ["Space: Cells", "Space: Chain", "Method: MGAS", "Method: DMS", "Method: MSG-DAS", "Method: DNA"]
     assert [group.title for group in groups.values() if group.only] == of_one_kind
     chain = groups["Space: Chain"]
     assert (chain.kind_field, chain.only) == ("space__kind", "chain")
