@@ -54,6 +54,12 @@ GROUPS = {
     "baseline": "Comparison",
     "runtime": "Machine",
 }
+WITH_WEIGHTS = {"space__kind": "imported", "space__imported__weights": "file"}
+WITH_TEACHER = {
+    "space__kind": "chain", "strategy__kind": "dna", "strategy__dna__teacher": "library",
+    "strategy__dna__teacher_weights": "file",
+}  # fmt: skip
+"""What a form begins with besides, where a file with weights is given: to the model, or to its teacher."""
 TRAINED = {"file": "A file of yours", "pretrained": "Trained, from its library"}
 LABELS: dict[str, dict[str, str]] = {
     "preset": {name: entry.label for name, entry in catalogue.PRESETS.items()},
@@ -164,6 +170,7 @@ class NewSearchForm(forms.Form):
     Args:
         dataset: the data set to begin with; an unknown one changes nothing.
         weights: the weights to begin with, of a known model; unknown ones change nothing.
+        teacher: the same of a teacher of DNA.
     """
 
     asked: Asked
@@ -179,17 +186,18 @@ class NewSearchForm(forms.Form):
         owner: User,
         dataset: str | None = None,
         weights: str | None = None,
+        teacher: str | None = None,
     ) -> None:
         super().__init__(data)
         self.owner = owner
-        self.is_filled_further = False
         spaces = {kind: {"space": {"kind": kind}} for kind in KINDS["space"]}
         methods = {
             kind: spaces[entry.spaces[0]] | {"strategy": {"kind": kind}} for kind, entry in catalogue.STRATEGIES.items()
         }
+        kinds: dict[str, dict[str, Any]] = {"": {}, **spaces, **methods}
         self.presets = {
             (kind, preset): parse({"preset": preset, "data": {"dataset": "cifar10"}, **part})
-            for kind, part in ({"": {}} | spaces | methods).items()
+            for kind, part in kinds.items()
             for preset in PRESETS
         }
         self.settings = list(settings_of())
@@ -197,9 +205,13 @@ class NewSearchForm(forms.Form):
             self.fields[setting.name] = self._field(setting)
         if dataset in dict(self.fields["data__dataset"].widget.choices):
             self.initial["data__dataset"] = dataset
-        if weights and weights in dict(self.fields["space__imported__path"].widget.choices):
-            chosen = {"kind": "imported", "imported__weights": "file", "imported__path": weights}
-            self.initial.update({f"space__{name}": value for name, value in chosen.items()})
+        self._begin(weights, "space__imported__path", WITH_WEIGHTS)
+        self._begin(teacher, "strategy__dna__teacher_path", WITH_TEACHER)
+        self.is_filled_further = "strategy__dna__teacher_path" in self.initial
+
+    def _begin(self, weights: str | None, name: str, others: Mapping[str, str]) -> None:
+        if weights and weights in dict(self.fields[name].widget.choices):
+            self.initial.update({**others, name: weights})
 
     def fill(self, raw: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Begins with what a configuration says; gives (dotted name, value) of what no field can say.
