@@ -449,7 +449,7 @@ def dataset_thumbnail(request: OwnedRequest, pk: UUID, name: str) -> HttpRespons
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def weights(request: OwnedRequest) -> HttpResponse:
-    """One's own, and the form for more, which leads to a search of them, or one that they teach (`?for=teacher`)."""
+    """One's own, and the form for more, which leads to a search that they begin, or teach (`?for=teacher`)."""
     begins = "teacher" if request.GET.get("for") == "teacher" else "weights"
     form = WeightsForm(request.POST, request.FILES) if request.method == "POST" else WeightsForm()
     if form.is_bound and form.is_valid():

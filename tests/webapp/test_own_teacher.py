@@ -281,9 +281,9 @@ def test_the_real_engine_learns_from_weights_that_were_uploaded(page: Client, se
     file = SimpleUploadedFile("oak.safetensors", (tmp_path / "oak.safetensors").read_bytes())
     assert page.post("/weights/?for=teacher", {"file": file}).status_code == 302
     fields = {
-        FIELD: Weights.objects.get().reference, "data__limit": "120", "space__chain__layers": "2",
-        "space__chain__channels": "4", "space__chain__kernels": "3", "space__chain__expansions": "3",
-        "search__epochs": "6", "retrain__epochs": "1", "target__value": "90%", "strategy__dna__rating_images": "16",
+        FIELD: Weights.objects.get().reference, "data__limit": "120", "space__chain__layers": "3",
+        "space__chain__channels": "4", "space__chain__expansions": "3",
+        "search__epochs": "6", "retrain__epochs": "1", "target__value": "95%", "strategy__dna__rating_images": "16",
     }  # fmt: skip
     answer = page.post("/searches/new/", FORM | fields)
     assert answer.status_code == 302, answer.context["form"].errors
