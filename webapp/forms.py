@@ -553,7 +553,7 @@ def _text(value: Any, setting: Setting) -> str:
     if isinstance(value, bool):
         return YES_NO[str(value).lower()]
     if isinstance(value, list | tuple):
-        return ", ".join(str(item) for item in value) or "none"
+        return ", ".join(_text(item, setting) for item in value) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
