@@ -44,7 +44,9 @@ def onnx_of(model: nn.Module, example: Tensor) -> bytes:
                 dynamic_axes={"images": batch, "logits": batch},
             )
     except Exception as error:  # a thousand models fail in as many ways
-        raise ExportError(f"the model cannot be written as ONNX ({told(error)}); keep it as PyTorch") from None
+        raise ExportError(
+            f"the model cannot be written as ONNX ({told(error).split('. Please')[0]}); keep it as PyTorch"
+        ) from None
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     return file.getvalue()

@@ -133,7 +133,7 @@ class DNA(Strategy):
         block, _, width = self._drawn(moment)
         read, wanted = self._lesson(block, batch[0])
         made = net.stretch({block.source: read}, block.first, block.border, draws[0].sub_graph, draws[0].masks)
-        found = self._read_out(block, width)(made)
+        found, wanted = (_wide(x) for x in (self._read_out(block, width)(made), wanted))
         loss = F.mse_loss(found, wanted) / wanted.var(correction=0).clamp(min=TINY)
         return {"feature": steeper(loss)}, None
 
@@ -262,7 +262,7 @@ class DNA(Strategy):
             found = known.setdefault(way, [prices(net.plan, self.rungs, ways[way], metric) for metric in bounds])
             path = [_integer(len(rung.options), stream) for rung in self.rungs]
             share = max(
-                (one.fixed + one.of(0, path)) / bound for one, bound in zip(found, bounds.values(), strict=True)
+                round(one.fixed + one.of(0, path)) / bound for one, bound in zip(found, bounds.values(), strict=True)
             )
             if nearest < share <= 1:
                 nearest, best = share, (path, ways[way])
@@ -443,6 +443,11 @@ def strategy(
         plan, part, ends=part.ends(space), epochs=config.search.epochs,
         bounds={config.target.metric: targets[0], **limits}, seed=config.seed, wider=wider,
     )  # fmt: skip
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In fp32 at least: a variance of bf16 is a guess."""
+    return x.float() if x.dtype == torch.bfloat16 else x
 
 
 def steeper(loss: Tensor) -> Tensor:

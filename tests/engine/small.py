@@ -79,6 +79,23 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "search.epochs": 12,
         "retrain.epochs": 1,
     },
+    "blocks": {
+        "strategy": {"kind": "dna", "teacher_epochs": 2, "rating_images": 40, "widths": [0.5, 1.0]},
+        "space": {
+            "kind": "chain",
+            "layers": 4,
+            "channels": 4,
+            "kernels": [3, 5],
+            "expansions": [2],
+            "attention": [1],
+            "reductions": [2],
+        },
+        "target.value": "60%",
+        "target.limits.macs": "60%",
+        "search.epochs": 4,
+        "retrain.epochs": 1,
+        "baseline.random": 1,
+    },
     "teacher": {"retrain.teacher": "full", "baseline.random": 1, "target.also": ["60%"], "search.epochs": 12},
     "known model": {
         "space": {"kind": "imported", "model": "test_resnet"},

@@ -38,6 +38,9 @@ FURTHER: list[tuple[str, str, str, dict[str, Any]]] = [
     ("msgdas", "reconstructed", "chain", {"space.attention": [4]}),
     ("msgdas", "reconstructed", "cells", {"strategy.memory": "sequential"}),
 ]
+BEYOND = {(kind, recipe, space) for kind, recipe, space, _ in FURTHER}
+"""Pairs that are held to it with more besides; by themselves among the long tests."""
+CASES = [*(pytest.param(*pair, {}, marks=[pytest.mark.long] * (pair in BEYOND)) for pair in PAIRS), *FURTHER]
 FILES = ("model.safetensors", "model.onnx", "architecture.json", "pictures.png")
 
 
@@ -71,7 +74,7 @@ def places(said: list[Event]) -> list[Place]:
     return [place for place in dict.fromkeys(map(place_of, said)) if place in wanted]
 
 
-@pytest.mark.parametrize(("kind", "recipe", "space", "further"), [*((*pair, {}) for pair in PAIRS), *FURTHER])
+@pytest.mark.parametrize(("kind", "recipe", "space", "further"), CASES)
 def test_stopped_at_every_edge_and_inside_every_stage_it_ends_with_the_very_same_files(
     kind: str, recipe: str, space: str, further: dict[str, Any], tmp_path: Path, cache: None
 ) -> None:

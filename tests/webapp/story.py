@@ -448,7 +448,7 @@ def tell(config: Path, folder: Path) -> int:
     after = int(saved.read_text()) if resumed else 0
     threading.Thread(target=_listen, daemon=True).start()
     told = story(raw, seed=int(resumed))
-    lasts = re.search(r"(\d+) seconds", name)
+    lasts = re.search(r"(\d+) seconds?", name)
     pause = (int(lasts[1]) if lasts else 4) / len(told)
     for event in told[after:]:
         if "fails" in name and event.seq > len(told) // 3:

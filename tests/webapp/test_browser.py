@@ -261,7 +261,7 @@ def test_a_chain_is_asked_for_and_a_family_comes_back(context: BrowserContext, s
     """Only the chosen space's settings are shown and sent; each further target has its row, files and sentences."""
     page = context.new_page()
     page.goto("/searches/new/")
-    page.get_by_label("Name", exact=True).fill("A family")
+    page.get_by_label("Name", exact=True).fill("A family in 1 second")
     page.get_by_text("Advanced:").click()
     page.get_by_label("Nodes").fill("99")
     expect(page.locator("#outlook-sentence")).to_have_text("Something has to be mended first:")
@@ -356,7 +356,7 @@ def test_pages_fit_a_phone_and_start_with_a_way_past_the_menu(context: BrowserCo
 def test_a_live_search_fits_a_phone(context: BrowserContext) -> None:
     page = context.new_page()
     page.set_viewport_size(NARROW)  # type: ignore[arg-type]
-    start(page, "on the way home")
+    start(page, "on the way home in 1 second")
     expect_state(page, "Finished")
     shown(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"]

@@ -280,7 +280,7 @@ def test_a_search_is_replayed_followed_and_looked_into(context: BrowserContext, 
     page = context.new_page()
     scripts: list[str] = []
     page.on("request", lambda request: scripts.append(request.url))
-    start(page, "Watched, 3 seconds")
+    start(page, "Watched, 1 second")
     expect_state(page, "Finished")
     expect(page.locator("#commit-text")).to_contain_text(re.compile(r"Commit (\d+) of \1,"))
     expect(page.locator("#follow")).to_be_hidden()
@@ -326,7 +326,7 @@ HEAT_MAPS = """rows => rows.map((row) => [
 def test_a_known_model_is_looked_into(context: BrowserContext, said: list[str]) -> None:
     """Its widths as heat maps by their layers' names, its blocks by score; no word of operations or cells."""
     page = context.new_page()
-    start(page, "A model, 3 seconds", model="test_resnet")
+    start(page, "A model, 1 second", model="test_resnet")
     expect_state(page, "Finished")
     expect(page.locator("#network .block")).to_have_count(10)
     page.get_by_role("button", name="layer1.1").click()
@@ -545,7 +545,7 @@ def test_a_block_is_looked_into_for_its_chances(context: BrowserContext, said: l
 
 def test_the_result_shows_start_and_found_and_other_sizes(context: BrowserContext, said: list[str]) -> None:
     page = context.new_page()
-    start(page, "Pictured, 3 seconds")
+    start(page, "Pictured, 1 second")
     expect_state(page, "Finished")
     expect(page.locator("#network-start .strand[data-state=on]").first).to_be_attached()
     assert page.locator("#network-start .strand[data-state=off]").count() == 0
@@ -621,14 +621,14 @@ def test_whoever_asked_is_told_on_the_desktop_when_a_search_ends(context: Browse
     page.reload()
     expect(page.locator("#network .block").first).to_be_visible()
     assert page.evaluate("window.told") == []
-    start(page, "Untold, 2 seconds")
+    start(page, "Untold, 1 second")
     expect_state(page, "Finished")
     assert page.evaluate("window.told") == []
 
 
 def test_each_chart_can_be_read_as_a_table(context: BrowserContext) -> None:
     page = context.new_page()
-    start(page, "Read, 2 seconds")
+    start(page, "Read, 1 second")
     expect_state(page, "Finished")
     figure = page.locator("figure", has=page.locator("#chart-kept"))
     figure.scroll_into_view_if_needed()

@@ -95,7 +95,6 @@ def test_the_grey_text_is_what_each_preset_would_fill_in(alice: User) -> None:
         ("space__cells__reductions", ["1, 3", "automatic", "automatic"]),
         ("space__chain__reductions", ["2, 4", "automatic", "automatic"]),
         ("space__chain__layers", ["6", "12", "18"]),
-        ("space__chain__attention", ["none"] * 3),
         ("space__chain__squeeze_excite", ["No"] * 3),
         ("strategy__mgas__regrow_every", ["only after early stages"] * 3),
         ("strategy__mgas__warmup_fraction", ["0.2"] * 3),
