@@ -982,8 +982,9 @@ class TargetConfig(Part):
     )
     value: float | str = option(
         "40%",
-        "A number, or a percentage of the full space such as 40%. How many milliseconds can be reached is known "
-        "once a search has begun and measured its device.",
+        "A number, or a percentage of the full space such as 40%; with DNA, of its largest network, which has one "
+        "operation a layer. How many milliseconds can be reached is known once a search has begun and measured its "
+        "device.",
         title="Target",
         advanced=False,
     )
@@ -1167,8 +1168,11 @@ class SearchConfig(Part):
     def parts_agree(self) -> Self:
         entry = catalogue.STRATEGIES[self.strategy.kind]
         if self.space.kind not in entry.spaces:
+            several = "s" * (len(entry.spaces) > 1)
             raise ConfigError.at(
-                "strategy.kind", f"{entry.label} searches the spaces {', '.join(entry.spaces)}, not {self.space.kind}"
+                "strategy.kind",
+                f"{entry.label} searches the space{several} {', '.join(entry.spaces)}, not {self.space.kind}; "
+                f"choose {' or '.join(entry.spaces)} as the space, or another method",
             )
         if self.strategy.wants_trained and not self.space.begins_trained:
             raise ConfigError.at(

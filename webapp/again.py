@@ -10,6 +10,7 @@ from typing import Any
 from nasengine.config import parse
 from nasengine.errors import ConfigError
 from webapp.models import UPLOAD, Search, usual_name
+from webapp.weight_files import weight_file
 
 ZIP, WEIGHTS = "images.zip", "weights.safetensors"
 SHELL = """cat > config.json <<'END'
@@ -76,15 +77,11 @@ def recipes(search: Search, *, address: str) -> list[Recipe]:
         address: where searches are posted to.
     """
     brief = again(search)
-    needs = {
-        "needs_zip": str(brief["data"]["dataset"]).startswith(UPLOAD),
-        "needs_weights": str(brief["space"].get("path")).startswith(UPLOAD),
-    }
-    local = dict(brief)
+    named = weight_file(brief)
+    needs = {"needs_zip": str(brief["data"]["dataset"]).startswith(UPLOAD), "needs_weights": named is not None}
+    local = named.put(brief, WEIGHTS) if named else dict(brief)
     if needs["needs_zip"]:
         local["data"] = {**brief["data"], "dataset": "zip", "path": ZIP}
-    if needs["needs_weights"]:
-        local["space"] = {**brief["space"], "path": WEIGHTS}
     return [
         Recipe(key="shell", title="Command line", text=SHELL.format(json=_lines(local, _json, "  ")), **needs),
         Recipe(

@@ -256,8 +256,9 @@ def list_searches(request: HttpRequest, page: Query[Page]) -> Any:
     response=STRANGER | {201: SearchOut, 403: Message, 409: Message, 413: Message, 422: Problems},
     summary="Start a search",
     description="The body is the configuration of the command line. An upload is named by its reference: "
-    '`"data": {"dataset": "upload:<id>"}`, `"space": {"weights": "file", "path": "upload:<id>"}`; paths of the server '
-    "are refused." + LOOKED_AT,
+    '`"data": {"dataset": "upload:<id>"}`, `"space": {"weights": "file", "path": "upload:<id>"}`, for DNA '
+    '`"strategy": {"teacher_weights": "file", "teacher_path": "upload:<id>"}`; paths of the server are refused.'
+    + LOOKED_AT,
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": config_schema()}}}},
 )
 def create_search(request: HttpRequest) -> Any:

@@ -13,6 +13,7 @@ from django.db.models import Q
 from webapp.again import briefly, leaves
 from webapp.models import Search, SearchEvent, also_text, target_text
 from webapp.templatetags import words
+from webapp.weight_files import WEIGHT_FILES, WeightFile
 
 FEWEST, MOST = 2, 8
 """Searches side by side."""
@@ -20,7 +21,7 @@ MOST_POINTS = 500
 """Of a line."""
 MOST_ROWS = 100
 """Of the table beside the lines."""
-UNSAID = ("name", "data.path", "data.dataset", "space.path")
+UNSAID = ("name", "data.path", "data.dataset", *(place.dotted for place in WEIGHT_FILES))
 """Settings that stand elsewhere: in the heads of columns, in a row of their own."""
 
 LATENCY = "Time for one image"
@@ -73,11 +74,15 @@ def setting_rows(searches: Sequence[Search]) -> list[Row]:
     names = dict.fromkeys(name for settings in asked for name in settings if name not in UNSAID)
     uploads = [
         Row(label="data.dataset", values=[search.dataset_label for search in searches]),
-        Row(label="space.path", values=[search.weights_label or words.NOTHING for search in searches]),
+        *(Row(label=place.dotted, values=[_weights(search, place) for search in searches]) for place in WEIGHT_FILES),
     ]
     rows = uploads + [Row(label=name, values=[_told(settings, name) for settings in asked]) for name in names]
     chosen = {name for search in searches for name, _ in leaves(briefly(search.config))}
     return [row for row in rows if _differs(row.values) or (words.NOTHING in row.values and row.label in chosen)]
+
+
+def _weights(search: Search, place: WeightFile) -> str:
+    return words.NOTHING if place.of(search.config) is None else search.weights_label
 
 
 def _differs(values: Iterable[str]) -> bool:

@@ -28,6 +28,7 @@ from webapp.again import leaves
 from webapp.models import DatasetState, Search
 from webapp.selectors import Asked, Unchosen, datasets_of, search_asked, weights_of
 from webapp.surveys import Subject, Unsurveyed
+from webapp.weight_files import WEIGHT_FILES
 
 BASIC_ORDER = (
     "name", "preset", "data.dataset", "space.kind", "space.library", "space.model", "space.weights", "space.path",
@@ -36,10 +37,11 @@ BASIC_ORDER = (
 KIND = "kind"
 HIDDEN = {"data.path": "data__dataset"}
 """Not for the web, as paths of the server are nobody's to give -> where the form says so."""
-UPLOADED = ("data.dataset", "space.path")
+WEIGHTS = tuple(place.dotted for place in WEIGHT_FILES)
+UPLOADED = ("data.dataset", *WEIGHTS)
 """Fields in which uploads are chosen."""
-LISTED = {"space.model": {"list": "model-names", "spellcheck": "false", "autocapitalize": "none"}}
-"""Fields whose values are offered by a list of the page."""
+LISTED = {"space.model": "model-names", "strategy.teacher_model": "teacher-names"}
+"""Field -> the list of the page that offers its values, which are names."""
 GROUPS = {
     "": "General",
     "data": "Data",
@@ -52,10 +54,19 @@ GROUPS = {
     "baseline": "Comparison",
     "runtime": "Machine",
 }
+WITH_WEIGHTS = {"space__kind": "imported", "space__imported__weights": "file"}
+WITH_TEACHER = {
+    "space__kind": "chain", "strategy__kind": "dna", "strategy__dna__teacher": "library",
+    "strategy__dna__teacher_weights": "file",
+}  # fmt: skip
+"""What a form begins with besides, where a file with weights is given: to the model, or to its teacher."""
+TRAINED = {"file": "A file of yours", "pretrained": "Trained, from its library"}
 LABELS: dict[str, dict[str, str]] = {
     "preset": {name: entry.label for name, entry in catalogue.PRESETS.items()},
     "space.kind": {name: entry.label for name, entry in catalogue.SPACES.items()},
-    "space.weights": {"none": "Random", "file": "A file of yours", "pretrained": "Trained, from its library"},
+    "space.weights": {"none": "Random", **TRAINED},
+    "strategy.teacher_weights": TRAINED,
+    "strategy.teacher": {"own": "Of its own", "library": "A known model"},
     "strategy.kind": {name: entry.label for name, entry in catalogue.STRATEGIES.items()},
     "target.metric": {name: label.capitalize() for name, label in catalogue.METRICS.items()}
     | {"latency_ms": "Time for one image"},
@@ -159,6 +170,7 @@ class NewSearchForm(forms.Form):
     Args:
         dataset: the data set to begin with; an unknown one changes nothing.
         weights: the weights to begin with, of a known model; unknown ones change nothing.
+        teacher: the same of a teacher of DNA.
     """
 
     asked: Asked
@@ -174,11 +186,15 @@ class NewSearchForm(forms.Form):
         owner: User,
         dataset: str | None = None,
         weights: str | None = None,
+        teacher: str | None = None,
     ) -> None:
         super().__init__(data)
         self.owner = owner
-        self.is_filled_further = False
-        kinds = {"": {}, **{kind: {part: {"kind": kind}} for part, found in KINDS.items() for kind in found}}
+        spaces = {kind: {"space": {"kind": kind}} for kind in KINDS["space"]}
+        methods = {
+            kind: spaces[entry.spaces[0]] | {"strategy": {"kind": kind}} for kind, entry in catalogue.STRATEGIES.items()
+        }
+        kinds: dict[str, dict[str, Any]] = {"": {}, **spaces, **methods}
         self.presets = {
             (kind, preset): parse({"preset": preset, "data": {"dataset": "cifar10"}, **part})
             for kind, part in kinds.items()
@@ -189,9 +205,13 @@ class NewSearchForm(forms.Form):
             self.fields[setting.name] = self._field(setting)
         if dataset in dict(self.fields["data__dataset"].widget.choices):
             self.initial["data__dataset"] = dataset
-        if weights and weights in dict(self.fields["space__imported__path"].widget.choices):
-            chosen = {"kind": "imported", "imported__weights": "file", "imported__path": weights}
-            self.initial.update({f"space__{name}": value for name, value in chosen.items()})
+        self._begin(weights, "space__imported__path", WITH_WEIGHTS)
+        self._begin(teacher, "strategy__dna__teacher_path", WITH_TEACHER)
+        self.is_filled_further = "strategy__dna__teacher_path" in self.initial
+
+    def _begin(self, weights: str | None, name: str, others: Mapping[str, str]) -> None:
+        if weights and weights in dict(self.fields[name].widget.choices):
+            self.initial.update({**others, name: weights})
 
     def fill(self, raw: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Begins with what a configuration says; gives (dotted name, value) of what no field can say.
@@ -315,11 +335,15 @@ class NewSearchForm(forms.Form):
         widget: forms.Widget
         if setting.ticks:
             widget = forms.CheckboxSelectMultiple(attrs=attrs, choices=list(choices.items()))
-        elif choices:
+        elif choices or setting.dotted in WEIGHTS:
             first = [] if basic else [("", f"As the preset ({self._shown(setting, 'quick')})")]
+            if basic and setting.dotted in WEIGHTS:
+                first = [("", "Choose one")]
             widget = forms.Select(attrs=attrs, choices=[*first, *choices.items()])
         else:
-            shown = LISTED.get(setting.dotted, {}) if basic else {"placeholder": self._shown(setting, "quick")}
+            shown = {} if basic else {"placeholder": self._shown(setting, "quick")}
+            if setting.dotted in LISTED:
+                shown |= {"list": LISTED[setting.dotted], "spellcheck": "false", "autocapitalize": "none"}
             numeric = setting.kind in (int, float) and not setting.is_list
             # No number input: where a browser cannot read the number it sends nothing, and nobody is told.
             attrs |= shown | {"autocomplete": "off"} | ({"inputmode": "decimal"} if numeric else {})
@@ -339,8 +363,8 @@ class NewSearchForm(forms.Form):
             ready = datasets_of(self.owner).filter(state=DatasetState.READY)
             uploads = {dataset.reference: dataset.name for dataset in ready}
             return uploads | {name: entry.label for name, entry in catalogue.DATASETS.items()}
-        if setting.dotted == "space.path":
-            return {"": "Choose one"} | {weights.reference: weights.name for weights in weights_of(self.owner)}
+        if setting.dotted in WEIGHTS:
+            return {weights.reference: weights.name for weights in weights_of(self.owner)}
         if setting.kind is bool:
             return YES_NO
         labels = LABELS.get(setting.dotted, {})
@@ -529,7 +553,7 @@ def _text(value: Any, setting: Setting) -> str:
     if isinstance(value, bool):
         return YES_NO[str(value).lower()]
     if isinstance(value, list | tuple):
-        return ", ".join(str(item) for item in value) or "none"
+        return ", ".join(_text(item, setting) for item in value) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -41,6 +41,7 @@ from webapp.models import (
     Weights,
 )
 from webapp.surveys import Subject, Unsurveyed
+from webapp.weight_files import WEIGHT_FILES, WeightFile, weight_file
 
 LOG = "engine.log"
 TAIL_BYTES = 8000
@@ -86,9 +87,8 @@ class Asked:
         raw = self.config.model_dump(mode="json")
         if self.dataset:
             raw["data"] |= {"dataset": self.dataset.reference, "path": None}
-        if self.weights:
-            raw["space"]["path"] = self.weights.reference
-        return raw
+        named = weight_file(raw)
+        return named.put(raw, self.weights.reference) if named and self.weights else raw
 
 
 class Unchosen(ConfigError):
@@ -97,10 +97,10 @@ class Unchosen(ConfigError):
     `otherwise`: the same configuration with other trained weights, which promises the very same.
     """
 
-    def __init__(self, otherwise: dict[str, Any]) -> None:
-        self.otherwise = otherwise
+    def __init__(self, place: WeightFile, raw: Mapping[str, Any]) -> None:
+        self.otherwise = place.left_out(raw)
         sentence = "no file is chosen; choose one of yours, or upload it first (in a configuration: upload:<its id>)"
-        super().__init__([("space.path", sentence)])
+        super().__init__([(place.dotted, sentence)])
 
 
 def search_asked(*, owner: User, raw: object) -> Asked:
@@ -151,11 +151,12 @@ def _facts(config: SearchConfig, dataset: Dataset | None) -> DataFacts:
 def engine_config(search: Search) -> dict[str, Any]:
     """The configuration as the engine reads it, with the paths of uploads."""
     config = _with_data_path(search)
-    if _is_upload(config["space"].get("path")):
-        if search.weights is None:
-            raise ConfigError.at("space.path", f"the weights '{search.weights_label}' were deleted; upload them again")
-        config["space"] = {**config["space"], "path": _path(search.weights)}
-    return config
+    named = weight_file(config)
+    if named is None:
+        return config
+    if search.weights is None:
+        raise ConfigError.at(named.dotted, f"the weights '{search.weights_label}' were deleted; upload them again")
+    return named.put(config, _path(search.weights))
 
 
 def _with_data_path(search: Search) -> dict[str, Any]:
@@ -215,26 +216,27 @@ def fitting_batch_of(search: Search, memory_mib: float) -> int | None:
 
 
 def _with_weights(owner: User, raw: Mapping[str, Any]) -> tuple[dict[str, Any], Weights | None]:
-    """The path of the weights in the place of their reference."""
-    space = raw.get("space")
-    if not isinstance(space, Mapping):
-        return dict(raw), None
-    name = space.get("path")
-    if name is None and space.get("weights") == "file":
-        raise Unchosen({**raw, "space": {**space, "weights": "pretrained"}})
-    if name is None:
-        return dict(raw), None
+    """The path of the weights in the place of their reference; what names some twice is refused by whoever reads it."""
+    config, weights = dict(raw), None
+    for place in WEIGHT_FILES:
+        if place.is_missing(config):
+            raise Unchosen(place, config)
+        if (name := place.of(config)) is not None:
+            weights = _weights_by_reference(owner, name, place.dotted)
+            config = place.put(config, _path(weights))
+    return config, weights
+
+
+def _weights_by_reference(owner: User, name: object, field: str) -> Weights:
     if not _is_upload(name):
         raise ConfigError.at(
-            "space.path",
+            field,
             "files of the server cannot be named here; upload yours on the weights page and name it upload:<its id>",
         )
     weights = _owned(Weights, owner, name)
     if weights is None:
-        raise ConfigError.at(
-            "space.path", f"there are no weights '{brief(name)}' of yours; choose some of the weights page"
-        )
-    return {**raw, "space": {**space, "path": _path(weights)}}, weights
+        raise ConfigError.at(field, f"there are no weights '{brief(name)}' of yours; choose some of the weights page")
+    return weights
 
 
 def _with_images(owner: User, raw: Mapping[str, Any]) -> tuple[dict[str, Any], Dataset | None]:

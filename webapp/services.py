@@ -66,6 +66,7 @@ from webapp.models import (
 )
 from webapp.selectors import Asked, packed_folder, run_folder, search_asked, share_links_of, token_hash
 from webapp.surveys import Subject
+from webapp.weight_files import weight_file
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,8 @@ def search_create(*, owner: User, asked: Asked) -> Search:
             raise ConfigError.at("data.dataset", f"the data set '{label}' was deleted meanwhile; choose another")
         if asked.weights and not Weights.objects.select_for_update().filter(pk=asked.weights.pk).exists():
             gone = f"the weights '{asked.weights_label}' were deleted meanwhile; choose others"
-            raise ConfigError.at("space.path", gone)
+            named = weight_file(config)
+            raise ConfigError.at(named.dotted if named else "", gone)
         search = Search.objects.create(
             owner=owner,
             name=config["name"] or usual_name(label, config["target"]),

@@ -71,7 +71,11 @@ def searches(request: OwnedRequest) -> HttpResponse:
 def search_new(request: OwnedRequest) -> HttpResponse:
     data = request.POST if request.method == "POST" else None
     form = NewSearchForm(
-        data, owner=request.user, dataset=request.GET.get("dataset"), weights=request.GET.get("weights")
+        data,
+        owner=request.user,
+        dataset=request.GET.get("dataset"),
+        weights=request.GET.get("weights"),
+        teacher=request.GET.get("teacher"),
     )
     context = {
         "form": form,
@@ -445,7 +449,8 @@ def dataset_thumbnail(request: OwnedRequest, pk: UUID, name: str) -> HttpRespons
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def weights(request: OwnedRequest) -> HttpResponse:
-    """One's own, and the form for more, which leads to a search that begins with them."""
+    """One's own, and the form for more, which leads to a search that they begin, or teach (`?for=teacher`)."""
+    begins = "teacher" if request.GET.get("for") == "teacher" else "weights"
     form = WeightsForm(request.POST, request.FILES) if request.method == "POST" else WeightsForm()
     if form.is_bound and form.is_valid():
         given = form.cleaned_data
@@ -454,8 +459,8 @@ def weights(request: OwnedRequest) -> HttpResponse:
         except services.Refused as refusal:
             form.add_error("file", str(refusal))
         else:
-            return redirect(f"{reverse('search_new')}?weights={new.reference}")
-    context = {"weights": selectors.weights_of(request.user), "upload_form": form}
+            return redirect(f"{reverse('search_new')}?{begins}={new.reference}")
+    context = {"weights": selectors.weights_of(request.user), "upload_form": form, "begins": begins}
     return render(request, "weights.html", context, status=422 if form.is_bound else 200)
 
 

@@ -5,6 +5,7 @@ const KEY = "draft";
 const BEGUN = {
   dataset: ["data__dataset"],
   weights: ["space__kind", "space__imported__weights", "space__imported__path"],
+  teacher: ["space__kind", "strategy__kind", ...["teacher", "teacher_weights", "teacher_path"].map((name) => `strategy__dna__${name}`)],
 };
 
 /** Keeps what is filled in whenever a link of the form is followed, until it is sent. */

@@ -1,18 +1,13 @@
-// The field of a known model: offers the names of its library, and says what may be cut of the one that is named.
+// What may be cut of the known model that is named, as the form tells it.
 
 import { element } from "./elements.js";
 import { plural } from "./words.js";
 
 /** The part of the form about a known model. `again` is called when it is to be looked at once more. */
 export class Model {
-  #names = null;
-  #library;
-  #list;
   #parts;
 
   constructor(place, again) {
-    this.#library = place.querySelector("select");
-    this.#list = place.querySelector("datalist");
     const part = (name) => place.querySelector(`[data-${name}]`);
     this.#parts = { waits: part("waits"), facts: part("facts"), whole: part("whole"), again: place.querySelector("button") };
     this.#parts.again.addEventListener("click", (click) => {
@@ -20,21 +15,6 @@ export class Model {
       this.#parts.again.hidden = true;
       again();
     });
-  }
-
-  /** Offers the names of the chosen library; they are fetched when they are first wanted. */
-  async offer() {
-    const library = this.#library.value;
-    if (this.#list.dataset.library === library) return;
-    this.#list.dataset.library = library;
-    this.#names ??= fetch(this.#list.dataset.names, { credentials: "same-origin" }).then((answer) => answer.json());
-    try {
-      const names = (await this.#names)[library] ?? [];
-      this.#list.replaceChildren(...names.map((name) => Object.assign(document.createElement("option"), { value: name })));
-    } catch {
-      this.#names = null; // a name can be typed all the same
-      delete this.#list.dataset.library;
-    }
   }
 
   /** How far it is known what may be cut: {survey, cuttable} of the server's answer. */

@@ -2,6 +2,7 @@
 
 import { keep, refill } from "./draft.js";
 import { isUnderWay, Model } from "./model.js";
+import { offer } from "./offer.js";
 import { bytes, count, enumerated, listed, memory, metricUnit, span, whole } from "./words.js";
 
 const form = document.getElementById("new-search");
@@ -198,9 +199,15 @@ function grey(textOf) {
   }
 }
 
+/** What an advanced field says: what was filled in, or what its effort does. */
+function said(field) {
+  return field.value || JSON.parse(field.dataset.presets)[form.elements.preset.value];
+}
+
 /** Of a part with several kinds, only what belongs to the chosen one is shown and sent. */
 function kinds() {
-  if (form.elements["space__kind"].value === "imported") model.offer();
+  if (form.elements["space__kind"].value === "imported") offer(at("model-names"), form.elements["space__imported__library"].value);
+  if (form.elements["strategy__kind"].value === "dna") offer(at("teacher-names"), said(form.elements["strategy__dna__teacher_library"]));
   for (const group of form.querySelectorAll("[data-kind]")) {
     group.hidden = group.disabled = form.elements[group.dataset.kindOf].value !== group.dataset.kind;
   }

@@ -298,7 +298,13 @@ def test_the_message_names_the_fields() -> None:
 def test_a_strategy_that_does_not_search_the_space_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = catalogue.Strategy(label="MGAS", sentence="", paths={}, spaces=("chain", "imported"))
     monkeypatch.setitem(catalogue.STRATEGIES, "mgas", entry)
-    assert problems(raw()) == [("strategy.kind", "MGAS searches the spaces chain, imported, not cells")]
+    assert problems(raw()) == [
+        (
+            "strategy.kind",
+            "MGAS searches the spaces chain, imported, not cells; choose chain or imported as the space, or another "
+            "method",
+        )
+    ]
     assert parse(chain({})).space.kind == "chain"
 
 
@@ -410,7 +416,8 @@ ALONE: dict[str, Any] = {"kind": "msgdas", "sub_graphs": 1}
         (
             {"strategy": SUB_GRAPHS, "space": {"kind": "imported"}},
             "strategy.kind",
-            "MSG-DAS searches the spaces cells, chain, not imported",
+            "MSG-DAS searches the spaces cells, chain, not imported; choose cells or chain as the space, or another "
+            "method",
         ),
         (
             {"strategy": {**SUB_GRAPHS, "then": "mgas"}, "search.epochs": 7},

@@ -591,7 +591,11 @@ def test_10_a_teacher_that_cannot_teach_is_refused_in_a_sentence_before_anything
             "before they are trained",
         ),
         ({"retrain.epochs": 0, "strategy.teacher_epochs": None}, "strategy.teacher_epochs", "knows nothing"),
-        ({"space": {"kind": "cells"}}, "strategy.kind", "DNA searches the spaces chain, not cells"),
+        (
+            {"space": {"kind": "cells"}},
+            "strategy.kind",
+            "DNA searches the space chain, not cells; choose chain as the space, or another method",
+        ),
     ],
 )
 def test_what_dna_cannot_do_is_said_where_it_was_asked_for(changes: dict[str, Any], field: str, sentence: str) -> None:

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.forms import Select
+from django.forms import CheckboxSelectMultiple, Select
 
-from nasengine.config import NO_AMOUNT, PRESETS, CellsSpace, ChainSpace, SearchConfig, parse
+from nasengine.config import NO_AMOUNT, PRESETS, CellsSpace, ChainSpace, DNAConfig, SearchConfig, parse
 from nasengine.errors import ConfigError
 from nasengine.outlook import outlook
 from nasengine.splits import builtin_facts
+from webapp.again import briefly
 from webapp.forms import NewSearchForm, SettingField, settings_of
 from webapp.models import Dataset, DatasetState
 from webapp.selectors import search_asked
@@ -98,6 +99,10 @@ def test_the_grey_text_is_what_each_preset_would_fill_in(alice: User) -> None:
         ("strategy__mgas__regrow_every", ["only after early stages"] * 3),
         ("strategy__mgas__warmup_fraction", ["0.2"] * 3),
         ("strategy__dms__warmup_fraction", ["0.1"] * 3),
+        ("strategy__dna__widths", ["1"] * 3),
+        ("strategy__dna__block_ends", ["automatic"] * 3),
+        ("strategy__dna__teacher_epochs", ["as the retraining"] * 3),
+        ("strategy__dna__teacher_path", ["no file"] * 3),
         ("target__limits__macs", ["none"] * 3),
         ("data__limit", ["all"] * 3),
     ],
@@ -105,7 +110,9 @@ def test_the_grey_text_is_what_each_preset_would_fill_in(alice: User) -> None:
 def test_each_kind_has_its_own_grey_texts(alice: User, field: str, texts: list[str]) -> None:
     widget = NewSearchForm(owner=alice).fields[field].widget
     assert list(json.loads(widget.attrs["data-presets"]).values()) == texts
-    if isinstance(widget, Select):
+    if isinstance(widget, CheckboxSelectMultiple):
+        assert not widget.attrs.get("placeholder"), "a tick can show none"
+    elif isinstance(widget, Select):
         assert dict(widget.choices)[""] == f"As the preset ({texts[0]})"
     else:
         assert widget.attrs["placeholder"] == texts[0]
@@ -133,7 +140,7 @@ def form_greys(alice: User, **typed: str) -> dict[str, str]:
 
 def test_each_kind_has_a_group_of_its_own(alice: User) -> None:
     groups = {group.title: group for group in NewSearchForm(owner=alice).advanced_groups}
-    of_one_kind = ["Space: Cells", "Space: Chain", "Method: MGAS", "Method: DMS", "Method: MSG-DAS"]
+    of_one_kind = ["Space: Cells", "Space: Chain", "Method: MGAS", "Method: DMS", "Method: MSG-DAS", "Method: DNA"]
     assert [group.title for group in groups.values() if group.only] == of_one_kind
     chain = groups["Space: Chain"]
     assert (chain.kind_field, chain.only) == ("space__kind", "chain")
@@ -178,6 +185,80 @@ def test_a_chain_arrives_as_json_would_have_it(alice: User) -> None:
     assert filled.asked.config.space == ChainSpace(
         layers=5, channels=12, kernels=(3, 7), expansions=(6,), squeeze_excite=True, attention=(2, 4), reductions=(2,)
     )
+
+
+DNA = {"space__kind": "chain", "strategy__kind": "dna"}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_dna_is_filled_in_by_its_own_presets(alice: User, preset: str) -> None:
+    filled = form(alice, preset=preset, data__dataset="cifar10", **DNA)
+    assert filled.is_valid(), filled.errors
+    blocks = raw(preset=preset, data={"dataset": "cifar10"}, space={"kind": "chain"}, strategy={"kind": "dna"})
+    assert filled.asked.config == parse(blocks)
+    assert filled.greys["search__epochs"] == f"{parse(blocks).search.epochs:g}", "the epochs of all blocks"
+
+
+DNAS_OWN = {
+    "recipe": ("dna++", "dna++"),
+    "teacher": ("library", "library"),
+    "teacher_epochs": ("7", 7),
+    "teacher_library": ("torchvision", "torchvision"),
+    "teacher_model": ("resnet18", "resnet18"),
+    "teacher_weights": ("file", "file"),
+    "teacher_image_size": ("64", 64),
+    "generations": ("2", 2),
+    "growth": ("1.25", 1.25),
+    "block_ends": ("1, 3", [1, 3]),
+    "widths": ("0.5, 1", [0.5, 1]),
+    "decision_fraction": ("0.3", 0.3),
+    "rating_images": ("500", 500),
+    "paths": ("3", 3),
+    "dispersion": ("0.5", 0.5),
+}
+"""Field -> what is typed into it, and what JSON would say."""
+
+
+def test_every_field_of_dna_is_there_with_its_words_and_arrives_as_json_would_have_it(alice: User) -> None:
+    new = NewSearchForm(owner=alice)
+    (group,) = [group for group in new.advanced_groups if group.only == "dna"]
+    its_own = set(DNAConfig.model_fields) - {"kind"}
+    assert {field.html_name.removeprefix("strategy__dna__") for field in group.fields} == its_own
+    assert set(DNAS_OWN) == its_own - {"teacher_path"}, "whose file has to be there"
+    assert len({field.label for field in group.fields}) == len(its_own) and all(f.help_text for f in group.fields)
+    for name, (text, value) in DNAS_OWN.items():
+        assert new.fields[f"strategy__dna__{name}"].clean(text) == value, name
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        {"widths": [0.5, 1.0], "block_ends": [2], "generations": 2, "growth": 1.25, "teacher_epochs": 3},
+        {"recipe": "dna++", "paths": 3, "dispersion": 0.5, "rating_images": 500, "decision_fraction": 0.3},
+        {"teacher": "library", "teacher_library": "torchvision", "teacher_model": "resnet18", "teacher_image_size": 64},
+    ],
+)
+def test_a_search_with_dna_fills_the_form_as_it_was_asked_for(alice: User, strategy: dict[str, Any]) -> None:
+    asked = search_asked(owner=alice, raw=raw(space={"kind": "chain"}, strategy={"kind": "dna", **strategy}))
+    begun = NewSearchForm(owner=alice)
+    assert begun.fill(briefly(asked.stored())) == []
+    again = NewSearchForm({name: begun[name].value() or "" for name in begun.fields}, owner=alice)
+    assert again.is_valid(), again.errors
+    assert again.asked.config == asked.config
+
+
+def test_a_method_that_does_not_search_the_space_says_what_to_choose(alice: User) -> None:
+    sentence = "DNA searches the space chain, not cells; choose chain as the space, or another method"
+    assert form(alice, strategy__kind="dna").errors == {"strategy__kind": [sentence]}
+
+
+def test_the_target_says_what_a_percentage_is_of(alice: User) -> None:
+    filled = form(alice, target__value="100%", **DNA)
+    assert filled.is_valid(), filled.errors
+    whole = form(alice, target__value="100%", space__kind="chain")
+    assert whole.is_valid()
+    assert (filled.asked.outlook.target or 0) < (whole.asked.outlook.target or 0) / 2
+    assert "with DNA, of its largest network, which has one operation a layer" in filled["target__value"].help_text
 
 
 @pytest.mark.parametrize(
@@ -259,6 +340,16 @@ def test_each_kind_of_value_arrives_as_json_would_have_it(alice: User) -> None:
         ),
         ({"data__image_size": "9"}, raw(data={"dataset": "digits", "image_size": 9}), "data__image_size"),
         ({"name": "x" * 81}, raw(name="x" * 81), "name"),
+        (
+            {**DNA, "strategy__dna__widths": "0.5, 2"},
+            raw(space={"kind": "chain"}, strategy={"kind": "dna", "widths": [0.5, 2]}),
+            "strategy__dna__widths",
+        ),
+        (
+            {**DNA, "strategy__dna__block_ends": "9"},
+            raw(space={"kind": "chain"}, strategy={"kind": "dna", "block_ends": [9]}),
+            "strategy__dna__block_ends",
+        ),
         ({"runtime__device": "toaster"}, raw(runtime={"device": "toaster"}), "runtime__device"),
     ],
 )

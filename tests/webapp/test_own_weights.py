@@ -347,7 +347,7 @@ def test_gone_weights_are_missed_and_no_others_take_their_place(
     put_into(search, SearchState.FINISHED)
     services.weights_delete(weights=Weights.objects.get(name="Oak"))
     shown = page.get("/searches/new/", {"from": str(search.pk)})
-    assert "The weights it began with, “Oak”, were deleted meanwhile; choose others below" in shown.content.decode()
+    assert "The weights it was given, “Oak”, were deleted meanwhile; choose others below" in shown.content.decode()
     form = shown.context["form"]
     assert form["space__imported__weights"].value() == "file" and not form["space__imported__path"].value()
 
