@@ -117,6 +117,8 @@ def _summary(said: Sequence[events.Event]) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     for event in said:
         match event:
+            case events.DataProgress(what="rating"):
+                pass  # within a stage, whose name and whose time left are told already
             case events.DataProgress():
                 changes |= {"stage": f"{event.what} images", "eta_seconds": event.eta_seconds}
             case events.SearchStarted():
@@ -129,7 +131,7 @@ def _summary(said: Sequence[events.Event]) -> dict[str, Any]:
                 changes |= {"size": event.size, "stage": TRAINING}
             case events.EpochFinished() | events.Committed() | events.StageFinished():
                 changes |= {"size": event.size}
-            case events.RetrainEpoch(network="teacher"):  # before the search, or after it
+            case events.RetrainEpoch() if event.network.split()[0] == "teacher":  # before, within or after the search
                 changes |= {"fraction": event.fraction, "eta_seconds": event.eta_seconds}
             case events.RetrainEpoch():
                 changes |= {"stage": TRAINING, "fraction": event.fraction, "eta_seconds": event.eta_seconds}

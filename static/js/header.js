@@ -1,8 +1,8 @@
 // The head of a search's page: how far it is, in which stage, how long it still takes, and its figures.
 
-import { furtherTarget, networkName, stageWords } from "./names.js";
+import { furtherTarget, networkName, stageWords, teacherName } from "./names.js";
 import { etaRange } from "./run.js";
-import { ago, amount, count, duration, listed, metricUnit, percent, span } from "./words.js";
+import { ago, amount, count, duration, listed, metricUnit, percent, plural, span, whole } from "./words.js";
 
 const at = (id) => document.getElementById(id);
 
@@ -60,12 +60,13 @@ function running(model, commit) {
 }
 
 function stageLine(model) {
-  const { started, stage, progress: step, retrain, phase } = model;
-  if (phase === "teacher") return `Training the teacher, epoch ${model.teacher.epoch} of ${model.teacher.epochs}`;
+  const { started, stage, progress: step, retrain, phase, rating } = model;
+  if (phase === "teacher") return `Training ${teacherName(model.teacher.network)}, epoch ${model.teacher.epoch} of ${model.teacher.epochs}`;
   if (phase === "retraining") return `Training ${networkName(retrain.network)}, epoch ${retrain.epoch} of ${retrain.epochs}`;
   if (phase === "result" || phase === "finished") return "Done";
   if (!started || !stage) return model.data ? "Images are ready, building the network" : "";
   const number = index(started, stage);
+  if (rating) return `Stage ${number + 1} of ${started.stages.length}, rating its block: ${whole(rating.done)} of ${plural(rating.total, "candidate")}, ${duration(rating.eta_seconds)} left`;
   const first = 1 + started.stages.slice(0, number).reduce((sum, one) => sum + one.epochs, 0);
   const warming = step && stage.warmup_epochs && step.epoch <= first + stage.warmup_epochs - 1;
   return `Stage ${number + 1} of ${started.stages.length}${step ? `, epoch ${step.epoch} of ${started.epochs}` : ""}${warming ? " (warm-up: nothing is pruned yet)" : ""}`;
@@ -82,6 +83,7 @@ function steps(model, { state, finished }) {
   const before = model.teacher ? ["images", "teacher"] : ["images"];
   const names = [...before, ...(stages.length ? stages.map(({ name }) => stageWords(name)) : ["search"]), "training", "result"];
   const current = { waiting: 0, data: 0, teacher: 1, search: before.length + (model.stage && started ? index(started, model.stage) : 0), retraining: names.length - 2 };
+  if (model.stage) current.teacher = current.search; // of a later generation
   const where = phase === "failed" ? model.endedIn : phase;
   const now = ["result", "finished"].includes(where) ? names.length : current[where];
   const list = at("steps");

@@ -72,8 +72,13 @@ export function stageWords(name) {
 export function networkName(network) {
   const target = furtherTarget(network);
   if (network === "found") return "the found network";
-  if (network === "teacher") return "the teacher (the whole space)";
+  if (network === "teacher") return "the teacher (the whole space)"; // of what is found
   return target === null ? `a network to compare with (${network})` : `the network for the target ${whole(target)}`;
+}
+
+/** Who teaches the blocks: "teacher", or "teacher 2" of the next generation. */
+export function teacherName(network) {
+  return network === "teacher" ? "the teacher of the blocks" : `${network} of the blocks`;
 }
 
 /** The same beside the lines of a chart; nothing for the found network. */

@@ -58,7 +58,7 @@ function emptyModel(charts) {
   return {
     attempt: 1, data: null, dataProgress: null, started: null, stage: null, progress: null, epoch: null, draws: [], commits: [], retrain: null,
     result: null, failure: null, endedIn: null, finished: null, phase: "waiting", fraction: 0, etaSeconds: null,
-    totals: [], trail: [], teacher: null, rated: [], paths: null, alternatives: null, boundaries: [], log: [], progressCount: 0, changed: new Set(charts.map((chart) => chart.id)),
+    totals: [], trail: [], teacher: null, rating: null, rated: [], paths: null, alternatives: null, boundaries: [], log: [], progressCount: 0, changed: new Set(charts.map((chart) => chart.id)),
     traces: Object.fromEntries(charts.map((chart) => [chart.id, new Map()])),
   };
 }
@@ -69,6 +69,7 @@ function rebuild(run) {
 }
 
 function extend(model, charts, event) {
+  model.rating = null; // it is over when anything else is said
   note[event.kind]?.(model, event);
   for (const chart of charts) {
     for (const series of chart.series) {
@@ -85,7 +86,7 @@ function extend(model, charts, event) {
 }
 
 const note = {
-  data_progress: (model, event) => Object.assign(model, { dataProgress: event, phase: "data" }),
+  data_progress: (model, event) => Object.assign(model, event.what === "rating" ? { rating: event } : { dataProgress: event, phase: "data" }),
   data_ready: (model, event) => Object.assign(model, { data: event, dataProgress: null, phase: "data" }),
   search_started: (model, event) => Object.assign(model, { started: event, phase: "search" }),
   stage_started: (model, event) => {
@@ -124,9 +125,9 @@ const note = {
   search_failed: (model, event) => Object.assign(model, { failure: event, endedIn: model.phase, phase: "failed", etaSeconds: null }),
 };
 
-/** Whether a teacher is trained for the search itself, and not for what it finds. */
+/** Whether a teacher is trained for the search itself, or for its next generation, and not for what it finds. */
 function isBefore(model, { network }) {
-  return network === "teacher" && !model.stage;
+  return (network === "teacher" && !model.stage) || /^teacher \d+$/.test(network);
 }
 
 /** How far it is; and how long all of it would take, as the last estimates saw it. */

@@ -1,6 +1,6 @@
 // What does an event say, in plain words? One sentence and a tone for the log; null for events too frequent to list.
 
-import { blockName, candidate, furtherTarget, networkName, operationWord, stageWords } from "./names.js";
+import { blockName, candidate, furtherTarget, networkName, operationWord, stageWords, teacherName } from "./names.js";
 import { amount, count, duration, enumerated, listed, metricUnit, percent, plural, whole } from "./words.js";
 
 const LEVELS = ["operation", "filter", "weight"];
@@ -65,6 +65,7 @@ const say = {
   ),
   retrain_epoch: (event, model) => {
     if (event.epoch !== 1) return null;
+    if (/^teacher \d+$/.test(event.network)) return plain(`${capital(teacherName(event.network))} is trained, for ${plural(event.epochs, "epoch")}: what was found with the one before, made wider.`);
     if (model.phase === "teacher") return plain(`The teacher is trained first, for ${plural(event.epochs, "epoch")}: a large network, whose answers the blocks are to learn.`);
     return plain(`${capital(networkName(event.network))} is now built for real, without masks, and is to train for ${plural(event.epochs, "epoch")}.`);
   },

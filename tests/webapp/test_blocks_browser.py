@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.redis, pytest.mark.slow, pytest.m
 
 TOLD = [json.loads(events.to_line(event)) for event in story()]
 RATED = [event for event in TOLD if event["kind"] == "block_rated"]
+RETRAINED = next(event for event in TOLD if event["kind"] == "retrain_epoch")
 PATHS = next(event for event in TOLD if event["kind"] == "paths_found")
 
 FED = """async ([charts, steps]) => {
@@ -183,11 +184,23 @@ def test_it_is_watched_to_its_end(context: BrowserContext, said: list[str]) -> N
     size = int((page.locator("#what-if-text").inner_text().split()[0]).replace(",", ""))
     assert int(words.inner_text().split()[0].replace(",", "")) <= size
     page.evaluate(HEADED, [CHARTS, until("retrain_epoch", 2)])
-    expect(page.locator("#stage-line")).to_have_text("Training the teacher, epoch 2 of 5")
+    expect(page.locator("#stage-line")).to_have_text("Training the teacher of the blocks, epoch 2 of 5")
     expect(page.locator("#steps li")).to_have_text(
         ["images", "teacher", "block 1", "block 2", "block 3", "training", "result"]
     )
     expect(page.locator("#steps li.now")).to_have_text("teacher")
+    rating = {"kind": "data_progress", "what": "rating", "done": 3, "total": 1252, "unit": "candidates"}
+    begun = until("progress", 2)
+    after = {"seq": begun[-1]["seq"] + 1, "attempt": 1}
+    page.evaluate(HEADED, [CHARTS, [*begun, {**rating, **after, "eta_seconds": 65}]])
+    expect(page.locator("#stage-line")).to_have_text(
+        "Stage 1 of 3, rating its block: 3 of 1,252 candidates, about 1 minute left"
+    )
+    expect(page.locator("#steps li.now")).to_have_text("block 1")
+    further = {**RETRAINED, **after, "network": "teacher 2"}
+    page.evaluate(HEADED, [CHARTS, [*begun, further]])
+    expect(page.locator("#stage-line")).to_have_text("Training teacher 2 of the blocks, epoch 1 of 5")
+    expect(page.locator("#steps li.now")).to_have_text("block 1")
     page.set_viewport_size(NARROW)  # type: ignore[arg-type]
     page.reload()  # charts that are there already follow the window a moment later
     expect(page.locator("#blocks .panels .wished").last).to_be_visible()

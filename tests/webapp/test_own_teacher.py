@@ -101,6 +101,8 @@ def test_no_page_and_no_answer_tells_where_they_lie(page: Client, search: Search
     for url in (search.url, f"/searches/new/?from={search.pk}", "/api/v1/searches", "/weights/?for=teacher"):
         told = page.get(url).content.decode()
         assert str(settings.MEDIA_ROOT) not in told and "my-oak" not in told, url
+    asked = page.get(search.url).content.decode().partition('<div class="inside asked">')[2]
+    assert "<dt>teacher_weights</dt><dd>Oak</dd>" in asked and "upload:" not in asked
 
 
 def test_with_a_file_one_has_to_be_chosen_and_sizes_are_told_all_the_same(

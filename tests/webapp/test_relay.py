@@ -57,6 +57,23 @@ def test_a_teacher_that_is_trained_first_is_no_training_of_what_was_found(runnin
     assert running.is_training
 
 
+def test_a_rating_and_a_further_teacher_leave_the_stage_as_it_is(running: Search) -> None:
+    """The estimate is that of the whole search; the search can still be stopped early."""
+    told = story_of_blocks.story()
+    begun = next(at for at, event in enumerate(told) if isinstance(event, events.Progress))
+    say(running, *told[: begun + 1])
+    running.refresh_from_db()
+    before = (running.stage, running.eta_seconds, running.is_training)
+    rating = events.DataProgress(what="rating", done=3, total=9, unit="candidates", eta_seconds=1.0)
+    say(running, replace(rating, seq=told[begun].seq + 1))
+    running.refresh_from_db()
+    assert before[0] and (running.stage, running.eta_seconds, running.is_training) == before
+    teacher = next(event for event in told if isinstance(event, events.RetrainEpoch))
+    say(running, replace(teacher, network="teacher 2", seq=told[begun].seq + 2))
+    running.refresh_from_db()
+    assert (running.stage, running.is_training) == (before[0], False)
+
+
 def test_a_resumed_attempt_replaces_what_the_dead_one_said_after_its_checkpoint(running: Search) -> None:
     say(running, *(progress(seq) for seq in range(1, 11)))
     put_into(running, SearchState.RUNNING, attempt=2)
