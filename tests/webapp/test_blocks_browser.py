@@ -44,8 +44,10 @@ HEADED = """async ([charts, told]) => {
   const run = emptyRun(charts);
   add(run, told);
   header(run.model, { state: "running", attempt: 1 });
+  const steps = [...document.querySelectorAll("#steps li")].map((step) => [step.textContent, step.className]);
+  return [document.getElementById("stage-line").textContent, steps];
 }"""
-"""The head of a page as it was in the middle of a run."""
+"""What the head of a page says in the middle of a run; read at once, since the page goes on drawing its own."""
 
 
 def shown(page: Page, *steps: tuple[str, Any]) -> Page:
@@ -182,12 +184,10 @@ def test_it_is_watched_to_its_end(context: BrowserContext, said: list[str]) -> N
     page.keyboard.press("Home")  # 30 % of the target; the panels follow
     size = int((page.locator("#what-if-text").inner_text().split()[0]).replace(",", ""))
     assert int(words.inner_text().split()[0].replace(",", "")) <= size
-    page.evaluate(HEADED, [CHARTS, until("retrain_epoch", 2)])
-    expect(page.locator("#stage-line")).to_have_text("Training the teacher, epoch 2 of 5")
-    expect(page.locator("#steps li")).to_have_text(
-        ["images", "teacher", "block 1", "block 2", "block 3", "training", "result"]
-    )
-    expect(page.locator("#steps li.now")).to_have_text("teacher")
+    line, steps = page.evaluate(HEADED, [CHARTS, until("retrain_epoch", 2)])
+    assert line == "Training the teacher, epoch 2 of 5"
+    assert [name for name, _ in steps] == ["images", "teacher", "block 1", "block 2", "block 3", "training", "result"]
+    assert [name for name, tone in steps if tone == "now"] == ["teacher"]
     page.set_viewport_size(NARROW)  # type: ignore[arg-type]
     page.reload()  # charts that are there already follow the window a moment later
     expect(page.locator("#blocks .panels .wished").last).to_be_visible()
