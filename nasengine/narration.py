@@ -136,6 +136,7 @@ def block_rated(found: Rated, stage: Stage, epoch: int, seconds: float) -> event
         choices=list(found.choices),
         candidates=found.candidates,
         evaluations=found.evaluations,
+        one_by_one=found.one_by_one,
         points=[told(*point) for point in found.points],
         front=[
             {**dict(zip(("cost", "rating"), told(cost, rating), strict=True)), "units": _lists(units)}

@@ -130,6 +130,7 @@ class Rated:
     choices: Sequence[str]
     candidates: int
     evaluations: int
+    one_by_one: int
     points: Sequence[tuple[float, float]]
     front: Sequence[tuple[float, float, Mapping[str, Sequence[int]]]]
     correlation: float | None

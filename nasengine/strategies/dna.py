@@ -172,6 +172,7 @@ class DNA(Strategy):
             choices=[rung.choice for rung in block.rungs],
             candidates=len(listed),
             evaluations=len(self.part.widths) * block.evaluations,
+            one_by_one=len(listed) * len(block.rungs),
             points=[(cost[place], rating[place]) for place in shown],
             front=[(cost[place], rating[place], self._units(block, place)) for place in front],
             correlation=None if math.isnan(tau) else tau,

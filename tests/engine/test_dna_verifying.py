@@ -445,7 +445,8 @@ def test_10_a_teacher_of_its_own_is_trained_first_and_neither_it_nor_blocks_see_
     assert kinds.index("retrain_epoch") < kinds.index("stage_started")
     assert seen["learning"] and seen["deciding"] and not seen["learning"] & seen["deciding"]
     rated_ = [e for e in said if isinstance(e, events.BlockRated)]
-    assert [(e.block, e.blocks, e.candidates, e.evaluations) for e in rated_] == [(0, 2, 6, 8), (1, 2, 6, 8)]
+    known = [(e.block, e.blocks, e.candidates, e.evaluations, e.one_by_one) for e in rated_]
+    assert known == [(0, 2, 6, 8, 12), (1, 2, 6, 8, 12)]
     (paths,) = (e for e in said if isinstance(e, events.PathsFound))
     (told,) = (e.report for e in said if isinstance(e, events.ResultReady))
     assert told["achieved"]["params"] == paths.chosen["size"] <= told["target"]["value"]

@@ -45,8 +45,10 @@ HEADED = """async ([charts, told]) => {
   const run = emptyRun(charts);
   add(run, told);
   header(run.model, { state: "running", attempt: 1 });
+  const steps = [...document.querySelectorAll("#steps li")].map((step) => [step.textContent, step.className]);
+  return [document.getElementById("stage-line").textContent, steps];
 }"""
-"""The head of a page as it was in the middle of a run."""
+"""What the head of a page says in the middle of a run; read at once, since the page goes on drawing its own."""
 
 
 def shown(page: Page, *steps: tuple[str, Any]) -> Page:
@@ -183,24 +185,19 @@ def test_it_is_watched_to_its_end(context: BrowserContext, said: list[str]) -> N
     page.keyboard.press("Home")  # 30 % of the target; the panels follow
     size = int((page.locator("#what-if-text").inner_text().split()[0]).replace(",", ""))
     assert int(words.inner_text().split()[0].replace(",", "")) <= size
-    page.evaluate(HEADED, [CHARTS, until("retrain_epoch", 2)])
-    expect(page.locator("#stage-line")).to_have_text("Training the teacher of the blocks, epoch 2 of 5")
-    expect(page.locator("#steps li")).to_have_text(
-        ["images", "teacher", "block 1", "block 2", "block 3", "training", "result"]
-    )
-    expect(page.locator("#steps li.now")).to_have_text("teacher")
+    line, steps = page.evaluate(HEADED, [CHARTS, until("retrain_epoch", 2)])
+    assert line == "Training the teacher of the blocks, epoch 2 of 5"
+    assert [name for name, _ in steps] == ["images", "teacher", "block 1", "block 2", "block 3", "training", "result"]
+    assert [name for name, tone in steps if tone == "now"] == ["teacher"]
     rating = {"kind": "data_progress", "what": "rating", "done": 3, "total": 1252, "unit": "candidates"}
     begun = until("progress", 2)
     after = {"seq": begun[-1]["seq"] + 1, "attempt": 1}
-    page.evaluate(HEADED, [CHARTS, [*begun, {**rating, **after, "eta_seconds": 65}]])
-    expect(page.locator("#stage-line")).to_have_text(
-        "Stage 1 of 3, rating its block: 3 of 1,252 candidates, about 1 minute left"
-    )
-    expect(page.locator("#steps li.now")).to_have_text("block 1")
-    further = {**RETRAINED, **after, "network": "teacher 2"}
-    page.evaluate(HEADED, [CHARTS, [*begun, further]])
-    expect(page.locator("#stage-line")).to_have_text("Training teacher 2 of the blocks, epoch 1 of 5")
-    expect(page.locator("#steps li.now")).to_have_text("block 1")
+    line, steps = page.evaluate(HEADED, [CHARTS, [*begun, {**rating, **after, "eta_seconds": 65}]])
+    assert line == "Stage 1 of 3, rating its block: 3 of 1,252 candidates, about 1 minute left"
+    assert [name for name, tone in steps if tone == "now"] == ["block 1"]
+    line, steps = page.evaluate(HEADED, [CHARTS, [*begun, {**RETRAINED, **after, "network": "teacher 2"}]])
+    assert line == "Training teacher 2 of the blocks, epoch 1 of 5"
+    assert [name for name, tone in steps if tone == "now"] == ["block 1"]
     page.set_viewport_size(NARROW)  # type: ignore[arg-type]
     page.reload()  # charts that are there already follow the window a moment later
     expect(page.locator("#blocks .panels .wished").last).to_be_visible()
