@@ -28,6 +28,8 @@ from webapp.models import HELD_STATES, TRAINING, Search, SearchEvent
 
 logger = logging.getLogger(__name__)
 
+LEARNED = ("task", "feature", "agreement")
+"""Losses of which a method has one: its spikes stay."""
 PROGRESS_ROWS = 400
 """So many old progress rows are stored before they are thinned out to half."""
 RECENT = timedelta(minutes=1)
@@ -171,7 +173,9 @@ def _thin(search_id: UUID) -> None:
 
 
 def _loss(payload: dict[str, Any]) -> float:
-    return payload.get("losses", {}).get("task") or 0.0
+    """What weights learn, whatever the method calls it."""
+    losses = payload.get("losses", {})
+    return next((losses[name] for name in LEARNED if losses.get(name) is not None), 0.0)
 
 
 def spread(points: Sequence[tuple[int, float]], buckets: int) -> list[int]:

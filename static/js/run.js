@@ -176,11 +176,11 @@ function line(traces, key, label, series) {
   return traces.get(key);
 }
 
-/** Of every four consecutive progress events the two with the smallest and largest task loss, so that spikes stay. */
+/** Of every four consecutive progress events the two with the smallest and largest loss of what is learned, so that spikes stay. */
 function thinned(events) {
   const stay = new Set();
   const progress = events.filter((event) => event.kind === "progress");
-  const loss = (event) => event.losses.task ?? 0;
+  const loss = ({ losses }) => losses.task ?? losses.feature ?? losses.agreement ?? 0;
   for (let start = 0; start < progress.length; start += 4) {
     const four = progress.slice(start, start + 4).sort((a, b) => loss(a) - loss(b));
     stay.add(four[0]).add(four.at(-1));

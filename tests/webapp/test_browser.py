@@ -454,21 +454,22 @@ def test_every_chart_gets_points_from_a_whole_run(script: Page) -> None:
     assert all(count > 0 for lines in points.values() for _, count in lines) and all(points.values())
 
 
-def test_a_very_long_run_stays_small_and_keeps_its_spikes(script: Page) -> None:
+@pytest.mark.parametrize("learned", ["task", "feature"])
+def test_a_very_long_run_stays_small_and_keeps_its_spikes(script: Page, learned: str) -> None:
     """50,000 progress events: a bounded number is kept, among them the highest and the lowest loss."""
     kept, low, high, last = script.evaluate(
-        """async ([charts, some]) => {
+        """async ([charts, some, learned]) => {
           const { add, emptyRun } = await import("/static/js/run.js");
           const run = emptyRun(charts);
           for (let seq = 1; seq <= 50000; seq += 100) {
-            const task = (seq) => ({ 1234: 99, 4321: -99 })[seq] ?? 1;
-            const event = (seq) => ({ ...some, seq, losses: { task: task(seq) } });
+            const loss = (seq) => ({ 1234: 99, 4321: -99 })[seq] ?? 1;
+            const event = (seq) => ({ ...some, seq, losses: { [learned]: loss(seq) } });
             add(run, Array.from({ length: 100 }, (_, n) => event(seq + n)));
           }
-          const y = run.events.map((event) => event.losses.task);
+          const y = run.events.map((event) => event.losses[learned]);
           return [run.events.length, Math.min(...y), Math.max(...y), run.lastSeq];
         }""",
-        [CHARTS, next(event for event in TOLD if event["kind"] == "progress")],
+        [CHARTS, next(event for event in TOLD if event["kind"] == "progress"), learned],
     )
     assert 700 < kept <= 2000 and (low, high, last) == (-99, 99, 50_000)
 

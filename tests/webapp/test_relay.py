@@ -125,13 +125,14 @@ def test_a_failure_follows_what_was_said_with_it(running: Search) -> None:
     assert seqs(running) == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_old_progress_is_thinned_evenly_and_nothing_else(running: Search) -> None:
-    """A spike of the loss stays, whatever its place."""
+@pytest.mark.parametrize("learned", relay.LEARNED)
+def test_old_progress_is_thinned_evenly_and_nothing_else(running: Search, learned: str) -> None:
+    """A spike of what is learned stays, whatever its place and its name."""
     spikes = {333: 99.0, 778: -99.0}
     said = (progress(seq) for seq in range(1, 1001))
     say(
         running,
-        *(replace(one, losses={"size": -one.seq, "task": spikes.get(one.seq, one.losses["task"])}) for one in said),
+        *(replace(one, losses={"size": -one.seq, learned: spikes.get(one.seq, one.losses["task"])}) for one in said),
     )
     say(running, events.CheckpointSaved(seq=1001, phase="search", epoch=1))
     SearchEvent.objects.update(at=timezone.now() - timedelta(minutes=5))
