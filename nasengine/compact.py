@@ -153,10 +153,12 @@ def factorized_reduce(x: Tensor, weight: Tensor, split: int) -> Tensor:
 
 def attended(query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float) -> Tensor:
     """For each head softmax(scale q k^T) v over all positions; all [N, C, H, W], the channels of a head together."""
-    # Written out: what fused kernels keep, and in what order they add, depends on the device.
     q, k, v = (x.flatten(2).unflatten(1, (heads, -1)).transpose(2, 3) for x in (query, key, value))  # [N, heads, L, D]
-    maps = ((scale * q) @ k.transpose(2, 3)).softmax(dim=3)
-    found = (maps @ v).transpose(1, 2).flatten(2)  # [N, L, C]: channels last, as convolutions like it
+    if torch.is_grad_enabled():  # what a fused kernel keeps for the way back, and how it adds there, is the device's
+        found = ((scale * q) @ k.transpose(2, 3)).softmax(dim=3) @ v
+    else:
+        found = F.scaled_dot_product_attention(q, k, v, scale=scale)  # without maps of all images at once
+    found = found.transpose(1, 2).flatten(2)  # [N, L, C]: channels last, as convolutions like it
     return found.transpose(1, 2).unflatten(2, value.shape[2:])
 
 

@@ -32,9 +32,11 @@ def test_it_is_torchs_own_attention_of_positions() -> None:
         return x.reshape(2, 3, 4, 20).transpose(2, 3)
 
     expected = F.scaled_dot_product_attention(tokens(q), tokens(k), tokens(v), scale=0.3)
-    found = MapAttention(3, 0.3)(q, k, v)
-    assert relative(expected.transpose(2, 3).reshape(2, 12, 4, 5), found) <= 1e-12
-    assert found.is_contiguous(memory_format=torch.channels_last), "as the convolutions around it like it"
+    for learning in (True, False):
+        with torch.set_grad_enabled(learning):
+            found = MapAttention(3, 0.3)(q, k, v)
+        assert relative(expected.transpose(2, 3).reshape(2, 12, 4, 5), found) <= 1e-12
+        assert found.is_contiguous(memory_format=torch.channels_last), "as the convolutions around it like it"
 
 
 def test_without_it_a_chain_is_what_it_was() -> None:
