@@ -860,7 +860,7 @@ class DNAConfig(Method):
     @property
     def granularities(self) -> tuple[Granularity, ...]:
         """Levels at which units may be pruned."""
-        return ("operation",) if self.widths == (1.0,) else ("operation", "filter")
+        return ("operation",) if set(self.widths) == {1.0} else ("operation", "filter")
 
     @property
     def drawn(self) -> int:

@@ -501,6 +501,8 @@ def changes_of(strategy: dict[str, Any], report: dict[str, Any], operations: str
     >>> report = {"achieved": achieved, "pruned": {"filter": 3, "weight": 0}}
     >>> changes_of({"kind": "dms", "granularities": ["filter"]}, report, "operations")
     {'has_zeros': False, 'returns': False, 'levels': [{'label': 'Filters', 'pruned': 3}]}
+    >>> [level["label"] for level in changes_of({"kind": "dna", "widths": [1.0]}, report, "operations")["levels"]]
+    ['Operations']
     """
     achieved = report.get("achieved") or {}
     counts = {key: report[key] for key in ("pruned", "regrown", "survived") if report.get(key)}

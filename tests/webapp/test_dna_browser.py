@@ -51,7 +51,7 @@ def test_a_newcomer_searches_digits_block_by_block(browser: Browser, tmp_path: P
         assert "NaN" not in page.locator("main").inner_text()
         expect_state(page, "Finished", 400)
         assert panels.locator("svg").count() == panels.count() == 3
-        expect(page.locator("#blocks [data-found]")).to_be_visible()
+        expect(page.locator("#blocks [data-found]").first).to_be_visible()
         expect(page.locator("#result")).to_contain_text("The blocks learned from")
         pictured(page, "page")
         with page.expect_download() as download:
