@@ -55,7 +55,7 @@ class BuiltinDataset:
 STRATEGIES = {
     "mgas": Strategy(
         label="MGAS",
-        sentence="The default: prunes and regrows operations, filters and weights together, with learned thresholds.",
+        sentence="The default, best where little may stay: prunes and regrows operations, filters, weights together.",
         paths={
             "coppice": "nasengine.strategies.mgas:strategy",
             "published": "nasengine.strategies.mgas_published:strategy",
@@ -70,13 +70,13 @@ STRATEGIES = {
     ),
     "msgdas": Strategy(
         label="MSG-DAS",
-        sentence="Trains a few single paths at once, in little memory. Wants many epochs; chooses operations first.",
+        sentence="Trains a few single paths at once: for little memory, and level with MGAS where a third may stay.",
         paths={"reconstructed": "nasengine.strategies.in_turn:msgdas"},
         spaces=("cells", "chain"),
     ),
     "dna": Strategy(
         label="DNA",
-        sentence="Rates every candidate of each block by a teacher's features, then finds the best network exactly.",
+        sentence="Rates every candidate of each block by a teacher: one search has the best network of every size.",
         paths={"dna": "nasengine.strategies.dna:strategy", "dna++": "nasengine.strategies.dna_untaught:strategy"},
         spaces=("chain",),
     ),

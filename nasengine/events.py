@@ -30,16 +30,16 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class DataProgress(Event):
-    """Images are being downloaded or packed, or the device is being measured: what there is to do before a search."""
+    """What takes long before a search (images are downloaded or packed, a device is measured) or between stages."""
 
     kind: ClassVar[str] = "data_progress"
     what: str
     """One of: downloading, packing, tracing (a known model is looked at), timing (of random networks, where the target
-    is a time)."""
+    is a time), rating (of a block's candidates, when its stage ends)."""
     done: int
     total: int | None
     unit: str
-    """One of: bytes, images, models, networks."""
+    """One of: bytes, images, models, networks, candidates."""
     eta_seconds: float | None
 
 
