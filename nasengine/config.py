@@ -832,11 +832,15 @@ class DNAConfig(Method):
             )
         if self.teacher == "library":
             self._check_library()
-        elif self.teacher_model or self.teacher_path:
-            field = "teacher_model" if self.teacher_model else "teacher_path"
-            raise ConfigError.at(
-                f"strategy.{field}", "a teacher of its own has neither model nor file; leave it empty, or use library"
-            )
+        else:
+            self._check_idle(
+                "teacher_model", "teacher_path", "teacher_weights", "teacher_image_size",
+                why="is of a library's teacher", mend="" if self.recipe == "dna++" else ", or let teacher be library",
+            )  # fmt: skip
+        if self.recipe == "dna++":
+            self._check_idle("teacher_epochs", why="is of a teacher")
+        if self.generations == 1:
+            self._check_idle("growth", why="is of further teachers", mend=", or give more generations")
         for width in self.widths:
             if not 0.25 <= width <= 1:
                 raise ConfigError.at("strategy.widths", f"{width:g} is out of range; give shares from 0.25 to 1")
@@ -844,6 +848,13 @@ class DNAConfig(Method):
         if self.block_ends is not None and list(self.block_ends) != sorted(set(self.block_ends)):
             raise ConfigError.at("strategy.block_ends", "give each block end once, in rising order")
         return self
+
+    def _check_idle(self, *names: str, why: str, mend: str = "") -> None:
+        """Refuses what has no effect here, if it was given."""
+        for name in names:
+            field = type(self).model_fields[name]
+            if getattr(self, name) != field.default:
+                raise ConfigError.at(f"strategy.{name}", f"it {why}, and there is none; leave it out{mend}")
 
     def _check_library(self) -> None:
         if not self.teacher_model:
@@ -904,14 +915,16 @@ class DNAConfig(Method):
                     "strategy.block_ends",
                     f"a block cannot end after layer {end} of {space.layers}; use 1 to {space.layers - 1}",
                 )
+        for place in space.reduction_places:
+            if self.block_ends is not None and place and place not in self.block_ends:
+                raise ConfigError.at(
+                    "strategy.block_ends", f"images are halved at layer {place}, and no block ends there; end one there"
+                )
         stages = self.repetitions(space)
         if config.search.epochs < FEWEST_OF_A_BLOCK * stages:
             many = f"{stages} times a block" if self.generations > 1 else f"{stages} blocks"
-            raise ConfigError.at(
-                "search.epochs",
-                f"{config.search.epochs} is too few for {many}; use at least {FEWEST_OF_A_BLOCK * stages}, or fewer "
-                "block ends",
-            )
+            mend = f"use at least {FEWEST_OF_A_BLOCK * stages}" + ", or fewer block ends" * bool(self.block_ends)
+            raise ConfigError.at("search.epochs", f"{config.search.epochs} is too few for {many}; {mend}")
         if config.target.also:
             raise ConfigError.at(
                 "target.also",
@@ -930,11 +943,13 @@ class DNAConfig(Method):
             raise ConfigError.at(
                 "strategy.teacher_epochs", "a teacher that is not trained knows nothing; give some epochs"
             )
-        if not config.retrain.epochs and (self.teacher == "library" or self.generations > 1 or self.recipe == "dna++"):
+        if not config.retrain.epochs and (
+            self.teacher == "library" or self.generations > 1 or self.recipe == "dna++" or self.widths != (1.0,)
+        ):
             raise ConfigError.at(
                 "retrain.epochs",
-                "blocks that no network of their own kind has taught do not answer images before they are trained "
-                "together; give some epochs",
+                "blocks that no network of their own kind and width has taught do not answer images before they are "
+                "trained together; give some epochs",
             )
 
 
@@ -1282,7 +1297,8 @@ def _completed(raw: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(also, list | tuple) and isinstance(filled["search"], dict) and "epochs" not in _part(raw, "search"):
         filled["search"]["epochs"] += FEWEST_EPOCHS * len(also)  # each further target has a stage of its own
     if isinstance(filled["search"], dict) and "epochs" not in _part(raw, "search"):
-        filled["search"]["epochs"] *= _repetitions(filled["space"], filled["strategy"])
+        times = _repetitions(filled["space"], filled["strategy"])
+        filled["search"]["epochs"] = min(times * filled["search"]["epochs"], MOST_EPOCHS)
     data = filled["data"]
     if isinstance(data, dict) and "image_size" not in _part(raw, "data"):
         builtin = catalogue.DATASETS.get(str(data.get("dataset", "digits")))

@@ -13,7 +13,7 @@ from typing import Any
 
 from nasengine import catalogue, splits
 from nasengine.architecture import Architecture, Plan, activations, lowered, smallest, values, widest_path
-from nasengine.blocks import divided, extremes, groups, rungs
+from nasengine.blocks import divided, extremes, groups, prices, rungs
 from nasengine.cautions import cautions
 from nasengine.config import DNAConfig, SearchConfig
 from nasengine.errors import ConfigError
@@ -21,6 +21,7 @@ from nasengine.guide import Guide
 from nasengine.names import brief
 from nasengine.sizes import LATENCY, amount, sized
 from nasengine.splits import DataFacts
+from nasengine.traversal import Candidate, best
 
 SECONDS_PER_LAYER, SECONDS_PER_VALUE = 4.1e-4, 4.4e-9
 """Forward and backward of a layer on one CPU core: a fixed part, and a part for each number it produces."""
@@ -43,7 +44,7 @@ TEACHER_SHARE, ANSWERS_SHARE = 0.8, 0.2
 QUICKEST, SLOWEST = 0.55, 1.25
 """Time of measured searches against their estimate, on one core of an AMD EPYC: 0.58 for a quick search of the digits,
 0.68 to 1.23 for those of `benchmarks/accuracy_at_size.jsonl`. A smaller target takes less."""
-MOST_CANDIDATES, MOST_WAYS = 50_000, 1000
+MOST_CANDIDATES, MOST_WAYS = 50_000, 256
 """Of one block, and of widths."""
 NUMBER_BYTES, TENSOR_BYTES = 4, 120
 """Of `model.safetensors`: a number, and what names a tensor."""
@@ -198,7 +199,8 @@ def _problems(
         least, full = reach[metric]
         if size > full:
             mend = f"give at most {amount(metric, full, math.floor)}, or {_another(config, 'larger')}"
-            found.append((field, f"{sized(metric, size)} are more than the whole space has; {mend}"))
+            whole = "largest network with one operation a layer" if _rates(config) else "whole space"
+            found.append((field, f"{sized(metric, size)} are more than the {whole} has; {mend}"))
         if size < least:
             found.append((field, _too_small(config, metric, size, least, full)))
     found += _limit_problems(config, limits, reach)
@@ -210,7 +212,9 @@ def _problems(
             ("strategy.granularities", f"there is nothing to prune at these levels; this space has {there or 'none'}")
         )
     found += _draw_problems(config, plan)
-    found += _block_problems(config, plan)
+    found += _block_problems(config, plan, counts["train"])
+    if target is not None and not found:
+        found += _joint_problems(config, plan, {metric: target, **limits})
     learning = learning_images(config, counts["train"])
     if problem := splits.batch_problem(learning, batch_size(config, counts["train"])):
         found.append(("search.batch_size", problem))
@@ -280,11 +284,40 @@ def _draw_problems(config: SearchConfig, plan: Plan) -> list[tuple[str, str]]:
     return [("strategy.sub_graphs", sentence)]
 
 
-def _block_problems(config: SearchConfig, plan: Plan) -> list[tuple[str, str]]:
-    """Blocks with more candidates than can be rated one by one, and more networks of widths than can be looked at."""
+def _rates(config: SearchConfig) -> bool:
+    return isinstance(config.strategy, DNAConfig)
+
+
+def _joint_problems(config: SearchConfig, plan: Plan, bounds: dict[str, int]) -> list[tuple[str, str]]:
+    """Several sizes, each of which can be reached, but by networks with other operations."""
+    if not isinstance(config.strategy, DNAConfig) or len(bounds) < 2:
+        return []
+    layers = rungs(plan)
+    shares = dict.fromkeys(groups(layers), min(config.strategy.widths))
+    found = [prices(plan, layers, shares, metric) for metric in bounds]
+    rows = [
+        [Candidate(rating=0.0, costs=costs) for costs in zip(*(one.options[at] for one in found), strict=True)]
+        for at in range(len(layers))
+    ]
+    if best(rows, [bound - one.fixed for bound, one in zip(bounds.values(), found, strict=True)]):
+        return []
+    sizes = " and ".join(sized(metric, size) for metric, size in bounds.items())
+    field = f"target.limits.{list(bounds)[1]}"
+    return [(field, f"no network with one operation a layer is within {sizes} at once; give more of one of them")]
+
+
+def _block_problems(config: SearchConfig, plan: Plan, train: int) -> list[tuple[str, str]]:
+    """No image to rate by, or more candidates of a block, or of networks of widths, than can be looked at."""
     if not isinstance(config.strategy, DNAConfig):
         return []
     found, method = [], config.strategy
+    if train >= FEWEST and not splits.held_for_decisions(train, method.held_out):
+        found.append(
+            (
+                "strategy.decision_fraction",
+                f"no image of {train} is left to rate candidates by; hold out more, or add images",
+            )
+        )
     largest = max(divided(plan, method.ends(config.space)), key=lambda block: block.candidates)
     many = len(method.widths) * largest.candidates
     if many > MOST_CANDIDATES:
@@ -350,9 +383,16 @@ def _held(config: SearchConfig, plan: Plan) -> float:
         return values * config.runtime.memory_share
     paths = config.strategy.drawn_at_once * activations(plan, widest_path(plan), {})
     if isinstance(config.strategy, DNAConfig):
-        return paths
+        return paths * (
+            2 * config.strategy.paths if config.strategy.recipe == "dna++" else _widest_teacher(config.strategy)
+        )
     left = _left(config, plan)
     return max(paths, values * (min(left, config.runtime.memory_share) if config.strategy.rounds > 1 else left))
+
+
+def _widest_teacher(method: DNAConfig) -> float:
+    """In channels of the space."""
+    return method.growth if method.generations > 1 else 1.0
 
 
 def _left(config: SearchConfig, plan: Plan) -> float:
@@ -416,12 +456,14 @@ def _blockwise(config: SearchConfig, method: DNAConfig, plan: Plan, batch: int, 
     blocks = divided(plan, method.ends(config.space))
     step = activations(plan, path, {}) * batch * SECONDS_PER_VALUE + 2 * len(path) * SECONDS_PER_LAYER
     teachers, epochs = method.teachers(config.retrain.epochs)
-    of_a_block = step * (1 / len(blocks) + FORWARD_SHARE * len(blocks) / (len(blocks) + 1))
+    teaching = epochs * step * (bool(teachers) + (method.generations - 1) * method.growth**2)
+    views = 2 * method.paths if method.recipe == "dna++" else 1
+    of_a_block = views * step * (1 / len(blocks) + FORWARD_SHARE * len(blocks) / (len(blocks) + 1))
     rated = method.generations * len(method.widths) * sum(block.evaluations for block in blocks)
     layers = sum(len(block.rungs) for block in blocks)
     rating = rated * method.rating_images / batch * FORWARD_SHARE * step / layers
     networks = 1 + config.baseline.random
-    trained = step * (teachers * epochs + networks * config.retrain.epochs)
+    trained = teaching + step * networks * config.retrain.epochs
     return steps * (of_a_block * config.search.epochs + trained) + rating
 
 

@@ -30,6 +30,17 @@ def distance(found: Tensor, wanted: Tensor) -> float:
 
 
 @torch.no_grad()
+def measuring(net: Supernet) -> Supernet:
+    """A copy whose batch norms take, from each batch in training mode, the statistics of that batch alone."""
+    copy = net.widened({})
+    copy.forgets = 1.0
+    for mean, var in copy.statistics.values():  # what is no number would stay, whatever its share
+        mean.zero_()
+        var.fill_(1)
+    return copy
+
+
+@torch.no_grad()
 def answers(
     net: Supernet, block: Block, masks: Masks, calibration: Tensor, parts: Sequence[Tensor]
 ) -> Iterator[list[Tensor]]:
@@ -42,11 +53,7 @@ def answers(
         calibration: what the block reads [N, ...], of images from which batch norms take their statistics.
         parts: what it reads, in batches.
     """
-    copy = net.widened({})
-    copy.forgets = 1.0
-    for mean, var in copy.statistics.values():  # what is no number would stay, whatever its share
-        mean.zero_()
-        var.fill_(1)
+    copy = measuring(net)
 
     def after(rung: Rung, option: Option, source: str, calibrated: Tensor, found: list[Tensor]) -> _State:
         drawn = SubGraph(drawn={(rung.choice, unit) for unit in option})

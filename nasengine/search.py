@@ -453,6 +453,7 @@ class _Run:
             self._keep_lesson(wanted, self._of_library(wanted), {})
         else:
             self.position = replace(self.position, phase="prepare", stage=stage.index)
+            self.generation = wanted.generation
             self._prepare_teacher(wanted)
             yield from self._training()
             if not self.stopped:
@@ -529,6 +530,7 @@ class _Run:
             moment = Moment(stage=stage, epoch=epoch, step=self.steps - 1, steps=self.steps)
             if self.meter.images:
                 yield from self._epoch_finished(moment)
+                self.meter = train.Meter()  # said, even if what decides is interrupted
             closing = False
             for point in ("end",) if self.stopped else self.strategy.points(moment):
                 closes = yield from self._decided(moment, point)
@@ -915,8 +917,7 @@ class _Run:
         if self.position.phase == "teach":
             return TEACHER
         if self.position.phase == "prepare":
-            generation = self.strategy.wants(self.net, self.stages[index]).generation
-            return f"{TEACHER} {generation + 1}" if generation else TEACHER
+            return f"{TEACHER} {self.generation + 1}" if self.generation else TEACHER
         if index >= len(self.members):
             return f"random {index - len(self.members) + 1}"
         target = self.members[index]["target"]

@@ -6,6 +6,7 @@ its batch and its statistics move. Here it is in evaluation mode, and nothing of
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,11 +62,13 @@ class _Reached(Exception):
 
 
 def _outputs(network: nn.Module, names: Sequence[str], images: Tensor, *, goes_on: bool) -> dict[str, Tensor]:
-    """Module -> what it made last."""
+    """Module -> what it made, of modules that are called once."""
     found: dict[str, Tensor] = {}
+    calls: Counter[str] = Counter()
 
     def note(name: str) -> Callable[..., None]:
         def noted(module: nn.Module, inputs: Any, output: Any) -> None:
+            calls[name] += 1
             found[name] = output.clone() if isinstance(output, Tensor) else output  # a rectifier may work in place
             if len(found) == len(names) and not goes_on:
                 raise _Reached
@@ -80,7 +83,7 @@ def _outputs(network: nn.Module, names: Sequence[str], images: Tensor, *, goes_o
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return {name: output for name, output in found.items() if calls[name] == 1}
 
 
 def _brought(map_: Tensor, side: int) -> Tensor:
@@ -197,12 +200,18 @@ def _built(library: str, model: str, classes: int, size: int, weights: str, path
 def _taps(network: nn.Module, size: int, sides: Sequence[int]) -> tuple[tuple[str, ...], tuple[int, ...]] | str:
     """For each border a module whose map is at least as fine, and its channels; or what is wrong, in words.
 
-    Of the modules with maps of one side those are taken that divide them evenly, the last one always.
+    Of the modules with maps of one side those are taken that divide them evenly, the last one always. What stands in a
+    block that halves its map, before it is halved, is none of them: what follows reads its shortcut, too.
     """
     names = [name for name, _ in network.named_modules() if name]
     with torch.no_grad():
         made = _outputs(network, names, torch.zeros(1, 3, size, size), goes_on=True)
-    maps = {name: out for name, out in made.items() if isinstance(out, Tensor) and _is_map(out)}
+    all_maps = {name: out for name, out in made.items() if isinstance(out, Tensor) and _is_map(out)}
+    maps = {
+        name: out
+        for name, out in all_maps.items()
+        if (trunk := _trunk(network, name)) in all_maps and all_maps[trunk].shape[-1] == out.shape[-1]
+    }
     there = sorted({int(out.shape[-1]) for out in maps.values()}, reverse=True)
     if not there:
         return "has no maps of the image, so there is nothing that blocks could reproduce"
@@ -222,6 +231,16 @@ def _taps(network: nn.Module, size: int, sides: Sequence[int]) -> tuple[tuple[st
         rank = places.index(len(found)) + 1
         found.append(modules[len(modules) * rank // len(places) - 1])
     return tuple(found), tuple(int(maps[name].shape[1]) for name in found)
+
+
+def _trunk(network: nn.Module, name: str) -> str:
+    """The part of the model that a module stands in: what the model itself, or a row of such parts, calls by turns."""
+    parts, found = name.split("."), ""
+    for depth in range(len(parts)):
+        if depth and not isinstance(network.get_submodule(found), nn.Sequential):
+            break
+        found = ".".join(parts[: depth + 1])
+    return found
 
 
 def _is_map(out: Tensor) -> bool:

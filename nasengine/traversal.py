@@ -192,6 +192,8 @@ class _Laid:
             for candidates, among in zip(listed, places, strict=True)
         ]
         self.rest = [fsum(rows[0].worth for rows in self.rows[at:]) - paid for at in range(len(blocks) + 1)]
+        lowest = [min((row.rating for row in rows), default=0.0) for rows in self.rows]
+        self.lowest = [fsum(lowest[at:]) for at in range(len(blocks) + 1)]
         self.cheapest = [
             [min(costs) for costs in zip(*(each.costs for each in block), strict=True)] for block in listed
         ]
@@ -202,6 +204,10 @@ class _Laid:
     def bound(self, taken: Sequence[_Row]) -> float:
         """What a network with these first candidates is rated at least, if it is within the limits."""
         return fsum(row.worth for row in taken) + self.rest[len(taken)] - self.margin
+
+    def least_rating(self, taken: Sequence[_Row]) -> float:
+        """What a network with these first candidates is rated at least, whatever it costs."""
+        return fsum([*(row.rating for row in taken), self.lowest[len(taken)]])
 
     def fits(self, taken: Sequence[_Row]) -> bool:
         """Whether the rest can be such that no limit is passed, each limit by itself."""
@@ -233,7 +239,7 @@ def _searched(laid: _Laid) -> Found | None:
             visited += 1
             taken.append(row)
             hopeless = laid.bound(taken) >= (ceiling if top is None else min(ceiling, top.rating - 2 * laid.margin))
-            if not hopeless and laid.fits(taken):
+            if not hopeless and not (top and laid.least_rating(taken) >= top.rating) and laid.fits(taken):
                 if len(taken) < len(laid.rows):
                     visit(ceiling)
                 else:

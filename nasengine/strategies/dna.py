@@ -21,12 +21,13 @@ import torch.nn.functional as F
 from scipy.stats import kendalltau
 from torch import Tensor, nn
 
-from nasengine import traversal
+from nasengine import parallel, traversal
 from nasengine.architecture import Plan, lowered
 from nasengine.blocks import Block, Prices, assignments, divided, extremes, filters, groups, largest, prices
 from nasengine.config import DNAConfig
 from nasengine.device import generator, number, seeded
 from nasengine.discretise import fitted_by_clock
+from nasengine.errors import TrainingError
 from nasengine.rating import rated
 from nasengine.sizes import LATENCY, TOLERANCE
 from nasengine.spaces import chain
@@ -60,7 +61,7 @@ NETWORKS = 400
 LADDER = 16
 """How many other sizes the page can look at."""
 TINY = 1e-12
-TRIES = 2000
+TRIES = 200
 """Random paths that are looked at for one of a size."""
 
 
@@ -154,8 +155,7 @@ class DNA(Strategy):
             for rating in rated(net, block, masks, calibration, parts, wanted, read_out):
                 found.append(rating)
                 yield len(found), len(self.part.widths) * block.candidates
-        ratings = self._ratings(block)
-        ratings.copy_(torch.tensor(found, dtype=torch.float64).view_as(ratings))
+        self._put(block, found)
 
     def told(self, net: Supernet, moment: Moment) -> Rated | None:
         block = self._block(moment.stage)
@@ -200,9 +200,9 @@ class DNA(Strategy):
             )  # fmt: skip
         else:
             found = fit(self.bounds)
-        networks = self._networks(net)
+        networks = self._networks(net) if all(map(self._is_rated, self.blocks)) else []
         paths = next(paths for kept, paths in tried if kept is found)
-        ladder = networks[:: max(1, len(networks) // LADDER)]
+        ladder = _some(networks, LADDER)
         return [
             Decision(
                 kept=found,
@@ -251,22 +251,27 @@ class DNA(Strategy):
                     self._adapt(f"in{block.number}", teacher.widths[before.number], self.plan.groups[before.group])
                 for width in self.part.widths:
                     own, theirs = self.plan.groups[block.group], teacher.widths[block.number]
-                    self._adapt(_out(block, width), own, theirs, always=width < 1)
+                    self._adapt(self._out(block, width), own, theirs, always=width < 1)
         self.adapters.to(where)
 
     def at_random(self, net: Supernet, stream: torch.Generator, bounds: Mapping[str, int]) -> Kept | None:
-        """The first random path within 3 % below the bounds; of those that are further below the nearest."""
-        ways, nearest, best = assignments(self.rungs, self.part.widths), 0.0, None
-        known: dict[int, list[Prices]] = {}
-        for _ in range(TRIES):
-            way = _integer(len(ways), stream)
-            found = known.setdefault(way, [prices(net.plan, self.rungs, ways[way], metric) for metric in bounds])
-            path = [_integer(len(rung.options), stream) for rung in self.rungs]
-            share = max(
-                round(one.fixed + one.of(0, path)) / bound for one, bound in zip(found, bounds.values(), strict=True)
-            )
-            if nearest < share <= 1:
-                nearest, best = share, (path, ways[way])
+        """A random path within 3 % below the bounds, or the nearest to them that was seen.
+
+        Layer by layer, in a random order, one of the options with which the rest can still end there.
+        """
+        nearest, best = 0.0, None
+        for shares in _shuffled(assignments(self.rungs, self.part.widths), stream)[:TRIES]:
+            found = [prices(net.plan, self.rungs, shares, metric) for metric in bounds]
+            if any(one.least > bound for one, bound in zip(found, bounds.values(), strict=True)):
+                continue
+            for _ in range(TRIES):
+                path = self._walked(found, list(bounds.values()), stream)
+                sizes = (round(one.fixed + one.of(0, path)) for one in found)
+                share = max(size / bound for size, bound in zip(sizes, bounds.values(), strict=True))
+                if nearest < share <= 1:
+                    nearest, best = share, (path, shares)
+                if nearest >= 1 - TOLERANCE:
+                    break
             if nearest >= 1 - TOLERANCE:
                 break
         if best is None:
@@ -274,6 +279,30 @@ class DNA(Strategy):
         path, shares = best
         units = {rung.choice: list(rung.options[place]) for rung, place in zip(self.rungs, path, strict=True)}
         return self._kept(net, units | filters(net.plan, self.rungs, shares))
+
+    def _walked(self, costs: Sequence[Prices], bounds: Sequence[int], stream: torch.Generator) -> list[int]:
+        """One option a layer, each as likely as the others that leave the rest a way to just below the bounds."""
+        path = [0] * len(self.rungs)
+        spent = [one.fixed for one in costs]
+        least = [one.least - one.fixed for one in costs]
+        most = [one.most - one.fixed for one in costs]
+        for layer in torch.randperm(len(path), generator=stream).tolist():
+            options = [one.options[layer] for one in costs]
+            least = [rest - min(own) for rest, own in zip(least, options, strict=True)]
+            most = [rest - max(own) for rest, own in zip(most, options, strict=True)]
+            fit = [
+                at
+                for at in range(len(options[0]))
+                if all(
+                    paid + own[at] + rest <= bound
+                    for paid, own, rest, bound in zip(spent, options, least, bounds, strict=True)
+                )
+            ]
+            near = [at for at in fit if spent[0] + options[0][at] + most[0] >= (1 - TOLERANCE) * bounds[0]]
+            among = near or fit or [min(range(len(options[0])), key=options[0].__getitem__)]
+            path[layer] = among[_integer(len(among), stream)]
+            spent = [paid + own[path[layer]] for paid, own in zip(spent, options, strict=True)]
+        return path
 
     # -- a step --------------------------------------------------------------------------------------------------
 
@@ -304,7 +333,10 @@ class DNA(Strategy):
         return self._adapter(f"in{block.number}")(read), wanted
 
     def _read_out(self, block: Block, width: float) -> nn.Module:
-        return self._adapter(_out(block, width))
+        return self._adapter(self._out(block, width))
+
+    def _out(self, block: Block, width: float) -> str:
+        return f"out{block.number}_{self.part.widths.index(width)}"
 
     def _adapt(self, name: str, channels: int, wanted: int, *, always: bool = False) -> None:
         if always or channels != wanted:
@@ -326,6 +358,11 @@ class DNA(Strategy):
 
     def _ratings(self, block: Block) -> Tensor:
         return getattr(self, f"ratings{block.number}")
+
+    def _put(self, block: Block, found: Sequence[float]) -> None:
+        """Of several processes, what the first one found: not all that a rating rests on is averaged among them."""
+        ratings, found = self._ratings(block), parallel.agreed(lambda: list(found))
+        ratings.copy_(torch.tensor(found, dtype=torch.float64).view_as(ratings))
 
     def _is_rated(self, block: Block) -> bool:
         return bool(self._ratings(block)[0, 0] >= 0)
@@ -365,7 +402,9 @@ class DNA(Strategy):
         """The network of the lowest sum of ratings within all bounds, and not far below the first if that can be."""
         below = (1 - TOLERANCE) * next(iter(bounds.values()))
         found = self._best_of(net, bounds, below) or self._best_of(net, bounds, -math.inf)
-        assert found is not None, "the outlook refuses what is below the smallest network"
+        if found is None:  # the outlook refuses what it can know
+            sizes = ", ".join(f"{bound:,} {metric}" for metric, bound in bounds.items())
+            raise TrainingError(f"no network with one operation a layer is within {sizes}; give more in a new search")
         return found
 
     def _best_of(self, net: Supernet, bounds: Mapping[str, int], least: float) -> Paths | None:
@@ -415,7 +454,7 @@ class DNA(Strategy):
         found.sort(key=lambda network: network[:2])
         lowest = itertools.accumulate((rating for _, rating, *_ in found), min, initial=math.inf)
         front = [network for network, low in zip(found, lowest, strict=False) if network[1] < low]
-        return front[:: math.ceil(len(front) / NETWORKS)]
+        return _some(front, NETWORKS)
 
     def _all_largest(self) -> dict[str, list[int]]:
         path = largest(self.plan, self.rungs)
@@ -461,9 +500,14 @@ def named(units: Mapping[str, Sequence[int]]) -> frozenset[tuple[str, int]]:
     return frozenset((choice, unit) for choice, own in units.items() for unit in own)
 
 
-def _out(block: Block, width: float) -> str:
-    """Name of what brings a block's channels to the teacher's; a module's name has no dots."""
-    return f"out{block.number}_{round(1000 * width)}"
+def _some(networks: Sequence[Any], most: int) -> list[Any]:
+    """So many of them at most, evenly by number, the last one among them."""
+    step = max(1, math.ceil(len(networks) / most))
+    return list(networks[::-1][::step][::-1])
+
+
+def _shuffled(ways: Sequence[Any], stream: torch.Generator) -> list[Any]:
+    return [ways[at] for at in torch.randperm(len(ways), generator=stream).tolist()]
 
 
 def _integer(below: int, stream: torch.Generator) -> int:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from nasengine.architecture import Plan
 from nasengine.blocks import Block
 from nasengine.device import generator, number, seeded
-from nasengine.rating import answers, distance
+from nasengine.rating import answers, distance, measuring
 from nasengine.strategies import dna
 from nasengine.strategies.base import Batch, Draw, Moment, Stage, TeacherWanted
 from nasengine.supernet import SubGraph, Supernet
@@ -107,7 +107,7 @@ class Untaught(dna.DNA):
     def rate(self, net: Supernet, moment: Moment, batches: Sequence[Batch]) -> Iterator[tuple[int, int]]:
         """The distance of each candidate's prediction to the mean of what all candidates' twins project."""
         block, found = self._block(moment.stage), []
-        calibration, *parts = [self._read(net, block, images) for images, _ in batches]
+        calibration, *parts = self._read_still(net, block, [images for images, _ in batches])
         total, done = 2 * len(self.part.widths) * block.candidates, 0
         centres, self_trained = [torch.zeros(()) for _ in parts], self.projectors.training
         twin = net.widened({})
@@ -128,8 +128,7 @@ class Untaught(dna.DNA):
                 found.append(sum(distance(x, y) * len(x) for x, y in pairs) / sum(map(len, parts)))
                 yield (done := done + 1), total
         self.train(self_trained)
-        ratings = self._ratings(block)
-        ratings.copy_(torch.tensor(found, dtype=torch.float64).view_as(ratings))
+        self._put(block, found)
 
     def learning_rates(self, moment: Moment) -> list[dict[str, Any]]:
         block = self._block(moment.stage).number
@@ -162,16 +161,31 @@ class Untaught(dna.DNA):
 
     @torch.no_grad()
     def _read(self, net: Supernet, block: Block, images: Tensor) -> Tensor:
-        """What a block reads: the best candidates of the blocks before, with all their channels, make it."""
+        """What a block reads: the best candidates of the blocks before make it."""
         value, (training, tracks) = images, (net.training, net.tracks)
         net.training, net.tracks = True, False
-        for before in self.blocks[: block.number]:
-            best = int(self._ratings(before)[self.part.widths.index(max(self.part.widths))].argmin())
-            path = next(itertools.islice(before.paths(), best, None))
-            drawn = SubGraph(drawn=dna.named(before.units(path)))
-            value = net.stretch({before.source: value}, before.first, before.border, drawn, {})
+        for before, drawn, masks in self._decided(net, block):
+            value = net.stretch({before.source: value}, before.first, before.border, drawn, masks)
         net.training, net.tracks = training, tracks
         return value
+
+    @torch.no_grad()
+    def _read_still(self, net: Supernet, block: Block, batches: Sequence[Tensor]) -> list[Tensor]:
+        """The same of several batches, all with the statistics of the first: no image matters to another."""
+        copy, (first, *others) = measuring(net), batches
+        for before, drawn, masks in self._decided(net, block):
+            first = copy.train().stretch({before.source: first}, before.first, before.border, drawn, masks)
+            copy.eval()
+            others = [copy.stretch({before.source: x}, before.first, before.border, drawn, masks) for x in others]
+        return [first, *others]
+
+    def _decided(self, net: Supernet, block: Block) -> Iterator[tuple[Block, SubGraph, dict[str, Tensor]]]:
+        """The best candidate of each block before, of the widest width."""
+        widest = max(self.part.widths)
+        for before in self.blocks[: block.number]:
+            best = int(self._ratings(before)[self.part.widths.index(widest)].argmin())
+            path = next(itertools.islice(before.paths(), best, None))
+            yield before, SubGraph(drawn=dna.named(before.units(path))), self._masks(net, before, widest)
 
     def _made(self, net: Supernet, block: Block, draw: Draw, read: Tensor) -> Tensor:
         return _pooled(net.stretch({block.source: read}, block.first, block.border, draw.sub_graph, draw.masks))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,9 @@ SHORT: dict[str, Any] = {
     "search.epochs": 4,
     "retrain.epochs": 1,
 }
+
+
+FACTS = packed_digits().facts
 
 
 def plan_of(**changes: Any) -> Plan:
@@ -251,7 +255,7 @@ def test_04_the_loss_is_the_share_of_the_variance_that_is_missed_and_its_slope_l
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("ends", [(2, 4), (4,), (1, 4)])
+@pytest.mark.parametrize("ends", [(2, 4), (1, 2, 4), (2, 3, 4)])
 def test_05_sharing_what_candidates_share_changes_no_rating(ends: tuple[int, ...], monkeypatch: Any) -> None:
     net, strategy = at_work(ends=ends)
     computed: list[frozenset[tuple[str, int]]] = []
@@ -566,7 +570,15 @@ def test_10_a_teacher_that_cannot_teach_is_refused_in_a_sentence_before_anything
 @pytest.mark.parametrize(
     ("changes", "field", "sentence"),
     [
-        ({"strategy.teacher_model": "resnet18"}, "strategy.teacher_model", "neither model nor file"),
+        (
+            {"strategy.teacher_model": "resnet18"},
+            "strategy.teacher_model",
+            "it is of a library's teacher, and there is none; leave it out, or let teacher be library",
+        ),
+        ({"strategy.teacher_weights": "file"}, "strategy.teacher_weights", "it is of a library's teacher"),
+        ({"strategy.teacher_image_size": 64}, "strategy.teacher_image_size", "it is of a library's teacher"),
+        ({"strategy.growth": 2.0}, "strategy.growth", "it is of further teachers, and there is none; leave it out, or"),
+        ({"strategy.block_ends": [1]}, "strategy.block_ends", "images are halved at layer 2, and no block ends there"),
         ({"strategy.teacher": "library"}, "strategy.teacher_model", "needs its name"),
         (
             {"strategy.teacher": "library", "strategy.teacher_model": "resnet18", "strategy.teacher_weights": "file"},
@@ -582,7 +594,11 @@ def test_10_a_teacher_that_cannot_teach_is_refused_in_a_sentence_before_anything
         ({"strategy.widths": [1, 1]}, "strategy.widths", "name each width once"),
         ({"strategy.block_ends": [3, 1]}, "strategy.block_ends", "in rising order"),
         ({"strategy.block_ends": [4]}, "strategy.block_ends", "after layer 4 of 4; use 1 to 3"),
-        ({"strategy.block_ends": [1, 2, 3]}, "search.epochs", "4 is too few for 4 blocks; use at least 8"),
+        (
+            {"strategy.block_ends": [1, 2, 3]},
+            "search.epochs",
+            "4 is too few for 4 blocks; use at least 8, or fewer block ends",
+        ),
         ({"target.also": ["30%"], "search.epochs": 20}, "target.also", "DNA ends with one network"),
         ({"runtime.compile": True}, "runtime.compile", "cannot be compiled"),
         ({"retrain.teacher": "full"}, "retrain.teacher", "has a teacher of its own"),
@@ -628,6 +644,68 @@ def test_a_share_of_memory_that_changes_nothing_is_warned_of() -> None:
     assert "runtime.memory_share" not in dict(outlook(configuration(SHORT), packed_digits().facts).warnings)
 
 
+def test_limits_that_no_network_meets_together_are_refused_beforehand() -> None:
+    space = {**CHAIN, "kernels": [5], "expansions": [6], "attention": [1]}
+    plan = chain_plan(kernels=(5,), expansions=(6,), attention=(1,), classes=10)
+    (params, _), (macs, _) = (extremes(plan, (1.0,), metric) for metric in ("params", "macs"))
+    changes = {**SHORT, "space": space, "target.value": params, "target.limits.macs": macs}
+    (problem,) = outlook(configuration(changes), packed_digits().facts).problems
+    assert problem[0] == "target.limits.macs" and "at once; give more of one of them" in problem[1]
+    assert outlook(configuration({**changes, "target.limits.macs": "100%"}), packed_digits().facts).feasible
+
+
+def test_too_few_images_to_rate_by_are_refused() -> None:
+    changes = {**SHORT, "strategy.decision_fraction": 0.05, "data.limit": 24, "search.batch_size": 8}
+    problems = dict(outlook(configuration(changes), packed_digits().facts).problems)
+    assert "left to rate candidates by; hold out more" in problems["strategy.decision_fraction"]
+
+
+def test_a_preset_asks_for_no_more_epochs_than_there_may_be() -> None:
+    space = {"kind": "chain", "layers": 20}
+    asked = parse({"preset": "thorough", "space": space, "strategy": {"kind": "dna", "generations": 5}})
+    assert asked.search.epochs == 2000
+
+
+def test_what_costs_more_is_estimated_to() -> None:
+    def estimate(**method: Any) -> dict[str, float]:
+        return outlook(
+            configuration({**SHORT, "strategy": {"kind": "dna", **method}, "search.epochs": 16}), FACTS
+        ).estimate
+
+    plain = estimate()
+    for costlier in ({"recipe": "dna++", "paths": 4}, {"generations": 3, "growth": 3.0}):
+        assert estimate(**costlier)["seconds_cpu"] > 1.5 * plain["seconds_cpu"]
+        assert estimate(**costlier)["memory_mib"] > plain["memory_mib"]
+
+
+def test_an_epoch_is_told_once_though_the_rating_that_follows_is_interrupted(tmp_path: Path) -> None:
+    class WhileRating(Control):
+        looks = 0
+
+        @property
+        def requested(self) -> str | None:  # type: ignore[override]
+            self.looks += 1
+            return "a test" if self.looks == self.at else None
+
+        at = 0
+
+    counter = WhileRating()
+    said_by(SHORT, tmp_path / "whole", counter)
+    ratings = [n for n in range(1, counter.looks + 1)]
+    told: set[int] = set()
+    for at in ratings[len(ratings) // 2 :: 5]:
+        control, folder = WhileRating(), tmp_path / str(at)
+        control.at = at
+        with pytest.raises(Interrupted):
+            said_by(SHORT, folder, control)
+        said_by(SHORT, folder)
+        lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+        epochs = [(line["stage"], line["epoch"]) for line in lines if line["kind"] == "epoch_finished"]
+        assert epochs == sorted(set(epochs)), at
+        told.add(at)
+    assert told
+
+
 def test_stopped_early_it_hands_out_a_network_within_the_target(tmp_path: Path) -> None:
     for number, kind in enumerate(("retrain_epoch", "epoch_finished")):
         control, said = Control(), []
@@ -640,11 +718,17 @@ def test_stopped_early_it_hands_out_a_network_within_the_target(tmp_path: Path) 
         assert 0.97 * told["target"]["value"] <= told["achieved"]["params"] <= told["target"]["value"]
 
 
-def test_random_networks_have_one_operation_a_layer_and_the_size_of_the_found_one(tmp_path: Path) -> None:
-    net, strategy = at_work()
-    bounds = {"params": int(0.6 * extremes(net.plan, (1.0,), "params")[1])}
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("widths", [(1.0,), (0.5, 1.0)])
+def test_random_networks_have_one_operation_a_layer_and_the_size_that_was_found(
+    share: float, widths: tuple[float, ...]
+) -> None:
+    plan = plan_of(layers=6, reductions=(2, 4), kernels=(3, 5, 7))
+    net, strategy = lived_in(plan), strategy_of(plan, (2, 4, 6), widths=widths)
+    low, high = extremes(plan, widths, "params")
+    bounds = {"params": round(low + share * (high - low))}
     for number in range(10):
         kept = strategy.at_random(net, generator("cpu", number), bounds)
-        assert architecture(net.plan, kept).params <= bounds["params"]
+        assert 0.97 * bounds["params"] <= architecture(plan, kept).params <= bounds["params"]
         for rung in strategy.rungs:
             assert tuple(kept[rung.choice].nonzero().flatten().tolist()) in rung.options
