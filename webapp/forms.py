@@ -66,7 +66,7 @@ LABELS: dict[str, dict[str, str]] = {
     "space.kind": {name: entry.label for name, entry in catalogue.SPACES.items()},
     "space.weights": {"none": "Random", **TRAINED},
     "strategy.teacher_weights": TRAINED,
-    "strategy.teacher": {"own": "Of its own", "library": "A known model"},
+    "strategy.teacher": {"own": "Its own, trained first", "library": "A model of a library"},
     "strategy.kind": {name: entry.label for name, entry in catalogue.STRATEGIES.items()},
     "target.metric": {name: label.capitalize() for name, label in catalogue.METRICS.items()}
     | {"latency_ms": "Time for one image"},
