@@ -61,6 +61,10 @@ NETWORKS = 400
 LADDER = 16
 """How many other sizes the page can look at."""
 TINY = 1e-12
+UNRATED = 1e-6
+"""By how much the costliest candidate of a block that was not rated is better: where nothing is known, more is."""
+TRIED = 5000
+"""Networks of blocks that were not rated, at most."""
 TRIES = 200
 """Random paths that are looked at for one of a size."""
 
@@ -370,11 +374,19 @@ class DNA(Strategy):
     def _row(self, block: Block, width: float, costs: Sequence[Prices]) -> list[Candidate]:
         """All candidates of a block that has this width."""
         first = self.rungs.index(block.rungs[0])
-        ratings = self._ratings(block)[self.part.widths.index(width)].clamp(min=0).tolist()
-        return [
-            Candidate(rating=rating, costs=tuple(one.of(first, path) for one in costs))
-            for rating, path in zip(ratings, block.paths(), strict=True)
-        ]
+        ratings = self._ratings(block)[self.part.widths.index(width)].tolist()
+        prices_ = [tuple(one.of(first, path) for one in costs) for path in block.paths()]
+        if not self._is_rated(block):
+            ratings = [-UNRATED * price[0] / costs[0].most for price in prices_]
+        return [Candidate(rating=rating, costs=price) for rating, price in zip(ratings, prices_, strict=True)]
+
+    def _worth_trying(self, block: Block, row: Sequence[Candidate]) -> Sequence[int]:
+        """Places of a row; of a block that was not rated only some, evenly by cost, since nothing tells them apart."""
+        if self._is_rated(block):
+            return range(len(row))
+        unrated = sum(not self._is_rated(other) for other in self.blocks)
+        by_cost = sorted(range(len(row)), key=lambda at: row[at].costs)
+        return _some(by_cost, max(2, int(TRIED ** (1 / unrated))))
 
     def _listed(self, net: Supernet, block: Block) -> list[Candidate]:
         """All candidates of a block, width by width, with what they take where all other channels are there."""
@@ -413,15 +425,17 @@ class DNA(Strategy):
         for shares in ways:
             costs = [prices(net.plan, self.rungs, shares, metric) for metric in bounds]
             rows = [self._row(block, shares[block.group], costs) for block in self.blocks]
+            places = [self._worth_trying(block, row) for block, row in zip(self.blocks, rows, strict=True)]
+            tried = [[row[at] for at in own] for row, own in zip(rows, places, strict=True)]
             room = [bound - one.fixed for bound, one in zip(bounds.values(), costs, strict=True)]
-            found = traversal.best(rows, room, least - costs[0].fixed)
+            found = traversal.best(tried, room, least - costs[0].fixed)
             visited += found.visited if found else 0
             if found is None or (best is not None and best.rating <= found.rating):
                 continue
-            taken = [row[pick] for row, pick in zip(rows, found.picks, strict=True)]
+            taken = [row[pick] for row, pick in zip(tried, found.picks, strict=True)]
             units = filters(net.plan, self.rungs, shares)
-            for block, pick in zip(self.blocks, found.picks, strict=True):
-                units |= block.units(next(itertools.islice(block.paths(), pick, None)))
+            for block, own, pick in zip(self.blocks, places, found.picks, strict=True):
+                units |= block.units(next(itertools.islice(block.paths(), own[pick], None)))
             best = Paths(
                 networks=(), size=costs[0].fixed + found.costs[0], rating=found.rating, units=units, visited=0,
                 costs=[one.costs[0] for one in taken], ratings=[one.rating for one in taken],

@@ -541,7 +541,7 @@ def test_10_a_librarys_model_teaches_by_a_file_and_a_resumed_search_needs_it_no_
     ("changes", "field", "sentence"),
     [
         ({"teacher_model": "test_resnt"}, "strategy.teacher_model", "did you mean test_resnet"),
-        ({"teacher_model": "test_vit"}, "strategy.teacher_model", "has 1 map of 8x8, and 2 blocks each need one"),
+        ({"teacher_model": "test_vit"}, "strategy.teacher_model", "has no maps of the image"),
         (
             {"teacher_image_size": 8},
             "strategy.teacher_model",
@@ -629,10 +629,8 @@ def test_too_many_candidates_are_refused_many_are_warned_of() -> None:
 
     (problem,) = look(block_ends=(1, 7)).problems
     assert problem[0] == "strategy.block_ends" and "block 2 has 100,842 candidates" in problem[1]
-    assert (
-        not look(block_ends=(1, 6)).problems
-        and "block 2 has 14,406" in dict(look(block_ends=(1, 6)).warnings)["strategy.block_ends"]
-    )
+    there = look(block_ends=(1, 6, 7))
+    assert not there.problems and "block 2 has 14,406" in dict(there.warnings)["strategy.block_ends"]
     many = look(widths=(0.25, 0.5, 0.75, 1.0))
     assert not many.problems
 
@@ -642,6 +640,18 @@ def test_a_share_of_memory_that_changes_nothing_is_warned_of() -> None:
     assert "DNA alone keeps all" in warned["runtime.memory_share"]
     assert "give a smaller search.batch_size or fewer channels" in warned["runtime.memory_share"]
     assert "runtime.memory_share" not in dict(outlook(configuration(SHORT), packed_digits().facts).warnings)
+
+
+@pytest.mark.parametrize("rated_blocks", [0, 1])
+def test_with_blocks_that_were_not_rated_a_network_is_found_at_once_and_is_not_small(rated_blocks: int) -> None:
+    plan = chain_plan(layers=9, kernels=(3, 5, 7), expansions=(2, 3), reductions=(3, 6))
+    strategy, net = strategy_of(plan, (3, 6, 9), share=0.5), lived_in(plan)
+    for block in strategy.blocks[:rated_blocks]:
+        ratings = strategy._ratings(block)
+        ratings.copy_(torch.rand(ratings.shape, generator=generator("cpu", 1), dtype=torch.float64))
+    (decision,) = strategy.decide(net, moment_of(strategy, net, 2), "end", ())
+    assert 0.9 < architecture(plan, decision.kept).params / strategy.bounds["params"] <= 1
+    assert decision.paths.visited < 100_000 and not decision.paths.networks and not decision.ladder
 
 
 def test_limits_that_no_network_meets_together_are_refused_beforehand() -> None:
@@ -691,9 +701,8 @@ def test_an_epoch_is_told_once_though_the_rating_that_follows_is_interrupted(tmp
 
     counter = WhileRating()
     said_by(SHORT, tmp_path / "whole", counter)
-    ratings = [n for n in range(1, counter.looks + 1)]
     told: set[int] = set()
-    for at in ratings[len(ratings) // 2 :: 5]:
+    for at in range(counter.looks // 2, counter.looks, 5):
         control, folder = WhileRating(), tmp_path / str(at)
         control.at = at
         with pytest.raises(Interrupted):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from processes import assert_alike, leave, together, torchrun, watched_search
 from small import ROOT, VARIANTS, configuration, digits, surroundings, written
+from test_dna_untaught import UNTAUGHT
 from test_resume_contract import FILES, place_of, places, ran_until
 
 from nasengine import device, latency, parallel, train

@@ -242,6 +242,6 @@ def test_06_the_first_of_the_list_come_without_the_rest() -> None:
 
 def test_06_where_all_are_rated_alike_one_is_found_at_once() -> None:
     blocks = [[Candidate(rating=0.0, costs=(float(cost),)) for cost in range(294)] for _ in range(3)]
-    for bounds, least in (([400.0], 390.0), ([400.0], -inf), ([1e9], -inf)):
-        found = best(blocks, bounds, least)
-        assert found is not None and found.visited < 5000 and found.costs[0] <= bounds[0]
+    for bound in (400.0, 1e9):
+        found = best(blocks, [bound])
+        assert found is not None and found.visited < 5000 and found.costs[0] <= bound
