@@ -832,15 +832,12 @@ class DNAConfig(Method):
             )
         if self.teacher == "library":
             self._check_library()
-        else:
-            self._check_idle(
-                "teacher_model", "teacher_path", "teacher_weights", "teacher_image_size",
-                why="is of a library's teacher", mend="" if self.recipe == "dna++" else ", or let teacher be library",
-            )  # fmt: skip
-        if self.recipe == "dna++":
-            self._check_idle("teacher_epochs", why="is of a teacher")
-        if self.generations == 1:
-            self._check_idle("growth", why="is of further teachers", mend=", or give more generations")
+        elif self.teacher_model or self.teacher_path:
+            field = "teacher_model" if self.teacher_model else "teacher_path"
+            mend = "" if self.recipe == "dna++" else ", or use library"
+            raise ConfigError.at(
+                f"strategy.{field}", f"a teacher of its own has neither model nor file; leave it empty{mend}"
+            )
         for width in self.widths:
             if not 0.25 <= width <= 1:
                 raise ConfigError.at("strategy.widths", f"{width:g} is out of range; give shares from 0.25 to 1")
@@ -848,13 +845,6 @@ class DNAConfig(Method):
         if self.block_ends is not None and list(self.block_ends) != sorted(set(self.block_ends)):
             raise ConfigError.at("strategy.block_ends", "give each block end once, in rising order")
         return self
-
-    def _check_idle(self, *names: str, why: str, mend: str = "") -> None:
-        """Refuses what has no effect here, if it was given."""
-        for name in names:
-            field = type(self).model_fields[name]
-            if getattr(self, name) != field.default:
-                raise ConfigError.at(f"strategy.{name}", f"it {why}, and there is none; leave it out{mend}")
 
     def _check_library(self) -> None:
         if not self.teacher_model:

@@ -156,11 +156,13 @@ def form_sentences(owner: User, raw: Any) -> set[str]:
 
 def names_files(raw: Any) -> bool:
     """Whether it names files, which are for the command line alone, or an upload, which is for the web alone."""
-    parts = [raw.get(part) for part in ("data", "space")] if isinstance(raw, dict) else []
-    data, space = (part if isinstance(part, dict) else {} for part in parts or ({}, {}))
+    parts = [raw.get(part) for part in ("data", "space", "strategy")] if isinstance(raw, dict) else []
+    data, space, strategy = (part if isinstance(part, dict) else {} for part in parts or ({}, {}, {}))
     named = str(data.get("dataset"))
     of_images = data.get("path") is not None or named in ("zip", "folder") or named.startswith("upload:")
-    return of_images or space.get("path") is not None or space.get("weights") == "file"
+    of_weights = space.get("path") is not None or space.get("weights") == "file"
+    of_a_teacher = strategy.get("teacher_path") is not None or strategy.get("teacher_weights") == "file"
+    return of_images or of_weights or of_a_teacher
 
 
 @pytest.mark.slow

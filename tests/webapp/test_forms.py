@@ -233,7 +233,7 @@ def test_every_field_of_dna_is_there_with_its_words_and_arrives_as_json_would_ha
 @pytest.mark.parametrize(
     "strategy",
     [
-        {"widths": [0.5, 1.0], "block_ends": [2], "generations": 2, "growth": 1.25, "teacher_epochs": 3},
+        {"widths": [0.5, 1.0], "block_ends": [1, 2, 4], "generations": 2, "growth": 1.25, "teacher_epochs": 3},
         {"recipe": "dna++", "paths": 3, "dispersion": 0.5, "rating_images": 500, "decision_fraction": 0.3},
         {"teacher": "library", "teacher_library": "torchvision", "teacher_model": "resnet18", "teacher_image_size": 64},
     ],
