@@ -1326,7 +1326,7 @@ def _problems(error: ValidationError) -> list[tuple[str, str]]:
         found.append((".".join(names), _sentence(item, owner, names)))
     first: dict[str, str] = {}
     for field, sentence in found:
-        first.setdefault(brief(field), brief(sentence))
+        first.setdefault(brief(shown(field)), brief(sentence))
     return list(first.items())
 
 
