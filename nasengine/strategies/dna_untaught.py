@@ -9,6 +9,7 @@ projections, views by crops and contrast alone, the floor under the variance (as
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,8 +46,7 @@ class Untaught(dna.DNA):
         with seeded(number(self.seed, "projectors")):
             self.projectors = nn.ModuleList(_perceptron(plan.groups[block.group]) for block in self.blocks)
             self.predictors = nn.ModuleList(_perceptron(OUTPUTS) for _ in self.blocks)
-        self.slow = nn.ModuleList(_perceptron(plan.groups[block.group]) for block in self.blocks)
-        self.slow.requires_grad_(requires_grad=False)
+        self.slow = copy.deepcopy(self.projectors).requires_grad_(requires_grad=False)
 
     def stages(self, net: Supernet) -> list[Stage]:
         for name, value in net.live.items():  # the twin of each weight, before a checkpoint is read
@@ -172,11 +172,11 @@ class Untaught(dna.DNA):
     @torch.no_grad()
     def _read_still(self, net: Supernet, block: Block, batches: Sequence[Tensor]) -> list[Tensor]:
         """The same of several batches, all with the statistics of the first: no image matters to another."""
-        copy, (first, *others) = measuring(net), batches
+        still, (first, *others) = measuring(net), batches
         for before, drawn, masks in self._decided(net, block):
-            first = copy.train().stretch({before.source: first}, before.first, before.border, drawn, masks)
-            copy.eval()
-            others = [copy.stretch({before.source: x}, before.first, before.border, drawn, masks) for x in others]
+            first = still.train().stretch({before.source: first}, before.first, before.border, drawn, masks)
+            still.eval()
+            others = [still.stretch({before.source: x}, before.first, before.border, drawn, masks) for x in others]
         return [first, *others]
 
     def _decided(self, net: Supernet, block: Block) -> Iterator[tuple[Block, SubGraph, dict[str, Tensor]]]:

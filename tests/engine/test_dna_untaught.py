@@ -107,6 +107,14 @@ def test_09_twins_begin_as_what_they_follow_and_move_by_exactly_their_share() ->
     assert others and all(torch.equal(strategy.get_buffer(strategy._place(name)), net.live[name]) for name in others)
 
 
+def test_09_all_that_it_begins_with_follows_from_the_seed() -> None:
+    states = []
+    for _ in range(2):
+        torch.rand(1)  # whatever else was drawn before
+        states.append(untaught()[1].state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
 def test_09_the_twins_side_has_no_slope_and_leaves_the_network_as_it_was() -> None:
     net, strategy = untaught()
     moment, batch = moment_of(strategy, net), batch_of(net)
