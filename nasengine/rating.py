@@ -22,7 +22,7 @@ def distance(found: Tensor, wanted: Tensor) -> float:
     """Mean absolute difference over the deviation of all that is wanted: the same for any scale of both.
 
     >>> wanted = torch.tensor([0.0, 2.0])
-    >>> distance(wanted + 3, wanted), distance(10 * (wanted + 3), 10 * wanted)
+    >>> round(distance(wanted + 3, wanted), 6), round(distance(10 * (wanted + 3), 10 * wanted), 6)
     (3.0, 3.0)
     """
     wanted = wanted.double()
