@@ -260,7 +260,7 @@ ELSEWHERE = ("chain", "published", "no regrowth")
 def test_every_search_stopped_and_continued_ends_with_the_very_same_networks(
     name: str, whole_of: Callable[[str], Whole], tmp_path: Path
 ) -> None:
-    """Five stops or so, from the first stage to the last retraining; fewer where a rating would begin anew each time."""
+    """Five stops or so, from the first stage to the last retraining; fewer where a rating would begin anew."""
     run, rates = whole_of(name), name == "blocks"
     places = [event.folder for event in run.of(events.ResultReady)]
     positions = []
