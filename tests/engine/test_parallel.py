@@ -13,7 +13,6 @@ import pytest
 import torch
 from processes import assert_alike, leave, together, torchrun, watched_search
 from small import ROOT, VARIANTS, configuration, digits, surroundings, written
-from test_dna_untaught import UNTAUGHT
 from test_resume_contract import FILES, place_of, places, ran_until
 
 from nasengine import device, latency, parallel, train
@@ -161,7 +160,6 @@ def by_all_methods(folder: Path) -> None:
         "known model": watched_search(folder / "known model", VARIANTS["known model"]),
         "sub-graphs": watched_search(folder / "sub-graphs", VARIANTS["sub-graphs, then widths"]),
         "blocks": watched_search(folder / "blocks", VARIANTS["blocks"]),
-        "untaught blocks": watched_search(folder / "untaught blocks", UNTAUGHT),
     }
     control, epochs = Control(), 0
     if not parallel.leads():
@@ -178,7 +176,7 @@ def test_all_methods_learn_the_same_bit_by_bit_end_early_together_and_can_be_lef
     tmp_path: Path,
 ) -> None:
     one, other = together(by_all_methods, tmp_path)
-    for name in ("published", "teacher", "known model", "sub-graphs", "blocks", "untaught blocks"):
+    for name in ("published", "teacher", "known model", "sub-graphs", "blocks"):
         assert one[name]["search"] and one[name]["retrain"]
         assert_alike(one[name], other[name])
     assert (one["epochs"], other["epochs"]) == (1, 0)
