@@ -81,9 +81,18 @@ class Block:
         """Each candidate as places of its options, those of the last layer moving fastest: the order of all ratings."""
         return itertools.product(*(range(len(rung.options)) for rung in self.rungs))
 
+    def path(self, number: int) -> tuple[int, ...]:
+        """The candidate of this number in that order."""
+        return next(itertools.islice(self.paths(), number, None))
+
     def units(self, path: Sequence[int]) -> dict[str, list[int]]:
         """Operation choice -> units that a candidate keeps."""
-        return {rung.choice: list(rung.options[place]) for rung, place in zip(self.rungs, path, strict=True)}
+        return kept_by(self.rungs, path)
+
+
+def kept_by(layers: Sequence[Rung], path: Sequence[int]) -> dict[str, list[int]]:
+    """Operation choice -> units that stay, where each of these layers takes the option of this place."""
+    return {rung.choice: list(rung.options[place]) for rung, place in zip(layers, path, strict=True)}
 
 
 def rungs(plan: Plan) -> list[Rung]:
@@ -121,6 +130,11 @@ def divided(plan: Plan, ends: Sequence[int]) -> list[Block]:
             )
         )
     return found
+
+
+def fullest(plan: Plan, ends: Sequence[int]) -> Block:
+    """The block with the most candidates."""
+    return max(divided(plan, ends), key=lambda block: block.candidates)
 
 
 def groups(layers: Sequence[Rung]) -> list[str]:

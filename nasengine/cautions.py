@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from nasengine import catalogue, splits
 from nasengine.architecture import Plan, operation_sizes
-from nasengine.blocks import divided
+from nasengine.blocks import fullest
 from nasengine.config import (
     FEWEST_EPOCHS,
     FEWEST_PIXELS,
@@ -223,7 +223,7 @@ def _length(config: SearchConfig, steps: int) -> Iterator[Caution]:
 def _many_candidates(config: SearchConfig, plan: Plan) -> Iterator[Caution]:
     if not isinstance(config.strategy, DNAConfig):
         return
-    largest = max(divided(plan, config.strategy.ends(config.space)), key=lambda block: block.candidates)
+    largest = fullest(plan, config.strategy.ends(config.space))
     many = len(config.strategy.widths) * largest.candidates
     if many > MANY_CANDIDATES:
         yield (

@@ -13,7 +13,7 @@ from typing import Any
 
 from nasengine import catalogue, splits
 from nasengine.architecture import Architecture, Plan, activations, lowered, smallest, values, widest_path
-from nasengine.blocks import divided, extremes, groups, prices, rungs
+from nasengine.blocks import divided, extremes, fullest, groups, prices, rungs
 from nasengine.cautions import cautions
 from nasengine.config import DNAConfig, SearchConfig
 from nasengine.errors import ConfigError
@@ -199,7 +199,8 @@ def _problems(
         least, full = reach[metric]
         if size > full:
             mend = f"give at most {amount(metric, full, math.floor)}, or {_another(config, 'larger')}"
-            whole = "largest network with one operation a layer" if _rates(config) else "whole space"
+            one_path = isinstance(config.strategy, DNAConfig)
+            whole = "largest network with one operation a layer" if one_path else "whole space"
             found.append((field, f"{sized(metric, size)} are more than the {whole} has; {mend}"))
         if size < least:
             found.append((field, _too_small(config, metric, size, least, full)))
@@ -284,10 +285,6 @@ def _draw_problems(config: SearchConfig, plan: Plan) -> list[tuple[str, str]]:
     return [("strategy.sub_graphs", sentence)]
 
 
-def _rates(config: SearchConfig) -> bool:
-    return isinstance(config.strategy, DNAConfig)
-
-
 def _joint_problems(config: SearchConfig, plan: Plan, bounds: dict[str, int]) -> list[tuple[str, str]]:
     """Several sizes, each of which can be reached, but by networks with other operations."""
     if not isinstance(config.strategy, DNAConfig) or len(bounds) < 2:
@@ -318,7 +315,7 @@ def _block_problems(config: SearchConfig, plan: Plan, train: int) -> list[tuple[
                 f"no image of {train} is left to rate candidates by; hold out more, or add images",
             )
         )
-    largest = max(divided(plan, method.ends(config.space)), key=lambda block: block.candidates)
+    largest = fullest(plan, method.ends(config.space))
     many = len(method.widths) * largest.candidates
     if many > MOST_CANDIDATES:
         found.append(

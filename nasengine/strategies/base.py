@@ -298,8 +298,7 @@ class Strategy(nn.Module, ABC):
         return None
 
     def follow(self, teacher: Teacher, generation: int) -> None:
-        """From now on it learns from this one."""
-        raise NotImplementedError
+        """From now on it learns from this one, which it wanted; most want none."""
 
     def at_random(self, net: Supernet, stream: torch.Generator, bounds: Mapping[str, int]) -> Kept | None:
         """A decision of this size that it could have come to, each as likely; nothing if any decision is as good."""

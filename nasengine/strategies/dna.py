@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from nasengine import parallel, traversal
 from nasengine.architecture import Plan, lowered
-from nasengine.blocks import Block, Prices, assignments, divided, extremes, filters, groups, largest, prices
+from nasengine.blocks import Block, Prices, assignments, divided, extremes, filters, groups, kept_by, largest, prices
 from nasengine.config import DNAConfig
 from nasengine.device import generator, number, seeded
 from nasengine.discretise import fitted_by_clock
@@ -165,7 +165,8 @@ class DNA(Strategy):
         block = self._block(moment.stage)
         if not self._is_rated(block):
             return None
-        listed, front = self._listed(net, block), self._front(net, block)
+        listed = self._listed(net, block)
+        front = self._front(listed, block)
         rating, cost = [one.rating for one in listed], [one.costs[0] for one in listed]
         tau = float(kendalltau(rating, cost).statistic)
         by_rating = sorted(range(len(listed)), key=rating.__getitem__)
@@ -281,8 +282,7 @@ class DNA(Strategy):
         if best is None:
             return None
         path, shares = best
-        units = {rung.choice: list(rung.options[place]) for rung, place in zip(self.rungs, path, strict=True)}
-        return self._kept(net, units | filters(net.plan, self.rungs, shares))
+        return self._kept(net, kept_by(self.rungs, path) | filters(net.plan, self.rungs, shares))
 
     def _walked(self, costs: Sequence[Prices], bounds: Sequence[int], stream: torch.Generator) -> list[int]:
         """One option a layer, each as likely as the others that leave the rest a way to just below the bounds."""
@@ -396,9 +396,9 @@ class DNA(Strategy):
             found += self._row(block, width, [prices(net.plan, self.rungs, shares, metric)])
         return found
 
-    def _front(self, net: Supernet, block: Block) -> list[int]:
+    def _front(self, listed: Sequence[Candidate], block: Block) -> list[int]:
         """Places in that list: of each width those that no other undercuts in rating and cost."""
-        listed, n = self._listed(net, block), block.candidates
+        n = block.candidates
         found = [
             place + first for first in range(0, len(listed), n) for place in traversal.pareto(listed[first : first + n])
         ]
@@ -407,8 +407,9 @@ class DNA(Strategy):
     def _units(self, block: Block, place: int) -> dict[str, list[int]]:
         """What a candidate of that list keeps."""
         which, number_ = divmod(place, block.candidates)
-        path = next(itertools.islice(block.paths(), number_, None))
-        return block.units(path) | filters(self.plan, block.rungs, {block.group: self.part.widths[which]})
+        return block.units(block.path(number_)) | filters(
+            self.plan, block.rungs, {block.group: self.part.widths[which]}
+        )
 
     def _best(self, net: Supernet, bounds: Mapping[str, int]) -> Paths:
         """The network of the lowest sum of ratings within all bounds, and not far below the first if that can be."""
@@ -435,7 +436,7 @@ class DNA(Strategy):
             taken = [row[pick] for row, pick in zip(tried, found.picks, strict=True)]
             units = filters(net.plan, self.rungs, shares)
             for block, own, pick in zip(self.blocks, places, found.picks, strict=True):
-                units |= block.units(next(itertools.islice(block.paths(), own[pick], None)))
+                units |= block.units(block.path(own[pick]))
             best = Paths(
                 networks=(), size=costs[0].fixed + found.costs[0], rating=found.rating, units=units, visited=0,
                 costs=[one.costs[0] for one in taken], ratings=[one.rating for one in taken],
@@ -445,7 +446,10 @@ class DNA(Strategy):
 
     def _networks(self, net: Supernet) -> list[tuple[float, float, list[int], dict[str, list[int]]]]:
         """(size, rating, places in the blocks' fronts, units) of networks that no other undercuts, by rising size."""
-        metric, fronts = next(iter(self.bounds)), [self._front(net, block) for block in self.blocks]
+        metric, fronts = (
+            next(iter(self.bounds)),
+            [self._front(self._listed(net, block), block) for block in self.blocks],
+        )
         found = []
         for shares in assignments(self.rungs, self.part.widths):
             price = prices(net.plan, self.rungs, shares, metric)
@@ -471,8 +475,7 @@ class DNA(Strategy):
         return _some(front, NETWORKS)
 
     def _all_largest(self) -> dict[str, list[int]]:
-        path = largest(self.plan, self.rungs)
-        return {rung.choice: list(rung.options[place]) for rung, place in zip(self.rungs, path, strict=True)}
+        return kept_by(self.rungs, largest(self.plan, self.rungs))
 
     def _kept(self, net: Supernet, units: Mapping[str, Sequence[int]]) -> Kept:
         """Everything, but of these choices these units alone."""

@@ -10,10 +10,10 @@ projections, views by crops and contrast alone, the floor under the variance (as
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from nasengine.architecture import Plan
 from nasengine.blocks import Block
 from nasengine.device import generator, number, seeded
-from nasengine.rating import answers, distance, measuring
+from nasengine.rating import answers, measuring, rated
 from nasengine.strategies import dna
 from nasengine.strategies.base import Batch, Draw, Moment, Stage, TeacherWanted
 from nasengine.supernet import SubGraph, Supernet
@@ -120,12 +120,9 @@ class Untaught(dna.DNA):
                 yield (done := done + 1), total
         centres = [2 * centre / total for centre in centres]
         for width in self.part.widths:
-            for made in answers(net, block, self._masks(net, block, width), calibration, parts):
-                pairs = [
-                    (F.normalize(self.predictors[block.number](self.projectors[block.number](_pooled(x))), dim=-1), y)
-                    for x, y in zip(made, centres, strict=True)
-                ]
-                found.append(sum(distance(x, y) * len(x) for x, y in pairs) / sum(map(len, parts)))
+            masks = self._masks(net, block, width)
+            for rating in rated(net, block, masks, calibration, parts, centres, partial(self._predicted, block)):
+                found.append(rating)
                 yield (done := done + 1), total
         self.train(self_trained)
         self._put(block, found)
@@ -184,11 +181,13 @@ class Untaught(dna.DNA):
         widest = max(self.part.widths)
         for before in self.blocks[: block.number]:
             best = int(self._ratings(before)[self.part.widths.index(widest)].argmin())
-            path = next(itertools.islice(before.paths(), best, None))
-            yield before, SubGraph(drawn=dna.named(before.units(path))), self._masks(net, before, widest)
+            yield before, SubGraph(drawn=dna.named(before.units(before.path(best)))), self._masks(net, before, widest)
 
     def _made(self, net: Supernet, block: Block, draw: Draw, read: Tensor) -> Tensor:
         return _pooled(net.stretch({block.source: read}, block.first, block.border, draw.sub_graph, draw.masks))
+
+    def _predicted(self, block: Block, made: Tensor) -> Tensor:
+        return F.normalize(self.predictors[block.number](self.projectors[block.number](_pooled(made))), dim=-1)
 
     def _slowly(self, block: Block, pooled: Tensor) -> Tensor:
         return F.normalize(self.slow[block.number](pooled), dim=-1)
