@@ -36,6 +36,7 @@ STIFF = "attention: with fewer heads it no longer runs"
 NARROW = "attention: with narrower heads it no longer runs"
 UNSCALED = "attention: no scale is written down that could stay when heads get narrower"
 HIDDEN = "attention: its queries and keys cannot be seen"
+ROUNDING = 1e-12  # of the largest slope; below it fp64 computes nothing, above it are the smallest that random models have
 Rows = tuple[int, ...]
 
 
@@ -43,7 +44,8 @@ def groups(model: nn.Module, images: Tensor) -> tuple[tuple[Group, ...], tuple[F
     """Candidates for each attention with several heads, those for widths last, and what of them cannot be cut.
 
     Args:
-        model: with weights that are not zero, all of which require gradients, in eval mode.
+        model: with weights that are not zero, all of which require gradients, in eval mode, in fp64: what a row moves
+            must be told from rounding.
         images: [N, C, H, W], some, lest a row be found idle by chance.
     """
     found: list[Group] = []
@@ -230,9 +232,9 @@ def _sides(attention: nn.Module, parameter: str) -> list[tuple[str, tuple[str, .
 
 
 def _touched(slope: Tensor, dim: int) -> Rows:
-    """Numbers of the slices that are not all zero."""
-    slices = slope.movedim(dim, 0).reshape(slope.shape[dim], -1)
-    return tuple(slices.any(1).nonzero().flatten().tolist())
+    """Numbers of the slices that are not all zero, up to rounding."""
+    largest = slope.movedim(dim, 0).reshape(slope.shape[dim], -1).abs().amax(1)
+    return tuple((largest > ROUNDING * largest.max()).nonzero().flatten().tolist())
 
 
 def _alike(rows: list[Rows]) -> list[Rows]:

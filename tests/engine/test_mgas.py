@@ -124,8 +124,8 @@ def test_a_warm_up_trains_weights_only() -> None:
     before = {name: value.clone() for name, value in strategy.state_dict().items()}
     weights = train.weights_optimizer(net, 0.05, 0.0)
     batch, held = batches(plan)
-    losses, draw, _ = train.search_step(net, strategy, moment, batch, held, weights, scores, "fp32")
-    assert set(losses) == {"task"} and draw.size.item() == stage.start_size
+    losses, draw = train.search_step(net, strategy, moment, batch, held, weights, scores, "fp32")
+    assert set(losses) == {"task", "accuracy"} and draw.size.item() == stage.start_size
     after = strategy.state_dict()
     seen = {name for name, value in before.items() if not torch.equal(value, after[name])}
     assert seen and all(name.startswith("importance.") for name in seen), "it looks on"
@@ -392,7 +392,7 @@ def trained(net: Supernet, strategy: mgas.MGAS, stage: Stage, images: Images, ba
             moment = Moment(stage=stage, epoch=epoch, step=step, steps=learning.steps)
             batch_ = learning.batch(order[step], "search", epoch, step)
             held = deciding.batch(decisions[step % len(decisions)], "decide", epoch, step)
-            _, draw, _ = train.search_step(net, strategy, moment, batch_, held, weights, scores, "fp32")
+            _, draw = train.search_step(net, strategy, moment, batch_, held, weights, scores, "fp32")
             sizes.append(float(draw.size.detach()))
     return sizes
 

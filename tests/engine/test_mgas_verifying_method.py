@@ -654,7 +654,7 @@ class Course:
                 moment, decide = self.moment(epoch, number, stage), None
                 if held is not None and not moment.warming:
                     decide = deciding.batch(held[number % len(held)], "decide", epoch, number)
-                _, draw, _ = train.search_step(
+                _, draw = train.search_step(
                     self.net, self.strategy, moment, batch, decide, optimizer, scores, "fp32"
                 )
                 yield moment, draw

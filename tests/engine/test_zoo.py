@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import install_opener
 
 import pytest
 import timm
@@ -131,9 +132,15 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    close_session()  # the next one looks at the proxy
+    _forget_proxies()
     yield tmp_path
+    _forget_proxies()
+
+
+def _forget_proxies() -> None:
+    """What asks next looks at the environment again: timm's session, torchvision's opener."""
     close_session()
+    install_opener(None)  # type: ignore[arg-type]
 
 
 @pytest.mark.timeout(30)  # timm's hub by itself is asked for 46 seconds
