@@ -654,9 +654,7 @@ class Course:
                 moment, decide = self.moment(epoch, number, stage), None
                 if held is not None and not moment.warming:
                     decide = deciding.batch(held[number % len(held)], "decide", epoch, number)
-                _, draw = train.search_step(
-                    self.net, self.strategy, moment, batch, decide, optimizer, scores, "fp32"
-                )
+                _, draw = train.search_step(self.net, self.strategy, moment, batch, decide, optimizer, scores, "fp32")
                 yield moment, draw
 
     def judging(self) -> list[Batch]:

@@ -140,7 +140,7 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def _forget_proxies() -> None:
     """What asks next looks at the environment again: timm's session, torchvision's opener."""
     close_session()
-    install_opener(None)  # type: ignore[arg-type]
+    install_opener(None)
 
 
 @pytest.mark.timeout(30)  # timm's hub by itself is asked for 46 seconds
