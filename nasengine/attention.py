@@ -36,9 +36,7 @@ STIFF = "attention: with fewer heads it no longer runs"
 NARROW = "attention: with narrower heads it no longer runs"
 UNSCALED = "attention: no scale is written down that could stay when heads get narrower"
 HIDDEN = "attention: its queries and keys cannot be seen"
-ROUNDING = (
-    1e-12  # of the largest slope; below it fp64 computes nothing, above it are the smallest that random models have
-)
+ROUNDING = 1e-12  # of the largest slope, in fp64; smaller ones are none
 Rows = tuple[int, ...]
 
 
