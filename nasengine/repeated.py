@@ -15,7 +15,8 @@ from nasengine.control import Control
 from nasengine.errors import ConfigError, EngineError, Interrupted
 from nasengine.events import Event, ResultReady
 from nasengine.outlook import plan_of
-from nasengine.search import RESULT, search
+from nasengine.run_folder import RESULT
+from nasengine.search import search
 from nasengine.splits import DataFacts
 from nasengine.verdict import verdict_of_seeds
 

@@ -9,11 +9,9 @@ so a run that was killed and continued ends with the very same network.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import logging
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +29,7 @@ from nasengine import (
     device,
     events,
     export,
+    faults,
     latency,
     narration,
     packing,
@@ -40,13 +39,13 @@ from nasengine import (
     zoo,
 )
 from nasengine.borrowed import BorrowedNet, Origin
-from nasengine.cache import whole
 from nasengine.compact import Classifier, built
-from nasengine.config import SearchConfig, parse
+from nasengine.config import SearchConfig
 from nasengine.control import Control
 from nasengine.coupling import SECONDS
+from nasengine.course import Course
 from nasengine.discretise import ladder
-from nasengine.errors import CheckpointError, ConfigError, EngineError, Interrupted, TrainingError
+from nasengine.errors import CheckpointError, ConfigError, EngineError, Interrupted
 from nasengine.events import Event
 from nasengine.guide import Guide
 from nasengine.latency import Stopwatch
@@ -54,6 +53,7 @@ from nasengine.mistakes import judged
 from nasengine.outlook import batch_size, outlook, plan_of, resolved
 from nasengine.report import reported, timing_told, versions
 from nasengine.retraining import Retraining, random_decision
+from nasengine.run_folder import FAMILY, RESULT, RunFolder
 from nasengine.sizes import LATENCY, label, outside
 from nasengine.strategies.base import Batch, Decision, Draw, Moment, Point, Stage, TeacherWanted
 from nasengine.supernet import Kept, Supernet, architecture, everything
@@ -66,16 +66,10 @@ JUDGING_BATCHES = 4
 CERTIFICATE_IMAGES = 64
 CALIBRATION_IMAGES = 128
 """From which batch norms take their statistics before a candidate of a block is rated."""
-RETRAIN_EPOCH, TEACHER_EPOCH, ANSWERS = 1 / 3, 0.5, 0.1
-"""Time of an epoch of the retraining, of the teacher's, and what its answers add to each, in epochs of the search."""
-PREPARING_EPOCH = 1.5
-"""The same of a teacher that a stage of the search begins with: of such a search an epoch trains one block."""
 TEACHER = "teacher"
 """Who is trained in the phases `teach`, for the networks at the end, and `prepare`, for a stage of the search."""
 SEARCHING = ("prepare", "search")
 """Phases before the networks at the end are trained."""
-RESULT, FAMILY = "result", "family"
-"""Folders of the main target's network, and of those of further targets."""
 PROGRESS_SECONDS, SAVE_SECONDS = 0.4, 5.0
 """Least time between two progress events, and between two checkpoints of the retraining."""
 
@@ -96,14 +90,11 @@ def search(
         Interrupted: `control` asked for the end; the checkpoint is saved.
         EngineError: training or export failed; the last checkpoint is intact.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError.at("", f"{folder} cannot be made ({error.strerror}); give another folder") from None
+    place = RunFolder(folder)
     parallel.join(config.runtime.device)
-    run = _Run(config, folder, control if control and parallel.leads() else Control())
+    run = _Run(config, place, control if control and parallel.leads() else Control())
     run.find_checkpoint(fresh=fresh)
-    with _in_words(), device.deterministic(config.runtime.threads), run.log() as log:
+    with faults.told(), device.deterministic(config.runtime.threads), place.log() as log:
         for event in parallel.told(run.play()):
             run.seq += 1
             numbered = replace(event, seq=run.seq)
@@ -125,8 +116,9 @@ class _Position:
 
 
 class _Run:
-    def __init__(self, config: SearchConfig, folder: Path, control: Control) -> None:
-        self.config, self.folder, self.control = config, folder, control
+    def __init__(self, config: SearchConfig, place: RunFolder, control: Control) -> None:
+        self.config, self.place, self.control = config, place, control
+        self.folder = place.path
         self.seq = 0
         self.position = _Position(begun=False)
         self.saved: dict[str, Any] | None = None
@@ -161,50 +153,12 @@ class _Run:
 
     def find_checkpoint(self, *, fresh: bool) -> None:
         """Reads the checkpoint, if there is one of this configuration, and forgets what was said after it."""
-        if parallel.agreed(lambda: self._is_continued(fresh=fresh)):
-            self.saved = checkpoint.load(self.folder / "checkpoint.pt")
-            self.seq = self.saved["seq"]
-        parallel.agreed(self._open_folder)
-
-    def _is_continued(self, *, fresh: bool) -> bool:
-        """Whether there is a checkpoint, surely of this configuration."""
         if fresh:
-            for name in ("checkpoint.pt", "events.jsonl"):
-                (self.folder / name).unlink(missing_ok=True)
-            self._forget_lessons()
-            for name in (RESULT, FAMILY):
-                shutil.rmtree(self.folder / name, ignore_errors=True)
-        if not (self.folder / "checkpoint.pt").exists():
-            return False
-        before, now = _decisive(_settings(self.folder / "config.json")), _decisive(self.config.model_dump(mode="json"))
-        different = sorted(part for part in now if before.get(part) != now[part])
-        if different:
-            raise ConfigError.at(
-                different[0],
-                f"{self.folder} holds a search with other settings; use another folder, or --fresh to start over",
-            )
-        return True
-
-    def _open_folder(self) -> None:
-        with whole(self.folder / "config.json") as file:
-            file.write(json.dumps(self.config.model_dump(mode="json"), indent=1).encode())
-        self._forget_after(self.seq)
-
-    def _forget_after(self, seq: int) -> None:
-        path = self.folder / "events.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = []
-        for line in lines:
-            try:
-                if json.loads(line)["seq"] <= seq:
-                    kept.append(line)
-            except (ValueError, KeyError, TypeError):
-                break  # the line that a kill cut off
-        with whole(path) as file:
-            file.write("".join(line + "\n" for line in kept).encode())
-
-    def log(self) -> Any:
-        return (self.folder / "events.jsonl").open("a")
+            parallel.agreed(self.place.forget)
+        if parallel.agreed(lambda: self.place.is_of(self.config)):
+            self.saved = checkpoint.load(self.place.checkpoint)
+            self.seq = self.saved["seq"]
+        parallel.agreed(lambda: self.place.begin(self.config, self.seq))
 
     def save(self) -> None:
         """Writes everything that an exact continuation needs, unless it has come apart.
@@ -248,7 +202,7 @@ class _Run:
             train.check_finite(self.retraining.network.parameters(), "retrain.lr")
             state |= {"network": self.retraining.state()}
         if parallel.leads():
-            checkpoint.save(self.folder / "checkpoint.pt", state)
+            checkpoint.save(self.place.checkpoint, state)
         self.last_saved = time.perf_counter()
 
     def restore(self) -> None:
@@ -489,26 +443,18 @@ class _Run:
         trained = self._lessons_trained + (wanted.architecture is not None)
         self.lesson = {"generation": wanted.generation, "measured": measured, "trained": trained}
         if parallel.leads():
-            checkpoint.save(self._lesson_file, teacher.stored(found))
+            checkpoint.save(self.place.teacher(wanted.generation), teacher.stored(found))
         found.network.to(self.device)
         self.strategy.follow(found, wanted.generation)
 
     def _follow_lesson(self) -> None:
-        found = teacher.restored(checkpoint.load(self._lesson_file, teacher.PARTS))
+        found = teacher.restored(checkpoint.load(self.place.teacher(self.lesson["generation"]), teacher.PARTS))
         found.network.to(self.device)
         self.strategy.follow(found, self.lesson["generation"])
 
     @property
     def _lessons_trained(self) -> int:
         return self.lesson["trained"] if self.lesson else 0
-
-    @property
-    def _lesson_file(self) -> Path:
-        return self.folder / f"teacher{self.lesson['generation']}.pt"
-
-    def _forget_lessons(self) -> None:
-        for path in self.folder.glob("teacher*.pt"):
-            path.unlink()
 
     # -- stages --------------------------------------------------------------------------------------------------
 
@@ -956,7 +902,7 @@ class _Run:
         self.position = _Position(phase="done")
         self.folders = [event.folder for event, _ in ready]
         self.save()
-        self._forget_lessons()
+        self.place.forget_teachers()
         for event, _ in ready:
             yield event
         yield events.SearchFinished(seconds=sum(self.seconds.values()))
@@ -1019,84 +965,20 @@ class _Run:
         return sum(s.epochs for s in self.stages[: stage.index]) + epoch + 1
 
     def _fraction(self) -> float:
-        """Share of the whole run that is over, by epochs; one of retraining counts as `RETRAIN_EPOCH` says."""
-        searching, epochs = self.config.search.epochs, self.config.retrain.epochs
-        teaching, each = 0.0, RETRAIN_EPOCH
-        if self.config.retrain.teacher == "full":
-            teaching, each = TEACHER_EPOCH * epochs, RETRAIN_EPOCH + ANSWERS
-        networks = len(self.look.family) + (0 if self.stopped else self.config.baseline.random)
-        prepared, long = self.config.strategy.teachers(epochs)
-        preparing = PREPARING_EPOCH * long
-        total = searching + preparing * prepared + teaching + each * epochs * networks
-        where = self.position
-        part = where.epoch + where.step / max(1, self.steps if where.phase in SEARCHING else self.feeds.all.steps)
-        match where.phase:
-            case "prepare" | "search":
-                part *= PREPARING_EPOCH if where.phase == "prepare" else 1
-                done = sum(s.epochs for s in self.stages[: where.stage]) + preparing * self._lessons_trained + part
-            case "teach":
-                done = searching + preparing * prepared + TEACHER_EPOCH * part
-            case _:
-                done = searching + preparing * prepared + teaching + each * (epochs * where.stage + part)
-        return min(1.0, done / total)
+        where, lessons = self.position, self.config.strategy.teachers(self.config.retrain.epochs)
+        course = Course(
+            search=self.config.search.epochs, lessons=lessons[0], lesson=lessons[1], retrain=self.config.retrain.epochs,
+            taught=self.config.retrain.teacher == "full",
+            networks=len(self.look.family) + (0 if self.stopped else self.config.baseline.random),
+        )  # fmt: skip
+        searching = where.phase in SEARCHING
+        return course.fraction(
+            where.phase, lessons=self._lessons_trained,
+            over=sum(stage.epochs for stage in self.stages[: where.stage]) if searching else where.stage,
+            part=where.epoch + where.step / max(1, self.steps if searching else self.feeds.all.steps),
+        )  # fmt: skip
 
     def _eta(self, fraction: float) -> float | None:
         """Seconds left, from the speed since this process began."""
         gained = fraction - self.resumed_fraction
         return (time.perf_counter() - self.began) / gained * (1 - fraction) if gained > 0 else None
-
-
-@contextlib.contextmanager
-def _in_words() -> Iterator[None]:
-    """Memory and disks that give out, as sentences."""
-    try:
-        yield
-    except EngineError:
-        raise
-    except Exception as error:
-        if _is_out_of_memory(error):
-            raise TrainingError(
-                "the device ran out of memory; lower search.batch_size, space.channels or runtime.memory_share, or "
-                "take a smaller model, in a new search; the last checkpoint of this one is intact"
-            ) from error
-        if fault := _file_fault(error):
-            raise TrainingError(
-                f"a file could not be read or written ({fault}); see that the disk is there and not full, then start "
-                "again; the last checkpoint is intact"
-            ) from error
-        raise
-
-
-def _file_fault(error: BaseException | None) -> BaseException | None:
-    """What a disk has to do with it: torch hides that behind an error of its own, safetensors says it in words only."""
-    while error is not None and not isinstance(error, OSError) and "I/O error" not in str(error):
-        error = error.__context__
-    return error
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """On the CPU torch and oneDNN say so in words only."""
-    words = ("can't allocate memory", "could not create a primitive", "std::bad_alloc")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
-
-
-def _decisive(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings that decide the result, by part: not the name, not where it runs."""
-    runtime = settings.get("runtime")
-    bits = (
-        {key: runtime.get(key) for key in ("precision", "threads", "compile", "memory_share")}
-        if isinstance(runtime, dict)
-        else None
-    )
-    return {**{part: value for part, value in settings.items() if part != "name"}, "runtime": bits}
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    """What config.json says; nothing if it is lost or damaged."""
-    try:
-        known = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    with contextlib.suppress(ConfigError):
-        return parse(known).model_dump(mode="json")  # settings that are new since then have the value that they had
-    return known if isinstance(known, dict) else {}
