@@ -39,7 +39,8 @@ from nasengine.events import ResultReady
 from nasengine.outlook import batch_size, plan_of
 from nasengine.packing import loaded
 from nasengine.retraining import Retraining
-from nasengine.search import RESULT, search
+from nasengine.run_folder import RESULT
+from nasengine.search import search
 
 SHARE = {"5%": 0.05, "10%": 0.1, "30%": 0.3}
 SIZES, MIDDLE = tuple(SHARE), "10%"
@@ -49,6 +50,7 @@ OPERATIONS_ONLY = "30%"
 """Operations alone cannot shrink this space to less than a fifth."""
 CANDIDATES = [name for name in config.CANDIDATES if name != "dil_conv_5x5"]
 """Without the one whose backward pass takes a third of all time on a CPU."""
+CIFAR = "give CIFAR-10 as a zip of train/ and test/ with a folder of images for each class"
 SEARCHES: dict[str, dict[str, dict[str, Any]]] = {
     "ours": {},
     "operations only": {"strategy": {"granularities": ["operation"]}},
@@ -195,10 +197,14 @@ def chosen_images(archive: Path, file: IO[bytes], setting: Setting) -> None:
     """Writes a zip with the first images of each class of `archive`, as train, validation and test; always the same.
 
     Raises:
-        ConfigError: if there are too few.
+        ConfigError: if there are too few, or if it is no zip file.
     """
     members: dict[tuple[str, str], list[str]] = {}
-    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(file, "w") as target:
+    try:
+        source = zipfile.ZipFile(archive)
+    except zipfile.BadZipFile as error:
+        raise ConfigError.at("archive", f"{archive} cannot be read ({error}); {CIFAR}") from None
+    with source, zipfile.ZipFile(file, "w") as target:
         for name in sorted(source.namelist()):
             *_, part, label, image = ["", "", *name.split("/")]
             if part in ("train", "test") and image:
@@ -218,10 +224,7 @@ def chosen_images(archive: Path, file: IO[bytes], setting: Setting) -> None:
                 for name in names:
                     target.writestr(f"{split}/{label}/{name.rsplit('/', 1)[-1]}", source.read(name))
     if not labels:
-        raise ConfigError.at(
-            "archive", f"{archive} has too few images; give CIFAR-10 as a zip of train/ and test/ with a folder of "
-            "images for each class"
-        )  # fmt: skip
+        raise ConfigError.at("archive", f"{archive} has too few images; {CIFAR}")
 
 
 def _key(*texts: str) -> str:
@@ -438,7 +441,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         bench = Bench.of(asked.archive, asked.out, setting)
         known = known_rows(asked.known, Job) if asked.known else {}
-    except (ConfigError, OSError, zipfile.BadZipFile) as error:
+    except (ConfigError, OSError) as error:
         parser.error(str(error))
     wanted = jobs(seeds, asked.sizes, asked.only)
     found = [known[job] for job in wanted if job in known]

@@ -16,7 +16,6 @@ import itertools
 import json
 import math
 import random
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -262,11 +261,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if not images.exists():
             with whole(images) as file:
-                chosen_images(asked.archive, file, Setting(train=asked.train, validation=asked.validation, test=100))
-    except (ConfigError, OSError, zipfile.BadZipFile) as error:
+                chosen_images(asked.archive, file, Setting(train=asked.train, validation=asked.validation, test=10))
+        bench = Bench(folder, images, asked.epochs, asked.search_epochs)
+        _, blocks = bench.blocks()
+    except (ConfigError, OSError) as error:
         parser.error(str(error))
-    bench = Bench(folder, images, asked.epochs, asked.search_epochs)
-    _, blocks = bench.blocks()
     all_ = networks(blocks)
     some = random.Random(0).sample(all_, len(all_) if asked.networks is None else asked.networks)
     jobs = [Job(seed) for seed in range(asked.seeds)]

@@ -18,7 +18,6 @@ import copy
 import json
 import statistics
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -413,7 +412,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         bench = Bench.of(asked.archive, asked.out, setting)
         known = known_rows(asked.known, Job) if asked.known else {}
-    except (ConfigError, OSError, zipfile.BadZipFile) as error:
+    except (ConfigError, OSError) as error:
         parser.error(str(error))
     wanted = [
         Job(model, size, method, seed)

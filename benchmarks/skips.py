@@ -15,7 +15,6 @@ import json
 import math
 import statistics
 import tempfile
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +27,8 @@ from nasengine.cache import whole
 from nasengine.config import SearchConfig, parse
 from nasengine.errors import ConfigError
 from nasengine.events import CandidatesDrawn, ResultReady, SearchStarted
-from nasengine.search import RESULT, search
+from nasengine.run_folder import RESULT
+from nasengine.search import search
 
 KEEPS = (0.8, 1.0)
 """Share of a skip's values that training leaves at first: with noise, and without."""
@@ -162,7 +162,7 @@ def main(arguments: Sequence[str] | None = None, setting: Setting | None = None)
     try:
         with whole(images) as file:
             chosen_images(asked.archive, file, setting)
-    except (ConfigError, OSError, zipfile.BadZipFile) as error:
+    except (ConfigError, OSError) as error:
         parser.error(str(error))
     with asked.out.open("a") as lines:
         made = each_done(run, Bench(setting, images), missing, asked.workers)

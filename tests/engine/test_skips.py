@@ -58,4 +58,4 @@ def test_an_archive_of_something_else_is_refused(tmp_path: Path, capsys: pytest.
     (tmp_path / "images.zip").write_bytes(b"no zip")
     with pytest.raises(SystemExit):
         skips.main([str(tmp_path / "images.zip"), "--out", str(tmp_path / "rows.jsonl")])
-    assert "not a zip file" in capsys.readouterr().err
+    assert "images.zip cannot be read (File is not a zip file); give CIFAR-10" in capsys.readouterr().err
