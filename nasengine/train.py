@@ -252,13 +252,12 @@ def _pass(
 
 
 def _moved(net: Supernet, strategy: Strategy, draws: Sequence[Draw]) -> Iterator[Tensor]:
-    """What a pass leaves behind: slopes of weights, of the strategy's own parameters and of masks, and statistics."""
+    """What a pass leaves behind: slopes of weights and of masks, statistics, and both in the strategy's own modules."""
     masks = (draw.flat[level] for draw in draws for level in GATED if level in draw.flat)
-    for value in chain(net.live.values(), strategy.parameters(), masks):
-        if value.grad is not None:
-            yield value.grad
+    yield from (value.grad for value in chain(net.live.values(), masks) if value.grad is not None)
     if net.tracks:
         yield from net.running_statistics
+    yield from _left_in(strategy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,10 +316,10 @@ def retrain_step(
     return {"loss": told, "accuracy": accuracy}
 
 
-def _left_in(network: nn.Module) -> Iterator[Tensor]:
-    """What a pass leaves in a compact network: slopes, and running statistics."""
-    yield from (parameter.grad for parameter in network.parameters() if parameter.grad is not None)
-    for module in network.modules():
+def _left_in(whole: nn.Module) -> Iterator[Tensor]:
+    """What a pass leaves in a module: slopes, and running statistics."""
+    yield from (parameter.grad for parameter in whole.parameters() if parameter.grad is not None)
+    for module in whole.modules():
         if isinstance(module, BATCH_NORMS) and module.track_running_stats:
             yield from (module.running_mean, module.running_var)
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from scipy.stats import kendalltau
 from torch import Tensor, nn
 
-from nasengine import parallel, traversal
+from nasengine import traversal
 from nasengine.architecture import Plan, lowered
 from nasengine.blocks import Block, Prices, assignments, divided, extremes, filters, groups, kept_by, largest, prices
 from nasengine.config import DNAConfig
@@ -364,8 +364,7 @@ class DNA(Strategy):
         return getattr(self, f"ratings{block.number}")
 
     def _put(self, block: Block, found: Sequence[float]) -> None:
-        """Of several processes, what the first one found: not all that a rating rests on is averaged among them."""
-        ratings, found = self._ratings(block), parallel.agreed(lambda: list(found))
+        ratings = self._ratings(block)
         ratings.copy_(torch.tensor(found, dtype=torch.float64).view_as(ratings))
 
     def _is_rated(self, block: Block) -> bool:
@@ -446,11 +445,8 @@ class DNA(Strategy):
 
     def _networks(self, net: Supernet) -> list[tuple[float, float, list[int], dict[str, list[int]]]]:
         """(size, rating, places in the blocks' fronts, units) of networks that no other undercuts, by rising size."""
-        metric, fronts = (
-            next(iter(self.bounds)),
-            [self._front(self._listed(net, block), block) for block in self.blocks],
-        )
-        found = []
+        metric, found = next(iter(self.bounds)), []
+        fronts = [self._front(self._listed(net, block), block) for block in self.blocks]
         for shares in assignments(self.rungs, self.part.widths):
             price = prices(net.plan, self.rungs, shares, metric)
             there, rows = [], []

@@ -24,6 +24,7 @@ from nasengine.export import verified
 from nasengine.search import search
 
 SHORT: dict[str, Any] = {"retrain.epochs": 2}
+UNTAUGHT = {"kind": "dna", "recipe": "dna++", "rating_images": 40}
 
 
 def processes(patch: pytest.MonkeyPatch, n: int, rank: int = 0) -> None:
@@ -160,6 +161,7 @@ def by_all_methods(folder: Path) -> None:
         "known model": watched_search(folder / "known model", VARIANTS["known model"]),
         "sub-graphs": watched_search(folder / "sub-graphs", VARIANTS["sub-graphs, then widths"]),
         "blocks": watched_search(folder / "blocks", VARIANTS["blocks"]),
+        "untaught blocks": watched_search(folder / "untaught blocks", VARIANTS["blocks"] | {"strategy": UNTAUGHT}),
     }
     control, epochs = Control(), 0
     if not parallel.leads():
@@ -176,7 +178,7 @@ def test_all_methods_learn_the_same_bit_by_bit_end_early_together_and_can_be_lef
     tmp_path: Path,
 ) -> None:
     one, other = together(by_all_methods, tmp_path)
-    for name in ("published", "teacher", "known model", "sub-graphs", "blocks"):
+    for name in ("published", "teacher", "known model", "sub-graphs", "blocks", "untaught blocks"):
         assert one[name]["search"] and one[name]["retrain"]
         assert_alike(one[name], other[name])
     assert (one["epochs"], other["epochs"]) == (1, 0)
