@@ -281,6 +281,7 @@ class _Run:
         part = self.config.strategy
         make = resolved(catalogue.STRATEGIES[part.kind].paths[part.recipe])
         self.strategy = make(self.plan, self.config, self.look.family, self.look.limits).to(self.device)
+        self.strategy.breathe = self._obey
         self.stages = self.strategy.stages(self.net)
         if not resumed:
             yield narration.search_started(self.config, self.plan, self.look, self.stages, device.label(self.device))

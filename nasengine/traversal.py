@@ -22,6 +22,9 @@ ROUNDS = 3
 """How often the prices of several costs are settled in turn."""
 HALVINGS_OF_GAP = 12
 """How small a part of the range of all networks is looked at first."""
+IN_BAND = 200_000
+"""Partial networks that are looked at, at most, for one that costs neither too much nor too little: where a second
+limit leaves none, to be certain of it may take for ever."""
 SLACK = 1e-12
 """What two ways to the same sum may be apart by, as a share of the largest number in it."""
 
@@ -71,7 +74,8 @@ def best(blocks: Blocks, bounds: Sequence[float], least: float = -inf) -> Found 
     """The lowest rated network whose costs exceed no bound, and whose first cost is `least` at least.
 
     None if there is none. Of networks that are rated the same it is always the same one; of two candidates of a block
-    that are, the cheaper, then the first.
+    that are, the cheaper, then the first. Where neither the best without `least` nor the best without bounds is in the
+    band between them, no more than `IN_BAND` partial networks are looked at for one that is.
 
     >>> rated = [[(0, 4), (1, 0)], [(0, 3), (10, 0)], [(0, 5), (1, 3), (2, 0)]]
     >>> blocks = [[Candidate(rating=rating, costs=(cost,)) for rating, cost in block] for block in rated]
@@ -82,14 +86,14 @@ def best(blocks: Blocks, bounds: Sequence[float], least: float = -inf) -> Found 
     if found is None or found.costs[0] >= least:
         return found
     turned = [[Candidate(rating=each.rating, costs=(-each.costs[0],)) for each in block] for block in blocks]
-    dearer = _searched(_Laid(turned, [pareto(block) for block in turned], [-least]))
-    if dearer is None:
-        return None
-    found = _found(blocks, dearer.picks, found.visited + dearer.visited)
-    if all(cost <= bound for cost, bound in zip(found.costs, bounds, strict=True)):
-        return found
-    rest = _searched(_Laid(blocks, [range(len(block)) for block in blocks], bounds, least))
-    return rest and replace(rest, visited=found.visited + rest.visited)
+    dearer = _searched(_Laid(turned, [pareto(block) for block in turned], [-least]), IN_BAND)
+    visited = found.visited + (dearer.visited if dearer else 0)
+    if dearer is not None:
+        found = _found(blocks, dearer.picks, visited)
+        if all(cost <= bound for cost, bound in zip(found.costs, bounds, strict=True)):
+            return found
+    rest = _searched(_Laid(blocks, [_unlike(block) for block in blocks], bounds, least), IN_BAND)
+    return rest and replace(rest, visited=visited + rest.visited)
 
 
 def ascending(blocks: Blocks, bounds: Sequence[float]) -> Iterator[Found]:
@@ -146,6 +150,16 @@ def network_front(blocks: Blocks, bound: float = inf, most: int | None = None) -
     return networks
 
 
+def _unlike(block: Sequence[Candidate]) -> list[int]:
+    """Places of candidates, of those with the very same costs that of the best alone."""
+    found: dict[tuple[float, ...], int] = {}
+    for place, candidate in enumerate(block):
+        other = found.get(candidate.costs)
+        if other is None or candidate.rating < block[other].rating:
+            found[candidate.costs] = place
+    return list(found.values())
+
+
 def _of_one_cost(candidate: Candidate) -> Candidate:
     return Candidate(rating=candidate.rating, costs=candidate.costs[:1])
 
@@ -174,12 +188,17 @@ class _Row(NamedTuple):
 
 
 class _Laid:
-    """Blocks laid out by worth, and what can be known of a partial network."""
+    """Blocks laid out by worth, and what can be known of a partial network.
+
+    Those whose candidates differ most in cost come first: what is left then decides what of the others can go together.
+    """
 
     def __init__(
         self, blocks: Blocks, places: Sequence[Sequence[int]], bounds: Sequence[float], least: float = -inf
     ) -> None:
-        listed = [[block[at] for at in among] for block, among in zip(blocks, places, strict=True)]
+        self.order = sorted(range(len(blocks)), key=lambda at: -_range([each.costs[0] for each in blocks[at]]))
+        places = [places[at] for at in self.order]
+        listed = [[blocks[at][place] for place in among] for at, among in zip(self.order, places, strict=True)]
         prices = _prices(listed, bounds, least)
         owed = [least if prices[0] < 0 else bounds[0], *bounds[1:]]
         paid = fsum(map(mul, prices, owed))
@@ -220,10 +239,15 @@ class _Laid:
         )
 
     def found(self, taken: Sequence[_Row], visited: int) -> Found:
-        return _found(self.blocks, [row.place for row in taken], visited)
+        picks = {at: row.place for at, row in zip(self.order, taken, strict=True)}
+        return _found(self.blocks, [picks[at] for at in range(len(picks))], visited)
 
 
-def _searched(laid: _Laid) -> Found | None:
+def _range(costs: Sequence[float]) -> float:
+    return max(costs, default=0.0) - min(costs, default=0.0)
+
+
+def _searched(laid: _Laid, most: float = inf) -> Found | None:
     """Depth first, by worth; a block is left as soon as its next candidate cannot be part of a better network.
 
     First among networks that may be rated as low as the lowest bound and a little more, then twice as much, and so on:
@@ -236,6 +260,8 @@ def _searched(laid: _Laid) -> Found | None:
     def visit(ceiling: float) -> None:
         nonlocal top, visited
         for row in laid.rows[len(taken)]:
+            if visited >= most:
+                return
             visited += 1
             taken.append(row)
             hopeless = laid.bound(taken) >= (ceiling if top is None else min(ceiling, top.rating - 2 * laid.margin))
@@ -253,7 +279,7 @@ def _searched(laid: _Laid) -> Found | None:
     spread = fsum(rows[-1].worth - rows[0].worth for rows in laid.rows)
     for ceiling in [*(laid.bound([]) + spread / 2**halvings for halvings in range(HALVINGS_OF_GAP, 0, -1)), inf]:
         visit(ceiling)
-        if top is not None and top.rating <= ceiling:
+        if visited >= most or (top is not None and top.rating <= ceiling):
             break
     return None if top is None else replace(top, visited=visited)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -232,8 +232,10 @@ class Strategy(nn.Module, ABC):
         answers: whether the network answers images while it is searched; if not, it does so from its last cut on.
         judged_on: held-out images that it wants to see when a stage ends, at most. Where there are any, nothing of it
             learns from those that are held out.
+        breathe: to be called now and then by what takes long in `decide`; raises `Interrupted` if the search shall end.
     """
 
+    breathe: Callable[[], object] = staticmethod(lambda: None)
     decision_fraction: float = 0.0
     answers: bool = True
     judged_on: int = 0

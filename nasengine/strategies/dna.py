@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,19 @@ from torch import Tensor, nn
 
 from nasengine import traversal
 from nasengine.architecture import Plan, lowered
-from nasengine.blocks import Block, Prices, assignments, divided, extremes, filters, groups, kept_by, largest, prices
+from nasengine.blocks import (
+    Block,
+    Prices,
+    Shares,
+    assignments,
+    divided,
+    extremes,
+    filters,
+    groups,
+    kept_by,
+    largest,
+    prices,
+)
 from nasengine.config import DNAConfig
 from nasengine.device import generator, number, seeded
 from nasengine.discretise import fitted_by_clock
@@ -62,11 +74,27 @@ LADDER = 16
 """How many other sizes the page can look at."""
 TINY = 1e-12
 UNRATED = 1e-6
-"""By how much the costliest candidate of a block that was not rated is better: where nothing is known, more is."""
+"""By how much a candidate of a block that was not rated is better if it takes the whole target: where nothing is known,
+more is better."""
 TRIED = 5000
 """Networks of blocks that were not rated, at most."""
 TRIES = 200
 """Random paths that are looked at for one of a size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """Widths of all blocks.
+
+    Attributes:
+        shares: channel group -> share of its channels.
+        fixed: of each metric, what a network takes beside its operations.
+        rows: of each block all candidates, with what they take.
+    """
+
+    shares: Shares
+    fixed: Sequence[float]
+    rows: Sequence[Sequence[Candidate]]
 
 
 class DNA(Strategy):
@@ -192,9 +220,10 @@ class DNA(Strategy):
         if not moment.stage.last:
             return []
         tried: list[tuple[Kept, Paths]] = []
+        ways = self._ways(net)
 
         def fit(bounds: Mapping[str, int]) -> Kept:
-            paths = self._best(net, bounds)
+            paths = self._best(ways, bounds)
             tried.append((self._kept(net, paths.units), paths))
             return tried[-1][0]
 
@@ -205,7 +234,7 @@ class DNA(Strategy):
             )  # fmt: skip
         else:
             found = fit(self.bounds)
-        networks = self._networks(net) if all(map(self._is_rated, self.blocks)) else []
+        networks = self._networks(net, ways) if all(map(self._is_rated, self.blocks)) else []
         paths = next(paths for kept, paths in tried if kept is found)
         ladder = _some(networks, LADDER)
         return [
@@ -238,7 +267,7 @@ class DNA(Strategy):
             generation=generation, borders=borders, sides=[self.plan.sides[border] for border in borders]
         )
         if generation:
-            units = self._best(net, self.bounds).units
+            units = self._best(self._ways(net), self.bounds).units
             operations = {rung.choice: units[rung.choice] for rung in self.rungs}
             return replace(wanted, architecture=lowered(self.wider, operations).to_json())
         if self.part.teacher == "own":
@@ -376,8 +405,26 @@ class DNA(Strategy):
         ratings = self._ratings(block)[self.part.widths.index(width)].tolist()
         prices_ = [tuple(one.of(first, path) for one in costs) for path in block.paths()]
         if not self._is_rated(block):
-            ratings = [-UNRATED * price[0] / costs[0].most for price in prices_]
+            target = next(iter(self.bounds.values()))
+            ratings = [-UNRATED * price[0] / target for price in prices_]
         return [Candidate(rating=rating, costs=price) for rating, price in zip(ratings, prices_, strict=True)]
+
+    def _ways(self, net: Supernet) -> list[Way]:
+        """Every way to give the blocks widths; candidates that cost the same in several are listed once."""
+        known: dict[Any, list[Candidate]] = {}
+        found = []
+        for shares in assignments(self.rungs, self.part.widths):
+            self.breathe()
+            costs, rows, first = [prices(net.plan, self.rungs, shares, metric) for metric in self.bounds], [], 0
+            for block in self.blocks:
+                last = first + len(block.rungs)
+                key = (block.number, shares[block.group], *(one.options[first:last] for one in costs))
+                if key not in known:
+                    known[key] = self._row(block, shares[block.group], costs)
+                rows.append(known[key])
+                first = last
+            found.append(Way(shares=shares, fixed=[one.fixed for one in costs], rows=rows))
+        return found
 
     def _worth_trying(self, block: Block, row: Sequence[Candidate]) -> Sequence[int]:
         """Places of a row; of a block that was not rated only some, evenly by cost, since nothing tells them apart."""
@@ -410,65 +457,63 @@ class DNA(Strategy):
             self.plan, block.rungs, {block.group: self.part.widths[which]}
         )
 
-    def _best(self, net: Supernet, bounds: Mapping[str, int]) -> Paths:
+    def _best(self, ways: Sequence[Way], bounds: Mapping[str, int]) -> Paths:
         """The network of the lowest sum of ratings within all bounds, and not far below the first if that can be."""
         below = (1 - TOLERANCE) * next(iter(bounds.values()))
-        found = self._best_of(net, bounds, below) or self._best_of(net, bounds, -math.inf)
+        found = self._best_of(ways, bounds, below) or self._best_of(ways, bounds, -math.inf)
         if found is None:  # the outlook refuses what it can know
             sizes = ", ".join(f"{bound:,} {metric}" for metric, bound in bounds.items())
             raise TrainingError(f"no network with one operation a layer is within {sizes}; give more in a new search")
         return found
 
-    def _best_of(self, net: Supernet, bounds: Mapping[str, int], least: float) -> Paths | None:
+    def _best_of(self, ways: Sequence[Way], bounds: Mapping[str, int], least: float) -> Paths | None:
         best: Paths | None = None
-        ways, visited = assignments(self.rungs, self.part.widths), 0
-        for shares in ways:
-            costs = [prices(net.plan, self.rungs, shares, metric) for metric in bounds]
-            rows = [self._row(block, shares[block.group], costs) for block in self.blocks]
-            places = [self._worth_trying(block, row) for block, row in zip(self.blocks, rows, strict=True)]
-            tried = [[row[at] for at in own] for row, own in zip(rows, places, strict=True)]
-            room = [bound - one.fixed for bound, one in zip(bounds.values(), costs, strict=True)]
-            found = traversal.best(tried, room, least - costs[0].fixed)
+        visited = 0
+        for way in ways:
+            self.breathe()
+            places = [self._worth_trying(block, row) for block, row in zip(self.blocks, way.rows, strict=True)]
+            tried = [[row[at] for at in own] for row, own in zip(way.rows, places, strict=True)]
+            room = [bound - fixed for bound, fixed in zip(bounds.values(), way.fixed, strict=True)]
+            found = traversal.best(tried, room, least - way.fixed[0])
             visited += found.visited if found else 0
             if found is None or (best is not None and best.rating <= found.rating):
                 continue
             taken = [row[pick] for row, pick in zip(tried, found.picks, strict=True)]
-            units = filters(net.plan, self.rungs, shares)
+            units = filters(self.plan, self.rungs, way.shares)
             for block, own, pick in zip(self.blocks, places, found.picks, strict=True):
                 units |= block.units(block.path(own[pick]))
             best = Paths(
-                networks=(), size=costs[0].fixed + found.costs[0], rating=found.rating, units=units, visited=0,
+                networks=(), size=way.fixed[0] + found.costs[0], rating=found.rating, units=units, visited=0,
                 costs=[one.costs[0] for one in taken], ratings=[one.rating for one in taken],
                 of=float(math.prod(block.candidates for block in self.blocks) * len(ways)),
             )  # fmt: skip
         return best and replace(best, visited=visited)
 
-    def _networks(self, net: Supernet) -> list[tuple[float, float, list[int], dict[str, list[int]]]]:
+    def _networks(
+        self, net: Supernet, ways: Sequence[Way]
+    ) -> list[tuple[float, float, list[int], dict[str, list[int]]]]:
         """(size, rating, places in the blocks' fronts, units) of networks that no other undercuts, by rising size."""
-        metric, found = next(iter(self.bounds)), []
-        fronts = [self._front(self._listed(net, block), block) for block in self.blocks]
-        for shares in assignments(self.rungs, self.part.widths):
-            price = prices(net.plan, self.rungs, shares, metric)
+        fronts, found = [self._front(self._listed(net, block), block) for block in self.blocks], []
+        for way in ways:
+            self.breathe()
             there, rows = [], []
-            for block, front in zip(self.blocks, fronts, strict=True):
-                which, n = self.part.widths.index(shares[block.group]), block.candidates
-                row = self._row(block, shares[block.group], [price])
+            for block, front, row in zip(self.blocks, fronts, way.rows, strict=True):
+                which, n = self.part.widths.index(way.shares[block.group]), block.candidates
                 there.append([at for at, place in enumerate(front) if place // n == which])
                 rows.append([row[front[at] % n] for at in there[-1]])
             for one in traversal.network_front(rows, most=NETWORKS):
                 picks = [own[pick] for own, pick in zip(there, one.picks, strict=True)]
-                units = filters(net.plan, self.rungs, shares)
-                for block, front, pick in zip(self.blocks, fronts, picks, strict=True):
-                    units |= {
-                        choice: kept
-                        for choice, kept in self._units(block, front[pick]).items()
-                        if self.plan.choice[choice].granularity == "operation"
-                    }
-                found.append((price.fixed + one.costs[0], one.rating, picks, units))
+                found.append((way.fixed[0] + one.costs[0], one.rating, picks, way))
         found.sort(key=lambda network: network[:2])
         lowest = itertools.accumulate((rating for _, rating, *_ in found), min, initial=math.inf)
         front = [network for network, low in zip(found, lowest, strict=False) if network[1] < low]
-        return _some(front, NETWORKS)
+        networks = []
+        for size, rating, picks, way in _some(front, NETWORKS):
+            units = filters(self.plan, self.rungs, way.shares)
+            for block, places, pick in zip(self.blocks, fronts, picks, strict=True):
+                units |= block.units(block.path(places[pick] % block.candidates))
+            networks.append((size, rating, picks, units))
+        return networks
 
     def _all_largest(self) -> dict[str, list[int]]:
         return kept_by(self.rungs, largest(self.plan, self.rungs))

@@ -338,6 +338,28 @@ def test_06_the_found_network_is_the_best_by_its_ratings_of_all_that_fit(
         assert architecture(plan, kept).size(metric) == size
 
 
+def test_06_many_ways_of_widths_are_decided_among_and_whoever_wants_to_end_does_not_wait_for_all() -> None:
+    plan = plan_of(layers=6, reductions=(2, 4))
+    net = lived_in(plan, 0).train()
+    strategy = strategy_of(plan, (2, 4, 6), widths=[0.25, 0.5, 0.75, 1.0])
+    for block in strategy.blocks:
+        ratings = strategy._ratings(block)
+        ratings.copy_(torch.rand(ratings.shape, generator=torch.Generator().manual_seed(block.number)) + 1)
+    moment, breaths = moment_of(strategy, net, 2), []
+    strategy.breathe = lambda: breaths.append(None)
+    (decision,) = strategy.decide(net, moment, "end", [])
+    assert len(breaths) >= 3 * 4**3, "once a way to list them, to search them, to tell of other sizes"
+    size = architecture(plan, decision.kept).params
+    assert 0.97 * strategy.bounds["params"] <= size <= strategy.bounds["params"] and size == decision.paths.size
+
+    def ended() -> None:
+        raise Interrupted("stopped on request (pause)")
+
+    strategy.breathe = ended
+    with pytest.raises(Interrupted):
+        strategy.decide(net, moment, "end", [])
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from(["params", "macs"]), st.booleans())
 def test_06_what_operations_take_adds_up_to_what_the_network_takes(seed: int, metric: str, excite: bool) -> None:

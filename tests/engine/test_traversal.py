@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nasengine import traversal
 from nasengine.traversal import Candidate, Found, ascending, best, network_front, pareto
 
 Blocks = list[list[Candidate]]
@@ -245,3 +246,31 @@ def test_06_where_all_are_rated_alike_one_is_found_at_once() -> None:
     for bound in (400.0, 1e9):
         found = best(blocks, [bound])
         assert found is not None and found.visited < 5000 and found.costs[0] <= bound
+
+
+def test_06_blocks_of_very_different_size_end_in_the_band_in_few_steps() -> None:
+    """In the order of the blocks it took minutes: the last one, of few and large candidates, decides what fits."""
+    chance = random.Random(3)
+    blocks = [
+        [Candidate(rating=chance.random(), costs=(float(chance.randrange(150) * large),)) for _ in range(294)]
+        for large in (55, 53, 128, 3240)
+    ]
+    for target in (200_000, 250_000, 300_000, 400_000):
+        found = best(blocks, [target], 0.97 * target)
+        assert found is not None and 0.97 * target <= found.costs[0] <= target and found.visited < 50_000
+
+
+def test_06_where_a_second_limit_leaves_nothing_in_the_band_that_is_not_looked_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chance = random.Random(0)
+    blocks = [
+        [Candidate(rating=share, costs=(100 + 1000 * share, 1100 - 1000 * chance.random() * share)) for share in shares]
+        for shares in ([chance.random() for _ in range(1300)] for _ in range(6))
+    ]
+    monkeypatch.setattr(traversal, "IN_BAND", 1000)
+    bounds = [5000.0, 3700.0]
+    assert best(blocks, bounds) is not None
+    for least in (0.5, 0.97, 1.0):
+        found = best(blocks, bounds, least * bounds[0])
+        assert found is None or (found.costs[1] <= bounds[1] and least * bounds[0] <= found.costs[0] <= bounds[0])

@@ -39,7 +39,10 @@ def test_a_newcomer_searches_digits_block_by_block(browser: Browser, tmp_path: P
         for label, text in SMALL.items():
             page.get_by_label(label, exact=True).locator("visible=true").fill(text)
         page.get_by_label("Retraining epochs").fill("2")
+        page.get_by_label("Target", exact=True).fill("100%")
+        expect(page.locator("#outlook-target")).to_have_text(page.locator("#reach-full").inner_text())
         page.get_by_label("Target", exact=True).fill("60%")
+        expect(page.locator("#outlook-target")).not_to_have_text(page.locator("#reach-full").inner_text())
         expect(page.locator("#outlook-sentence")).to_have_text("This can be reached.")
         pictured(page, "form")
         target = int(re.sub(r"\D", "", page.locator("#outlook-target").inner_text()))
