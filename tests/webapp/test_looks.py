@@ -39,7 +39,7 @@ def scenes(browser: Browser, cookies: list[dict[str, object]], stack: Stack, tmp
     context = browser.new_context(viewport=WIDE, base_url=stack.address)  # type: ignore[arg-type]
     context.add_cookies(cookies)  # type: ignore[arg-type]
     page = context.new_page()
-    found = {"form": "/searches/new/", "data sets": "/datasets/", "api": "/tokens/", "lost": "/no/"}
+    found = {"form": "/searches/new/", "form of blocks": "/searches/new/", "data sets": "/datasets/", "api": "/tokens/", "lost": "/no/"}
     found["weights"] = "/weights/"
     page.goto("/weights/")
     weights = {"name": "oak.safetensors", "mimeType": "", "buffer": tiny_model.weights()}
@@ -163,5 +163,9 @@ def test_nothing_jumps_while_a_page_fills(context: BrowserContext, scenes: dict[
 
 def opened(page: Page, name: str, address: str) -> None:
     page.goto(address)
+    if name == "form of blocks":
+        page.get_by_text("DNA", exact=True).click()
+        page.get_by_text("Chain", exact=True).click()
+        expect(page.locator("#outlook-sentence")).to_have_text("This can be reached.")
     if name in ("finished", "failed", "live", "shared", "a model", "sub-graphs", "blocks"):
         expect(page.locator("#network .block").first).to_be_visible(timeout=60_000)
