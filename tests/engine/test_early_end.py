@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from conftest import Whole
 from small import VARIANTS, StopAt, configuration
 
-from nasengine import events, export, packing
+from nasengine import events, export
 from nasengine.config import parse
 from nasengine.control import Control
 from nasengine.errors import Interrupted
@@ -151,15 +152,18 @@ def test_finish_ends_search_and_training_within_two_looks(whole_of: Callable[[st
 def test_a_training_that_ends_early_keeps_the_better_network(tmp_path: Path) -> None:
     """From scratch, ended at its first step: what inheriting starts with, byte by byte. Later: what was trained."""
     changes: dict[str, Any] = {"data.limit": 800, "target.value": "80%", "retrain.epochs": 4, "retrain.lr": 0.1}
-    packing.loaded(configuration(changes).data)  # who reads images looks more often
-    counted = Early()
-    for event in search(configuration(changes), tmp_path / "counted", control=counted):
-        if isinstance(event, events.StageFinished) and event.stage == 1:
+    searched = False
+    for event in search(configuration({**changes, "retrain.start": "scratch"}), tmp_path / "searched"):
+        searched = searched or (isinstance(event, events.StageFinished) and event.last)
+        if searched and isinstance(event, events.CheckpointSaved):
             break
-    before, runs = counted.looks, {}
+    runs = {}
     for start, after in (("inherit", 0), ("scratch", 0), ("scratch", 60)):
+        folder = tmp_path / f"{start}{after}"
+        shutil.copytree(tmp_path / "searched", folder)
         asked = {**changes, "retrain.start": start}
-        runs[start, after] = ran(tmp_path / f"{start}{after}", Early(finish=before + after), asked)
+        (folder / "config.json").write_text(configuration(asked).model_dump_json())  # the search was the same
+        runs[start, after] = ran(folder, Early(finish=after), asked)
         assert report_of(runs[start, after])["ended_early"] == ["retraining"]
     assert bytes_of(runs["scratch", 0].folder) == bytes_of(runs["inherit", 0].folder)
     untrained, trained = (report_of(runs["scratch", after])["accuracy"]["validation"] for after in (0, 60))

@@ -39,7 +39,13 @@ def scenes(browser: Browser, cookies: list[dict[str, object]], stack: Stack, tmp
     context = browser.new_context(viewport=WIDE, base_url=stack.address)  # type: ignore[arg-type]
     context.add_cookies(cookies)  # type: ignore[arg-type]
     page = context.new_page()
-    found = {"form": "/searches/new/", "form of blocks": "/searches/new/", "data sets": "/datasets/", "api": "/tokens/", "lost": "/no/"}
+    found = {
+        "form": "/searches/new/",
+        "form of blocks": "/searches/new/",
+        "data sets": "/datasets/",
+        "api": "/tokens/",
+        "lost": "/no/",
+    }
     found["weights"] = "/weights/"
     page.goto("/weights/")
     weights = {"name": "oak.safetensors", "mimeType": "", "buffer": tiny_model.weights()}
