@@ -5,7 +5,7 @@ the sum of its blocks' ratings (DNA), its parameters and multiply-adds, its accu
 trained as a whole by single paths; and as ceilings the accuracy of another seed, and the best sum of a number for each
 candidate of each block. The interval is of a bootstrap over networks. Rows are written as they are done.
 
-    python -m benchmarks.rating cifar10.zip                  # 45 minutes on one core
+    python -m benchmarks.rating cifar10.zip                  # 75 minutes of one core
     python -m benchmarks.rating cifar10.zip --networks 12 --epochs 2 --seeds 2    # shows that it works, proves nothing
 """
 
