@@ -180,15 +180,16 @@ class BlockRated(Event):
     candidates: int
     """How many were rated."""
     evaluations: int
-    """How often an operation was computed for it, of a batch of images; what candidates share is computed once."""
+    """How often an operation was computed for it, of a batch of images; what candidates share is computed once. Without
+    a teacher (DNA++) each candidate twice."""
     one_by_one: int
     """How often it would have been, each candidate by itself."""
     points: list[list[float]]
-    """[cost, rating] of the candidates, cost in the target's metric; of more than 2,000 those of the front and others,
-    evenly by rating."""
+    """[cost, rating] of the candidates, cost in the target's metric where other blocks have all channels; of more than
+    2,000 those of the front and others, evenly by rating."""
     front: list[dict[str, object]]
-    """Each {cost, rating, units}: candidates that no other one undercuts in both, by rising cost; `units` has for each
-    choice the units that it keeps."""
+    """Each {cost, rating, units, width}: candidates that no other one of the same width undercuts in both, by rising
+    cost; `units` has for each choice the units that it keeps, `width` is the share of the block's channels."""
     correlation: float | None
     """Kendall's tau of rating and cost, -1 to 1: how far the rating says no more than the cost does."""
     seconds: float
@@ -196,7 +197,10 @@ class BlockRated(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class PathsFound(Event):
-    """Which candidates together are the best network of each size, exactly, by the sum of their blocks' ratings."""
+    """Which candidates together are the best network of each size, exactly, by the sum of their blocks' ratings.
+
+    Of a search that was ended before all blocks were rated there are no `networks`, and nothing is certain.
+    """
 
     kind: ClassVar[str] = "paths_found"
     stage: int
@@ -205,7 +209,8 @@ class PathsFound(Event):
     """Each {size, rating, picks}, by rising size and falling rating: networks that no other undercuts in both; `picks`
     has for each block the place of its candidate in the front of `BlockRated`. At most 400, evenly by size."""
     chosen: dict[str, object]
-    """{size, rating, costs, ratings, units}: the one that was taken; `costs` and `ratings` have a number a block."""
+    """{size, rating, costs, ratings, units, widths}: the one that was taken, the best of those just below the target if
+    there are any; `costs` (as in `BlockRated`), `ratings` and `widths` have a number a block."""
     visited: int
     """Partial networks that were looked at to be sure of it."""
     of: float

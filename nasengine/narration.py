@@ -139,8 +139,8 @@ def block_rated(found: Rated, stage: Stage, epoch: int, seconds: float) -> event
         one_by_one=found.one_by_one,
         points=[told(*point) for point in found.points],
         front=[
-            {**dict(zip(("cost", "rating"), told(cost, rating), strict=True)), "units": _lists(units)}
-            for cost, rating, units in found.front
+            {**dict(zip(("cost", "rating"), told(cost, rating), strict=True)), "units": _lists(units), "width": width}
+            for cost, rating, units, width in found.front
         ],
         correlation=found.correlation,
         seconds=seconds,
@@ -166,6 +166,7 @@ def paths_found(paths: Paths, stage: Stage, epoch: int) -> events.PathsFound:
             "costs": [size(cost) for cost in paths.costs],
             "ratings": [round(rating, RATING_DIGITS) for rating in paths.ratings],
             "units": _lists(paths.units),
+            "widths": list(paths.widths),
         },
         visited=paths.visited,
         of=paths.of,

@@ -132,7 +132,7 @@ class Rated:
     evaluations: int
     one_by_one: int
     points: Sequence[tuple[float, float]]
-    front: Sequence[tuple[float, float, Mapping[str, Sequence[int]]]]
+    front: Sequence[tuple[float, float, Mapping[str, Sequence[int]], float]]
     correlation: float | None
 
 
@@ -142,7 +142,8 @@ class Paths:
 
     Attributes:
         networks: (size, rating, places in the blocks' fronts), by rising size.
-        size, rating, costs, ratings, units: of the one that was taken; costs and ratings have a number a block.
+        size, rating, costs, ratings, units, widths: of the one that was taken; costs, ratings and widths are of its
+            blocks.
     """
 
     networks: Sequence[tuple[float, float, Sequence[int]]]
@@ -151,6 +152,7 @@ class Paths:
     costs: Sequence[float]
     ratings: Sequence[float]
     units: Mapping[str, Sequence[int]]
+    widths: Sequence[float]
     visited: int
     of: float
 

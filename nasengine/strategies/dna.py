@@ -112,6 +112,8 @@ class DNA(Strategy):
 
     answers = False
     recalibrates = True
+    passes = 1
+    """How often each candidate is computed to be rated."""
 
     def __init__(
         self, plan: Plan, part: DNAConfig, *, ends: Sequence[int], epochs: int, bounds: Mapping[str, int], seed: int,
@@ -140,7 +142,7 @@ class DNA(Strategy):
                 index=index,
                 name=f"block {block.number + 1}" + f", teacher {generation + 1}" * (self.part.generations > 1),
                 exit=self.plan.exits[-1],
-                blocks=block.rungs[-1].block + 1,
+                blocks=len(self.plan.blocks),
                 epochs=epochs + (index < rest),
                 warmup_epochs=0,
                 start_size=extremes(net.plan, self.part.widths, metric)[1],
@@ -204,10 +206,10 @@ class DNA(Strategy):
             blocks=len(self.blocks),
             choices=[rung.choice for rung in block.rungs],
             candidates=len(listed),
-            evaluations=len(self.part.widths) * block.evaluations,
-            one_by_one=len(listed) * len(block.rungs),
+            evaluations=self.passes * len(self.part.widths) * block.evaluations,
+            one_by_one=self.passes * len(listed) * len(block.rungs),
             points=[(cost[place], rating[place]) for place in shown],
-            front=[(cost[place], rating[place], self._units(block, place)) for place in front],
+            front=[(cost[at], rating[at], self._units(block, at), self._width(block, at)) for at in front],
             correlation=None if math.isnan(tau) else tau,
         )
 
@@ -241,7 +243,11 @@ class DNA(Strategy):
             Decision(
                 kept=found,
                 ladder={round(size): self._kept(net, units) for size, _, _, units in ladder},
-                paths=replace(paths, networks=[(size, rating, picks) for size, rating, picks, _ in networks]),
+                paths=replace(
+                    paths,
+                    networks=[(size, rating, picks) for size, rating, picks, _ in networks],
+                    costs=[self._cost(net, *each, paths.units) for each in zip(self.blocks, paths.widths, strict=True)],
+                ),
             )
         ]
 
@@ -436,11 +442,17 @@ class DNA(Strategy):
 
     def _listed(self, net: Supernet, block: Block) -> list[Candidate]:
         """All candidates of a block, width by width, with what they take where all other channels are there."""
-        metric, found = next(iter(self.bounds)), list[Candidate]()
-        for width in self.part.widths:
-            shares = {**dict.fromkeys(groups(self.rungs), 1.0), block.group: width}
-            found += self._row(block, width, [prices(net.plan, self.rungs, shares, metric)])
-        return found
+        return [one for width in self.part.widths for one in self._row(block, width, [self._priced(net, block, width)])]
+
+    def _priced(self, net: Supernet, block: Block, width: float) -> Prices:
+        """What layers take where a block has this width and all other channels are there."""
+        shares = {**dict.fromkeys(groups(self.rungs), 1.0), block.group: width}
+        return prices(net.plan, self.rungs, shares, next(iter(self.bounds)))
+
+    def _cost(self, net: Supernet, block: Block, width: float, units: Mapping[str, Sequence[int]]) -> float:
+        """What a block's part of a network takes, in the same terms."""
+        path = [rung.options.index(tuple(units[rung.choice])) for rung in block.rungs]
+        return self._priced(net, block, width).of(self.rungs.index(block.rungs[0]), path)
 
     def _front(self, listed: Sequence[Candidate], block: Block) -> list[int]:
         """Places in that list: of each width those that no other undercuts in rating and cost."""
@@ -450,12 +462,13 @@ class DNA(Strategy):
         ]
         return sorted(found, key=lambda place: (listed[place].costs, place))
 
+    def _width(self, block: Block, place: int) -> float:
+        return self.part.widths[place // block.candidates]
+
     def _units(self, block: Block, place: int) -> dict[str, list[int]]:
         """What a candidate of that list keeps."""
-        which, number_ = divmod(place, block.candidates)
-        return block.units(block.path(number_)) | filters(
-            self.plan, block.rungs, {block.group: self.part.widths[which]}
-        )
+        operations = block.units(block.path(place % block.candidates))
+        return operations | filters(self.plan, block.rungs, {block.group: self._width(block, place)})
 
     def _best(self, ways: Sequence[Way], bounds: Mapping[str, int]) -> Paths:
         """The network of the lowest sum of ratings within all bounds, and not far below the first if that can be."""
@@ -483,8 +496,8 @@ class DNA(Strategy):
             for block, own, pick in zip(self.blocks, places, found.picks, strict=True):
                 units |= block.units(block.path(own[pick]))
             best = Paths(
-                networks=(), size=way.fixed[0] + found.costs[0], rating=found.rating, units=units, visited=0,
-                costs=[one.costs[0] for one in taken], ratings=[one.rating for one in taken],
+                networks=(), size=way.fixed[0] + found.costs[0], rating=found.rating, units=units, visited=0, costs=(),
+                ratings=[one.rating for one in taken], widths=[way.shares[block.group] for block in self.blocks],
                 of=float(math.prod(block.candidates for block in self.blocks) * len(ways)),
             )  # fmt: skip
         return best and replace(best, visited=visited)

@@ -41,6 +41,9 @@ CONTRAST = 0.4
 class Untaught(dna.DNA):
     """Projectors and predictors are modules, one pair a block; twins are buffers that follow slowly."""
 
+    passes = 2
+    """First all twins for the centre, then all candidates."""
+
     def __init__(self, plan: Plan, part: Any, **settings: Any) -> None:
         super().__init__(plan, part, **settings)
         with seeded(number(self.seed, "projectors")):
@@ -108,7 +111,7 @@ class Untaught(dna.DNA):
         """The distance of each candidate's prediction to the mean of what all candidates' twins project."""
         block, found = self._block(moment.stage), []
         calibration, *parts = self._read_still(net, block, [images for images, _ in batches])
-        total, done = 2 * len(self.part.widths) * block.candidates, 0
+        total, done = len(self.part.widths) * block.candidates, 0
         centres, self_trained = [torch.zeros(()) for _ in parts], self.projectors.training
         twin = net.widened({})
         for name in self._weights(net, block):
@@ -117,13 +120,13 @@ class Untaught(dna.DNA):
         for width in self.part.widths:
             for made in answers(twin, block, self._masks(net, block, width), calibration, parts):
                 centres = [old + self._slowly(block, _pooled(x)) for old, x in zip(centres, made, strict=True)]
-                yield (done := done + 1), total
-        centres = [2 * centre / total for centre in centres]
+                yield math.ceil((done := done + 1) / self.passes), total
+        centres = [centre / total for centre in centres]
         for width in self.part.widths:
             masks = self._masks(net, block, width)
             for rating in rated(net, block, masks, calibration, parts, centres, partial(self._predicted, block)):
                 found.append(rating)
-                yield (done := done + 1), total
+                yield math.ceil((done := done + 1) / self.passes), total
         self.train(self_trained)
         self._put(block, found)
 
