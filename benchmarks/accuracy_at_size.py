@@ -19,6 +19,7 @@ import multiprocessing
 import statistics
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
@@ -197,32 +198,31 @@ def chosen_images(archive: Path, file: IO[bytes], setting: Setting) -> None:
     """Writes a zip with the first images of each class of `archive`, as train, validation and test; always the same.
 
     Raises:
-        ConfigError: if there are too few, or if it is no zip file.
+        ConfigError: if there are too few, or if it is no zip file, or a damaged one.
     """
     members: dict[tuple[str, str], list[str]] = {}
     try:
-        source = zipfile.ZipFile(archive)
-    except zipfile.BadZipFile as error:
+        with zipfile.ZipFile(archive) as source, zipfile.ZipFile(file, "w") as target:
+            for name in sorted(source.namelist()):
+                *_, part, label, image = ["", "", *name.split("/")]
+                if part in ("train", "test") and image:
+                    members.setdefault((part, label), []).append(name)
+            labels = sorted({label for _, label in members})
+            train, held, test = (total // max(1, len(labels)) for total in setting.images)
+            for label in labels:
+                seen, unseen = members.get(("train", label), []), members.get(("test", label), [])
+                if len(seen) < train + held or len(unseen) < test:
+                    labels = []
+                    break
+                for split, names in (
+                    ("train", seen[:train]),
+                    ("validation", seen[train : train + held]),
+                    ("test", unseen[:test]),
+                ):
+                    for name in names:
+                        target.writestr(f"{split}/{label}/{name.rsplit('/', 1)[-1]}", source.read(name))
+    except (zipfile.BadZipFile, zlib.error) as error:
         raise ConfigError.at("archive", f"{archive} cannot be read ({error}); {CIFAR}") from None
-    with source, zipfile.ZipFile(file, "w") as target:
-        for name in sorted(source.namelist()):
-            *_, part, label, image = ["", "", *name.split("/")]
-            if part in ("train", "test") and image:
-                members.setdefault((part, label), []).append(name)
-        labels = sorted({label for _, label in members})
-        train, held, test = (total // max(1, len(labels)) for total in setting.images)
-        for label in labels:
-            seen, unseen = members.get(("train", label), []), members.get(("test", label), [])
-            if len(seen) < train + held or len(unseen) < test:
-                labels = []
-                break
-            for split, names in (
-                ("train", seen[:train]),
-                ("validation", seen[train : train + held]),
-                ("test", unseen[:test]),
-            ):
-                for name in names:
-                    target.writestr(f"{split}/{label}/{name.rsplit('/', 1)[-1]}", source.read(name))
     if not labels:
         raise ConfigError.at("archive", f"{archive} has too few images; {CIFAR}")
 

@@ -36,7 +36,7 @@ STIFF = "attention: with fewer heads it no longer runs"
 NARROW = "attention: with narrower heads it no longer runs"
 UNSCALED = "attention: no scale is written down that could stay when heads get narrower"
 HIDDEN = "attention: its queries and keys cannot be seen"
-ROUNDING = 1e-12  # of the largest slope, in fp64; smaller ones are none
+ROUNDING = 1e-12  # of the largest slope of all parameters, in fp64; smaller ones are none
 Rows = tuple[int, ...]
 
 
@@ -211,10 +211,15 @@ def _combed(places: Sequence[int], width: int) -> tuple[tuple[int, ...], ...]:
 
 
 def _slopes(parts: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[tuple[Tensor | None, ...]]:
-    """For each head, how its part of what was read moves with each parameter."""
+    """For each head, how its part of what was read moves with each parameter; what is but rounding is 0."""
     stream = torch.Generator().manual_seed(0)
     sums = [(part * torch.randn(part.shape, generator=stream)).sum() for part in parts]
-    return [torch.autograd.grad(one, parameters, retain_graph=True, allow_unused=True) for one in sums]
+    found = []
+    for one in sums:
+        slopes = torch.autograd.grad(one, parameters, retain_graph=True, allow_unused=True)
+        least = ROUNDING * max(slope.abs().max() for slope in slopes if slope is not None)
+        found.append(tuple(None if slope is None else slope * (slope.abs() > least) for slope in slopes))
+    return found
 
 
 def _sides(attention: nn.Module, parameter: str) -> list[tuple[str, tuple[str, ...], int]]:
@@ -232,9 +237,9 @@ def _sides(attention: nn.Module, parameter: str) -> list[tuple[str, tuple[str, .
 
 
 def _touched(slope: Tensor, dim: int) -> Rows:
-    """Numbers of the slices that are not all zero, up to rounding."""
-    largest = slope.movedim(dim, 0).reshape(slope.shape[dim], -1).abs().amax(1)
-    return tuple((largest > ROUNDING * largest.max()).nonzero().flatten().tolist())
+    """Numbers of the slices that are not all zero."""
+    slices = slope.movedim(dim, 0).reshape(slope.shape[dim], -1)
+    return tuple(slices.any(1).nonzero().flatten().tolist())
 
 
 def _alike(rows: list[Rows]) -> list[Rows]:

@@ -19,7 +19,7 @@ class Course:
         lessons: teachers that are trained for stages of the search.
         lesson: epochs of each of them.
         retrain: of each network at the end.
-        taught: whether those learn from the whole network, which is trained before them.
+        teacher: whether those learn from the whole network, which is trained before them.
         networks: how many there are at the end.
     """
 
@@ -27,27 +27,27 @@ class Course:
     lessons: int
     lesson: int
     retrain: int
-    taught: bool
+    teacher: bool
     networks: int
 
-    def fraction(self, phase: str, *, lessons: int, over: int, part: float) -> float:
+    def fraction(self, phase: str, *, taught: int, over: int, part: float) -> float:
         """Share of the run that is over, at most 1.
 
         Args:
             phase: prepare, search, teach, or one after them.
-            lessons: teachers of stages that are trained.
+            taught: of the teachers of stages, those that are trained.
             over: epochs of the stages that are done; at the end, networks that are.
             part: epochs of what is in hand.
         """
-        each = RETRAIN_EPOCH + ANSWERS * self.taught
+        each = RETRAIN_EPOCH + ANSWERS * self.teacher
         preparing = PREPARING_EPOCH * self.lesson
         searched = self.search + preparing * self.lessons
-        teaching = TEACHER_EPOCH * self.retrain * self.taught
+        teaching = TEACHER_EPOCH * self.retrain * self.teacher
         match phase:
             case "prepare":
-                done = over + preparing * lessons + PREPARING_EPOCH * part
+                done = over + preparing * taught + PREPARING_EPOCH * part
             case "search":
-                done = over + preparing * lessons + part
+                done = over + preparing * taught + part
             case "teach":
                 done = searched + TEACHER_EPOCH * part
             case _:

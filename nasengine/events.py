@@ -197,7 +197,7 @@ class BlockRated(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class PathsFound(Event):
-    """Which candidates together are the best network of each size, exactly, by the sum of their blocks' ratings.
+    """Which candidates together are the best network of each size, by the sum of their blocks' ratings.
 
     Of a search that was ended before all blocks were rated there are no `networks`, and nothing is certain.
     """
@@ -212,7 +212,9 @@ class PathsFound(Event):
     """{size, rating, costs, ratings, units, widths}: the one that was taken, the best of those just below the target if
     there are any; `costs` (as in `BlockRated`), `ratings` and `widths` have a number a block."""
     visited: int
-    """Partial networks that were looked at to be sure of it."""
+    """Partial networks that were looked at."""
+    certain: bool = True
+    """Whether there is surely no better one just below the target; else it is the best of those that were seen."""
     of: float
     """How many networks there are."""
 

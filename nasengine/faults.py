@@ -14,7 +14,7 @@ IN_WORDS_ONLY = ("can't allocate memory", "could not create a primitive", "std::
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
+def in_words() -> Iterator[None]:
     """Raises them as `TrainingError`, with what is to be done; all else as it is."""
     try:
         yield

@@ -169,6 +169,7 @@ def paths_found(paths: Paths, stage: Stage, epoch: int) -> events.PathsFound:
             "widths": list(paths.widths),
         },
         visited=paths.visited,
+        certain=paths.certain,
         of=paths.of,
     )
 

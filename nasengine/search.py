@@ -94,7 +94,7 @@ def search(
     parallel.join(config.runtime.device)
     run = _Run(config, place, control if control and parallel.leads() else Control())
     run.find_checkpoint(fresh=fresh)
-    with faults.told(), device.deterministic(config.runtime.threads), place.log() as log:
+    with faults.in_words(), device.deterministic(config.runtime.threads), place.log() as log:
         for event in parallel.told(run.play()):
             run.seq += 1
             numbered = replace(event, seq=run.seq)
@@ -113,6 +113,8 @@ class _Position:
     step: int = 0
     begun: bool = True
     """Whether the stage was entered and announced."""
+    rated: bool = False
+    """Whether what the stage closes with was rated, and that was told."""
 
 
 class _Run:
@@ -281,7 +283,6 @@ class _Run:
         part = self.config.strategy
         make = resolved(catalogue.STRATEGIES[part.kind].paths[part.recipe])
         self.strategy = make(self.plan, self.config, self.look.family, self.look.limits).to(self.device)
-        self.strategy.breathe = self._obey
         self.stages = self.strategy.stages(self.net)
         if not resumed:
             yield narration.search_started(self.config, self.plan, self.look, self.stages, device.label(self.device))
@@ -401,8 +402,8 @@ class _Run:
 
     def _prepared(self, stage: Stage) -> Iterator[Event]:
         """Trains or loads the network whose maps a stage learns from, if it wants another than there is."""
-        wanted = self.strategy.wants(self.net, stage)
-        if wanted is None or (self.lesson is not None and self.lesson["generation"] == wanted.generation):
+        wanted = self.strategy.wants(self.net, stage, self.lesson["generation"] if self.lesson else None)
+        if wanted is None:
             return
         if wanted.architecture is None:
             self._keep_lesson(wanted, self._of_library(wanted), {})
@@ -538,10 +539,15 @@ class _Run:
     def _decided(self, moment: Moment, point: Point) -> Any:
         """Asks the strategy and commits its answer; returns whether the stage closes with it."""
         batches = self._judging_batches(moment, point)
-        if point == "end" and not self.stopped:
+        if point == "end" and not (self.stopped or self.position.rated):
             yield from self._rated(moment, batches)
-        with device.autocast(self.device, self.config.runtime.precision):
-            decisions = self.strategy.decide(self.net, moment, point, batches)
+            self.position.rated = True
+        self.strategy.breathe = self._obey
+        try:
+            with device.autocast(self.device, self.config.runtime.precision):
+                decisions = self.strategy.decide(self.net, moment, point, batches)
+        finally:
+            del self.strategy.breathe
         if not decisions:
             return point == "end"
         decision = decisions[0]
@@ -969,12 +975,12 @@ class _Run:
         where, lessons = self.position, self.config.strategy.teachers(self.config.retrain.epochs)
         course = Course(
             search=self.config.search.epochs, lessons=lessons[0], lesson=lessons[1], retrain=self.config.retrain.epochs,
-            taught=self.config.retrain.teacher == "full",
+            teacher=self.config.retrain.teacher == "full",
             networks=len(self.look.family) + (0 if self.stopped else self.config.baseline.random),
         )  # fmt: skip
         searching = where.phase in SEARCHING
         return course.fraction(
-            where.phase, lessons=self._lessons_trained,
+            where.phase, taught=self._lessons_trained,
             over=sum(stage.epochs for stage in self.stages[: where.stage]) if searching else where.stage,
             part=where.epoch + where.step / max(1, self.steps if searching else self.feeds.all.steps),
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""One candidate for each block, together rated as well as can be within limits of cost: exact, in seconds.
+"""One candidate for each block, together rated as well as can be within limits of cost: exact, mostly in seconds.
 
 Ratings of blocks add up, and so do their costs; lower is better. Branch and bound, by ratings to which a price of the
 costs is added (Lagrange): no network within the limits is rated lower than such a sum says, and where it is lowest is
@@ -22,9 +22,12 @@ ROUNDS = 3
 """How often the prices of several costs are settled in turn."""
 HALVINGS_OF_GAP = 12
 """How small a part of the range of all networks is looked at first."""
+ENOUGH = 5_000_000
+"""Partial networks after which the best that was seen is taken, uncertain as it is."""
 IN_BAND = 200_000
-"""Partial networks that are looked at, at most, for one that costs neither too much nor too little: where a second
-limit leaves none, to be certain of it may take for ever."""
+"""The same for those that cost neither too much nor too little, one of which there need not be."""
+BREATH = 10_000
+"""Partial networks between two breaths."""
 SLACK = 1e-12
 """What two ways to the same sum may be apart by, as a share of the largest number in it."""
 
@@ -45,7 +48,16 @@ class Found:
     rating: float
     costs: tuple[float, ...]
     visited: int
-    """Partial networks that were looked at until it was certain."""
+    """Partial networks that were looked at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a search found, if anything, and whether there is surely nothing better."""
+
+    found: Found | None
+    visited: int
+    certain: bool
 
 
 Blocks = Sequence[Sequence[Candidate]]
@@ -73,27 +85,44 @@ def pareto(candidates: Sequence[Candidate]) -> list[int]:
 def best(blocks: Blocks, bounds: Sequence[float], least: float = -inf) -> Found | None:
     """The lowest rated network whose costs exceed no bound, and whose first cost is `least` at least.
 
-    None if there is none. Of networks that are rated the same it is always the same one; of two candidates of a block
-    that are, the cheaper, then the first. Where neither the best without `least` nor the best without bounds is in the
-    band between them, no more than `IN_BAND` partial networks are looked at for one that is.
+    None if there is none; see `looked` for when all that is certain. Of networks that are rated the same it is always
+    the same one; of two candidates of a block that are, the cheaper, then the first.
 
     >>> rated = [[(0, 4), (1, 0)], [(0, 3), (10, 0)], [(0, 5), (1, 3), (2, 0)]]
     >>> blocks = [[Candidate(rating=rating, costs=(cost,)) for rating, cost in block] for block in rated]
     >>> best(blocks, [5.5]).picks, best(blocks, [-1])
     ((1, 0, 2), None)
     """
-    found = _searched(_Laid(blocks, [pareto(block) for block in blocks], bounds))
-    if found is None or found.costs[0] >= least:
+    return looked(blocks, bounds, least).found
+
+
+def looked(
+    blocks: Blocks, bounds: Sequence[float], least: float = -inf, breathe: Callable[[], object] = lambda: None
+) -> Answer:
+    """The same, and how much was looked at.
+
+    Certain, but for limits that leave nearly nothing, or candidates whose ratings are nearly proportional to their
+    costs: then no more than `ENOUGH` partial networks are looked at, and for one above `least` no more than `IN_BAND`.
+
+    Args:
+        blocks: with all their candidates.
+        bounds: of each cost.
+        least: of the first cost.
+        breathe: is called now and then; what it raises ends the search.
+    """
+    found = _searched(_Laid(blocks, [pareto(block) for block in blocks], bounds), ENOUGH, breathe, insists=True)
+    if found.found is None or found.found.costs[0] >= least:
         return found
     turned = [[Candidate(rating=each.rating, costs=(-each.costs[0],)) for each in block] for block in blocks]
-    dearer = _searched(_Laid(turned, [pareto(block) for block in turned], [-least]), IN_BAND)
-    visited = found.visited + (dearer.visited if dearer else 0)
-    if dearer is not None:
-        found = _found(blocks, dearer.picks, visited)
-        if all(cost <= bound for cost, bound in zip(found.costs, bounds, strict=True)):
-            return found
-    rest = _searched(_Laid(blocks, [_unlike(block) for block in blocks], bounds, least), IN_BAND)
-    return rest and replace(rest, visited=visited + rest.visited)
+    dearer = _searched(_Laid(turned, [pareto(block) for block in turned], [-least]), IN_BAND, breathe)
+    visited = found.visited + dearer.visited
+    if dearer.found is not None:
+        same = _found(blocks, dearer.found.picks, visited)
+        if all(cost <= bound for cost, bound in zip(same.costs, bounds, strict=True)):
+            return replace(dearer, found=same, visited=visited)
+    rest = _searched(_Laid(blocks, [_unlike(block) for block in blocks], bounds, least), IN_BAND, breathe)
+    visited += rest.visited
+    return replace(rest, found=rest.found and replace(rest.found, visited=visited), visited=visited)
 
 
 def ascending(blocks: Blocks, bounds: Sequence[float]) -> Iterator[Found]:
@@ -244,25 +273,31 @@ class _Laid:
 
 
 def _range(costs: Sequence[float]) -> float:
-    return max(costs, default=0.0) - min(costs, default=0.0)
+    return max(costs) - min(costs)
 
 
-def _searched(laid: _Laid, most: float = inf) -> Found | None:
+def _searched(laid: _Laid, most: int, breathe: Callable[[], object], *, insists: bool = False) -> Answer:
     """Depth first, by worth; a block is left as soon as its next candidate cannot be part of a better network.
 
     First among networks that may be rated as low as the lowest bound and a little more, then twice as much, and so on:
-    what is found there bounds the rest.
+    what is found there bounds the rest. After `most` partial networks no more are looked at, but by one who insists
+    until there is one.
     """
     top: Found | None = None
     taken: list[_Row] = []
     visited = 0
 
+    def is_enough() -> bool:
+        return visited >= most and not (insists and top is None)
+
     def visit(ceiling: float) -> None:
         nonlocal top, visited
         for row in laid.rows[len(taken)]:
-            if visited >= most:
+            if is_enough():
                 return
             visited += 1
+            if visited % BREATH == 0:
+                breathe()
             taken.append(row)
             hopeless = laid.bound(taken) >= (ceiling if top is None else min(ceiling, top.rating - 2 * laid.margin))
             if not hopeless and not (top and laid.least_rating(taken) >= top.rating) and laid.fits(taken):
@@ -279,9 +314,9 @@ def _searched(laid: _Laid, most: float = inf) -> Found | None:
     spread = fsum(rows[-1].worth - rows[0].worth for rows in laid.rows)
     for ceiling in [*(laid.bound([]) + spread / 2**halvings for halvings in range(HALVINGS_OF_GAP, 0, -1)), inf]:
         visit(ceiling)
-        if visited >= most or (top is not None and top.rating <= ceiling):
+        if is_enough() or (top is not None and top.rating <= ceiling):
             break
-    return None if top is None else replace(top, visited=visited)
+    return Answer(found=top and replace(top, visited=visited), visited=visited, certain=not is_enough())
 
 
 def _worth(candidate: Candidate, prices: Sequence[float]) -> float:

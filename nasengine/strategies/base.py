@@ -154,6 +154,7 @@ class Paths:
     units: Mapping[str, Sequence[int]]
     widths: Sequence[float]
     visited: int
+    certain: bool
     of: float
 
 
@@ -234,7 +235,8 @@ class Strategy(nn.Module, ABC):
         answers: whether the network answers images while it is searched; if not, it does so from its last cut on.
         judged_on: held-out images that it wants to see when a stage ends, at most. Where there are any, nothing of it
             learns from those that are held out.
-        breathe: to be called now and then by what takes long in `decide`; raises `Interrupted` if the search shall end.
+        breathe: to be called now and then by what takes long in `decide`; raises `Interrupted` if the search shall end,
+            and saves it before, so that nothing of the strategy's state may be half done then.
     """
 
     breathe: Callable[[], object] = staticmethod(lambda: None)
@@ -297,8 +299,8 @@ class Strategy(nn.Module, ABC):
         """What `rate` found, for the page."""
         return None
 
-    def wants(self, net: Supernet, stage: Stage) -> TeacherWanted | None:
-        """The teacher that a stage begins with, if it is another than the stage before had."""
+    def wants(self, net: Supernet, stage: Stage, known: int | None) -> TeacherWanted | None:
+        """The teacher that a stage begins with, if it is of another generation than the known one, if there is any."""
         return None
 
     def follow(self, teacher: Teacher, generation: int) -> None:

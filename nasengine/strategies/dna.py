@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from scipy.stats import kendalltau
 from torch import Tensor, nn
 
-from nasengine import traversal
+from nasengine import parallel, traversal
 from nasengine.architecture import Plan, lowered
 from nasengine.blocks import (
     Block,
@@ -263,10 +263,10 @@ class DNA(Strategy):
         graph = SubGraph(drawn=named(self._all_largest()))
         return self._still(net, moment.stage, graph, {})
 
-    def wants(self, net: Supernet, stage: Stage) -> TeacherWanted | None:
+    def wants(self, net: Supernet, stage: Stage, known: int | None) -> TeacherWanted | None:
         """One a generation: the largest network of the space or a library's model, later what was found, wider."""
         generation, number_ = divmod(stage.index, len(self.blocks))
-        if number_:
+        if number_ or generation == known:
             return None
         borders = [block.border for block in self.blocks]
         wanted = TeacherWanted(
@@ -399,7 +399,8 @@ class DNA(Strategy):
         return getattr(self, f"ratings{block.number}")
 
     def _put(self, block: Block, found: Sequence[float]) -> None:
-        ratings = self._ratings(block)
+        """Of several processes, what the first one found: different machines may round apart, and decide apart then."""
+        ratings, found = self._ratings(block), parallel.agreed(lambda: list(found))
         ratings.copy_(torch.tensor(found, dtype=torch.float64).view_as(ratings))
 
     def _is_rated(self, block: Block) -> bool:
@@ -416,8 +417,8 @@ class DNA(Strategy):
         return [Candidate(rating=rating, costs=price) for rating, price in zip(ratings, prices_, strict=True)]
 
     def _ways(self, net: Supernet) -> list[Way]:
-        """Every way to give the blocks widths; candidates that cost the same in several are listed once."""
-        known: dict[Any, list[Candidate]] = {}
+        """Every way to give the blocks widths; those in which a block's candidates cost the same share its row."""
+        known: dict[tuple[Any, ...], list[Candidate]] = {}
         found = []
         for shares in assignments(self.rungs, self.part.widths):
             self.breathe()
@@ -472,35 +473,39 @@ class DNA(Strategy):
 
     def _best(self, ways: Sequence[Way], bounds: Mapping[str, int]) -> Paths:
         """The network of the lowest sum of ratings within all bounds, and not far below the first if that can be."""
-        below = (1 - TOLERANCE) * next(iter(bounds.values()))
-        found = self._best_of(ways, bounds, below) or self._best_of(ways, bounds, -math.inf)
-        if found is None:  # the outlook refuses what it can know
-            sizes = ", ".join(f"{bound:,} {metric}" for metric, bound in bounds.items())
-            raise TrainingError(f"no network with one operation a layer is within {sizes}; give more in a new search")
-        return found
+        visited, certain = 0, all(map(self._is_rated, self.blocks))
+        for least in ((1 - TOLERANCE) * next(iter(bounds.values())), -math.inf):
+            best: Paths | None = None
+            for way in ways:
+                self.breathe()
+                found, answer = self._best_of(way, bounds, least)
+                visited, certain = visited + answer.visited, certain and answer.certain
+                if found is not None and (best is None or found.rating < best.rating):
+                    best = found
+            if best is not None:
+                networks = math.prod(block.candidates for block in self.blocks) * len(ways)
+                return replace(best, visited=visited, certain=certain, of=float(networks))
+        sizes = ", ".join(
+            f"{bound:,} {metric}" for metric, bound in bounds.items()
+        )  # the outlook refuses what it can know
+        raise TrainingError(f"no network with one operation a layer is within {sizes}; give more in a new search")
 
-    def _best_of(self, ways: Sequence[Way], bounds: Mapping[str, int], least: float) -> Paths | None:
-        best: Paths | None = None
-        visited = 0
-        for way in ways:
-            self.breathe()
-            places = [self._worth_trying(block, row) for block, row in zip(self.blocks, way.rows, strict=True)]
-            tried = [[row[at] for at in own] for row, own in zip(way.rows, places, strict=True)]
-            room = [bound - fixed for bound, fixed in zip(bounds.values(), way.fixed, strict=True)]
-            found = traversal.best(tried, room, least - way.fixed[0])
-            visited += found.visited if found else 0
-            if found is None or (best is not None and best.rating <= found.rating):
-                continue
-            taken = [row[pick] for row, pick in zip(tried, found.picks, strict=True)]
-            units = filters(self.plan, self.rungs, way.shares)
-            for block, own, pick in zip(self.blocks, places, found.picks, strict=True):
-                units |= block.units(block.path(own[pick]))
-            best = Paths(
-                networks=(), size=way.fixed[0] + found.costs[0], rating=found.rating, units=units, visited=0, costs=(),
-                ratings=[one.rating for one in taken], widths=[way.shares[block.group] for block in self.blocks],
-                of=float(math.prod(block.candidates for block in self.blocks) * len(ways)),
-            )  # fmt: skip
-        return best and replace(best, visited=visited)
+    def _best_of(self, way: Way, bounds: Mapping[str, int], least: float) -> tuple[Paths | None, traversal.Answer]:
+        places = [self._worth_trying(block, row) for block, row in zip(self.blocks, way.rows, strict=True)]
+        tried = [[row[at] for at in own] for row, own in zip(way.rows, places, strict=True)]
+        room = [bound - fixed for bound, fixed in zip(bounds.values(), way.fixed, strict=True)]
+        answer = traversal.looked(tried, room, least - way.fixed[0], self.breathe)
+        if (found := answer.found) is None:
+            return None, answer
+        units = filters(self.plan, self.rungs, way.shares)
+        for block, own, pick in zip(self.blocks, places, found.picks, strict=True):
+            units |= block.units(block.path(own[pick]))
+        paths = Paths(
+            networks=(), size=way.fixed[0] + found.costs[0], rating=found.rating, costs=(),
+            ratings=[row[pick].rating for row, pick in zip(tried, found.picks, strict=True)], units=units,
+            widths=[way.shares[block.group] for block in self.blocks], visited=0, certain=False, of=0,
+        )  # fmt: skip
+        return paths, answer
 
     def _networks(
         self, net: Supernet, ways: Sequence[Way]

@@ -57,7 +57,7 @@ class Untaught(dna.DNA):
                 self.register_buffer(self._place(name), value.detach().clone())
         return super().stages(net)
 
-    def wants(self, net: Supernet, stage: Stage) -> TeacherWanted | None:
+    def wants(self, net: Supernet, stage: Stage, known: int | None) -> TeacherWanted | None:
         """None: that is the point."""
         return None
 

@@ -226,6 +226,27 @@ def test_heads_that_are_normed_keep_their_width() -> None:
     assert (other.name, other.width) == (ACROSS, 8) and other.reason.startswith(f"{NARROW} (Given normalized_shape=[8]")
 
 
+class Apart(nn.Module):
+    """Queries, keys and values are layers of their own, and torch computes with them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.scale = HEADS, (WIDTH // HEADS) ** -0.5
+        self.q, self.k, self.v, self.proj = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (layer(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        seen = nn.functional.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        return self.proj(seen.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_where_there_is_a_single_token_queries_and_keys_of_their_own_are_not_seen_either(seed: int) -> None:
+    model = randomised(Attending(Apart()), (1, 3, 4, 4), stream(seed))
+    held, frozen = groups_of(model, 4)
+    assert ACROSS not in {group.name for group in held} and Frozen(ACROSS, 8, HIDDEN) in frozen
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_where_there_is_a_single_token_nobody_sees_queries(seed: int) -> None:
     model = randomised(Attending(SOUND["timm's"]()), (1, 3, 4, 4), stream(seed))

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from small import chain_plan, configuration, digits, images_for, lived_in, packed_digits, raw, relative, sliced
+from small import StopAt, chain_plan, configuration, digits, images_for, lived_in, packed_digits, raw, relative, sliced
 from torch import Tensor, nn
 
 from nasengine import events, export, report, teacher, train, zoo
@@ -474,6 +474,11 @@ def test_10_a_teacher_of_its_own_is_trained_first_and_neither_it_nor_blocks_see_
     known = [(e.block, e.blocks, e.candidates, e.evaluations, e.one_by_one) for e in rated_]
     assert known == [(0, 2, 6, 8, 12), (1, 2, 6, 8, 12)]
     (paths,) = (e for e in said if isinstance(e, events.PathsFound))
+    for ratings, *own in zip(rated_, paths.chosen["costs"], paths.chosen["ratings"], strict=True):
+        assert own in ratings.points, "where it is told to lie, it was told before"
+    assert paths.certain and paths.chosen["widths"] == [1.0, 1.0] == [e.front[0]["width"] for e in rated_]
+    started = [e for e in said if isinstance(e, events.StageStarted)]
+    assert {e.blocks for e in started} == {len(plan_of_search().blocks)}, "sizes are of the whole network"
     (told,) = (e.report for e in said if isinstance(e, events.ResultReady))
     assert told["achieved"]["params"] == paths.chosen["size"] <= told["target"]["value"]
     assert told["parity"]["fp64"] <= 1e-9
@@ -529,9 +534,57 @@ def test_10_stopped_again_and_again_while_the_teacher_trains_it_ends_with_the_ve
         except Interrupted:
             continue
     assert said[-1].kind == "search_finished"
+    check_same_files(tmp_path / "at once", tmp_path / "often")
+
+
+def test_10_paused_while_it_decides_it_rates_and_tells_nothing_again(tmp_path: Path) -> None:
+    whole = said_by(SHORT, tmp_path / "at once")
+    control, rated_, decide, rate = Control(), list[int](), dna.DNA.decide, dna.DNA.rate
+
+    def pausing(self: dna.DNA, *asked: Any) -> Any:
+        if asked[1].stage.last and len(rated_) == 2:
+            control.requested = "a test"
+        return decide(self, *asked)
+
+    def watched(self: dna.DNA, net: Supernet, moment: Moment, *rest: Any) -> Any:
+        rated_.append(moment.stage.index)
+        return rate(self, net, moment, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dna.DNA, "decide", pausing)
+        patch.setattr(dna.DNA, "rate", watched)
+        with pytest.raises(Interrupted):
+            said_by(SHORT, tmp_path / "paused", control)
+        rated_.append(-1)
+        control.requested = None
+        said_by(SHORT, tmp_path / "paused", control)
+    assert rated_ == [0, 1, -1]
+    kinds = [json.loads(line)["kind"] for line in (tmp_path / "paused" / "events.jsonl").read_text().splitlines()]
+    for kind in ("block_rated", "paths_found", "epoch_finished", "committed"):
+        assert kinds.count(kind) == [event.kind for event in whole].count(kind)
+    check_same_files(tmp_path / "at once", tmp_path / "paused")
+
+
+@pytest.mark.parametrize("phase", ["teacher 2", "block 1, teacher 2"])
+def test_10_a_pause_right_after_a_resume_costs_nothing(phase: str, tmp_path: Path) -> None:
+    wanted = {**SHORT, "strategy": {**SHORT["strategy"], "generations": 2}, "search.epochs": 8}
+    said_by(wanted, tmp_path / "at once")
+    control = Control()
+    with pytest.raises(Interrupted):
+        for event in search(configuration(wanted), tmp_path / "paused", control=control):
+            training = isinstance(event, events.RetrainEpoch) and event.network == phase
+            if training or (isinstance(event, events.StageStarted) and event.name == phase):
+                control.requested = "a test"
+    for looks in (0, 1, 2, 3):
+        with pytest.raises(Interrupted):
+            said_by(wanted, tmp_path / "paused", StopAt(looks))
+    assert said_by(wanted, tmp_path / "paused")[-1].kind == "search_finished"
+    check_same_files(tmp_path / "at once", tmp_path / "paused")
+
+
+def check_same_files(one: Path, other: Path) -> None:
     for name in ("model.safetensors", "architecture.json", "model.onnx"):
-        found = [(tmp_path / folder / "result" / name).read_bytes() for folder in ("at once", "often")]
-        assert found[0] == found[1], name
+        assert (one / "result" / name).read_bytes() == (other / "result" / name).read_bytes(), name
 
 
 def weights_of(model: str, folder: Path) -> Path:

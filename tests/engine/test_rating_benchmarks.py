@@ -109,3 +109,17 @@ def test_an_archive_of_something_else_is_refused(tmp_path: Path, capsys: pytest.
     with pytest.raises(SystemExit):
         rating.main([str(tmp_path / "images.zip"), "--out", str(tmp_path)])
     assert "images.zip cannot be read (File is not a zip file); give CIFAR-10" in capsys.readouterr().err
+
+
+def test_an_archive_that_is_damaged_within_is_refused(
+    archive: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    damaged = bytearray(archive.read_bytes())
+    damaged[60:90] = bytes(30)  # of the first image
+    (tmp_path / "damaged.zip").write_bytes(damaged)
+    few = ["--train", "60", "--validation", "20", "--search-epochs", "6"]
+    with pytest.raises(SystemExit):
+        rating.main([str(tmp_path / "damaged.zip"), "--out", str(tmp_path), *few])
+    assert "damaged.zip cannot be read (Bad CRC-32 for file 'train/class0/0.png'); give" in capsys.readouterr().err
