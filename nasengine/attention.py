@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nasengine.compact import channels, cut, named, parameter_dim
 from nasengine.coupling import Frozen, Group, Member
@@ -36,7 +37,6 @@ STIFF = "attention: with fewer heads it no longer runs"
 NARROW = "attention: with narrower heads it no longer runs"
 UNSCALED = "attention: no scale is written down that could stay when heads get narrower"
 HIDDEN = "attention: its queries and keys cannot be seen"
-ROUNDING = 1e-12  # of the largest slope of all parameters, in fp64; smaller ones are none
 Rows = tuple[int, ...]
 
 
@@ -44,14 +44,18 @@ def groups(model: nn.Module, images: Tensor) -> tuple[tuple[Group, ...], tuple[F
     """Candidates for each attention with several heads, those for widths last, and what of them cannot be cut.
 
     Args:
-        model: with weights that are not zero, all of which require gradients, in eval mode, in fp64: what a row moves
-            must be told from rounding.
+        model: with weights that are not zero, all of which require gradients, in eval mode.
         images: [N, C, H, W], some, lest a row be found idle by chance.
     """
+    with sdpa_kernel(SDPBackend.MATH):  # others leave rounding where a slope is exactly 0
+        return _groups(model, _calls(model, images))
+
+
+def _groups(model: nn.Module, calls: dict[str, _Call]) -> tuple[tuple[Group, ...], tuple[Frozen, ...]]:
     found: list[Group] = []
     widths: list[Group] = []
     frozen: list[Frozen] = []
-    for name, call in _calls(model, images).items():
+    for name, call in calls.items():
         attention, heads = model.get_submodule(name), model.get_submodule(name).num_heads
         width = channels(named(attention, call.reader), "in") if call.reader else None
         if not width or width % heads:
@@ -211,15 +215,10 @@ def _combed(places: Sequence[int], width: int) -> tuple[tuple[int, ...], ...]:
 
 
 def _slopes(parts: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[tuple[Tensor | None, ...]]:
-    """For each head, how its part of what was read moves with each parameter; what is but rounding is 0."""
+    """For each head, how its part of what was read moves with each parameter."""
     stream = torch.Generator().manual_seed(0)
     sums = [(part * torch.randn(part.shape, generator=stream)).sum() for part in parts]
-    found = []
-    for one in sums:
-        slopes = torch.autograd.grad(one, parameters, retain_graph=True, allow_unused=True)
-        least = ROUNDING * max(slope.abs().max() for slope in slopes if slope is not None)
-        found.append(tuple(None if slope is None else slope * (slope.abs() > least) for slope in slopes))
-    return found
+    return [torch.autograd.grad(one, parameters, retain_graph=True, allow_unused=True) for one in sums]
 
 
 def _sides(attention: nn.Module, parameter: str) -> list[tuple[str, tuple[str, ...], int]]:

@@ -198,8 +198,7 @@ def candidates(model: nn.Module, shape: tuple[int, ...], stream: torch.Generator
 
     # Copies are traced: some models keep what they computed, and with it a graph that could not be copied later.
     traced, frozen = tracing.groups(copy.deepcopy(model), torch.randn(shape, generator=stream))
-    images = torch.randn((4, *shape[1:]), generator=stream)
-    heads, stiff = attention.groups(copy.deepcopy(model).double(), images.double())
+    heads, stiff = attention.groups(copy.deepcopy(model), torch.randn((4, *shape[1:]), generator=stream))
     judged = tuple(f"{one.name}." for one in (*heads, *stiff))
     again = (tracing.ATTENTION, tracing.LOST)  # says of an attention's layers what is said of its heads
     others = [one for one in frozen if not (one.name.startswith(judged) and one.reason in again)]

@@ -115,7 +115,7 @@ def heads_of(model: nn.Module) -> tuple[tuple[Group, ...], tuple[Frozen, ...]]:
 
 
 def groups_of(model: nn.Module, side: int) -> tuple[tuple[Group, ...], tuple[Frozen, ...]]:
-    return groups(model.double(), torch.randn((4, 3, side, side), generator=stream()).double())
+    return groups(model, torch.randn((4, 3, side, side), generator=stream()))
 
 
 @pytest.mark.parametrize("kind", SOUND)
