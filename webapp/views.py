@@ -241,7 +241,7 @@ def _shown(search: Search, socket: str, events: str, *, to_owner: bool = True) -
         "after": 0,
         "socket": socket,
         "events": events,
-        "charts": charts_of(search.operations_word, search.config["strategy"]["kind"]),
+        "charts": charts_of(search.operations_word, **search.config["strategy"]),
         "state": selectors.state_frame(search, to_owner=to_owner),
     }
     report = search.report if to_owner else selectors.for_others(search.report)
