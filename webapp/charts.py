@@ -24,6 +24,8 @@ class Series(TypedDict):
     the number of the commit, or as a level line over the whole width."""
     colour: str
     """Name of a colour of the style sheet (``--chart-<name>``)."""
+    teacher_colour: NotRequired[str]
+    """Of the line of a teacher among those of networks."""
     dash: NotRequired[Literal["dot", "dash"]]
     points: NotRequired[Literal[True]]
     """Points without a line: what lies between was not so."""
@@ -78,6 +80,7 @@ CHARTS: list[Chart] = [
                 "at": "retraining",
                 "by": "network",
                 "colour": "validation",
+                "teacher_colour": "operation",
                 "dash": "dot",
             },
         ],

@@ -52,7 +52,8 @@ def test_every_series_can_be_placed_and_measured(chart: Chart, series: Series) -
 
 
 def test_every_colour_stands_in_the_style_sheet_for_both_themes() -> None:
-    names = {series["colour"] for chart in CHARTS for series in chart["series"]}
+    lines = [series for chart in CHARTS for series in chart["series"]]
+    names = {series["colour"] for series in lines} | {s["teacher_colour"] for s in lines if "teacher_colour" in s}
     css = CSS.read_text()
     assert {name for name in names if len(re.findall(rf"--chart-{name}:", css)) != 2} == set()
 
