@@ -152,6 +152,21 @@ def test_other_methods_have_no_such_setting(
     assert [field for field, _ in answer.json()["problems"]] == [NAME]
 
 
+@pytest.mark.parametrize(
+    ("part", "its"),
+    [
+        ("strategy", {"kind": "mgas", "teacher": "library", "teacher_weights": "file"}),
+        ("strategy", {"teacher": "library", "teacher_weights": "file"}),
+        ("space", {"kind": "chain", "weights": "file"}),
+    ],
+)
+def test_what_knows_no_file_is_not_asked_for_one(page: Client, part: str, its: dict[str, str]) -> None:
+    """But told which of the settings it does not know."""
+    problems = refused(page, config(**{part: its}))
+    assert {field for field, _ in problems} == {f"{part}.{name}" for name in its if name != "kind"}
+    assert NONE_CHOSEN not in json.dumps(problems)
+
+
 def test_a_model_to_search_and_a_teacher_are_never_both_named(
     page: Client, new_weights: Callable[..., Weights], settings: Any
 ) -> None:
