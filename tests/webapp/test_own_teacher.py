@@ -213,6 +213,30 @@ def test_an_upload_for_a_teacher_leads_back_to_its_field(page: Client) -> None:
     assert f"{link}>Upload another, or look at yours" in content
 
 
+def test_who_deletes_weights_looks_for_a_teachers_still(page: Client, new_weights: Callable[..., Weights]) -> None:
+    first, second = new_weights("Oak"), new_weights("Elm")
+    address = f"/weights/{first.pk}/delete/?for=teacher"
+    assert f'action="{address}"' in page.get("/weights/?for=teacher").content.decode()
+    answer = page.post(address, follow=True)
+    content = answer.content.decode()
+    assert answer.redirect_chain[-1][0] == "/weights/?for=teacher"
+    assert f'href="/searches/new/?teacher={second.reference}"' in content and first.reference not in content
+    assert page.post(f"/weights/{second.pk}/delete/")["Location"] == "/weights/"
+
+
+def test_the_page_speaks_of_a_teacher_to_who_looks_for_one(page: Client, new_weights: Callable[..., Weights]) -> None:
+    empty = "Without any, a <a href"
+    of_teacher, of_model = (page.get(f"/weights/{query}").content.decode() for query in ("?for=teacher", ""))
+    assert empty in of_teacher and "teach a search with DNA" in of_teacher and "smaller" not in of_teacher
+    assert empty in of_model and "smaller" in of_model
+    new_weights()
+    of_teacher, of_model = (page.get(f"/weights/{query}").content.decode() for query in ("?for=teacher", ""))
+    for said in ("<h1>Weights for a teacher</h1>", "Let them teach a search", "that you choose as the teacher"):
+        assert said in of_teacher and said not in of_model
+    for said in ("<h1>Weights</h1>", "Search with them", "that you choose for the search", "learned anew"):
+        assert said in of_model and said not in of_teacher
+
+
 # Once more, elsewhere, beside others
 
 
