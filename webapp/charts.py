@@ -264,8 +264,8 @@ CHARTS: list[Chart] = [
 BLOCKWISE = ("dna",)
 """Methods whose blocks learn one by one, and are put together at the end."""
 OF_BLOCKS: dict[str, str | None] = {
-    "size": "Nothing is decided before the end: the line is the largest network, the dot at its end the network that "
-    "was put together, which is no larger than the target.",
+    "size": "Nothing is decided before the end: the line is the largest network, the dot under its end the network "
+    "that was put together, which is no larger than the target.",
     "losses": None,
     "pull": None,
     "kept": None,
