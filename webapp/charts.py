@@ -5,7 +5,8 @@ Paths are dotted field names of the event (``validation.accuracy``). Nothing is 
 
 from __future__ import annotations
 
-from typing import Literal, NotRequired, TypedDict
+from collections.abc import Mapping
+from typing import Any, Literal, NotRequired, TypedDict
 
 
 class Series(TypedDict):
@@ -23,6 +24,8 @@ class Series(TypedDict):
     the number of the commit, or as a level line over the whole width."""
     colour: str
     """Name of a colour of the style sheet (``--chart-<name>``)."""
+    teacher_colour: NotRequired[str]
+    """Of the line of a teacher among those of networks."""
     dash: NotRequired[Literal["dot", "dash"]]
     points: NotRequired[Literal[True]]
     """Points without a line: what lies between was not so."""
@@ -77,6 +80,7 @@ CHARTS: list[Chart] = [
                 "at": "retraining",
                 "by": "network",
                 "colour": "validation",
+                "teacher_colour": "operation",
                 "dash": "dot",
             },
         ],
@@ -135,13 +139,20 @@ CHARTS: list[Chart] = [
         "unit": "",
         "series": [
             {"label": "mean square", "event": "progress", "path": "losses.feature", "at": "step", "colour": "train"},
-            {
-                "label": "agreement",
-                "event": "progress",
-                "path": "losses.agreement",
-                "at": "step",
-                "colour": "operation",
-            },
+        ],
+    },
+    {
+        "id": "agreement",
+        "title": "Agreement with the slow twins",
+        "sentence": "How far what the block that is learning makes of an image is from what its slow twin makes of "
+        "another view of it. Dispersion is added where different images are told apart too little. Each block begins "
+        "anew.",
+        "kind": "lines",
+        "x_label": "epoch",
+        "y_label": "loss",
+        "unit": "",
+        "series": [
+            {"label": "distance", "event": "progress", "path": "losses.agreement", "at": "step", "colour": "train"},
             {"label": "dispersion", "event": "progress", "path": "losses.dispersion", "at": "step", "colour": "filter"},
         ],
     },
@@ -251,35 +262,66 @@ CHARTS: list[Chart] = [
 
 
 BLOCKWISE = ("dna",)
-"""Methods whose blocks learn one by one, from a teacher."""
+"""Methods whose blocks learn one by one, and are put together at the end."""
 OF_BLOCKS: dict[str, str | None] = {
-    "accuracy": "Share of images put into the right class. Blocks that learn one by one put none into a class: "
-    "the line before epoch 0 is the teacher's, the one behind the search that of the network that was put together.",
+    "size": "Nothing is decided before the end: the line is the largest network, the dot under its end the network "
+    "that was put together, which is no larger than the target.",
     "losses": None,
     "pull": None,
+    "kept": None,
+    "changes": None,
+    "speed": "Images that the block in hand learns from in a second. Each block has a speed of its own.",
     "thresholds": None,
 }
-"""Another sentence for their charts, or None where they have nothing to draw."""
+"""Another sentence for their charts, or None where they have nothing to tell."""
+FLAT = ("full_size", "reference")
+"""Lines beside the size that are the very line of the size there."""
+NOT_CLASSED = "Share of images put into the right class. Blocks that learn one by one put none into a class: "
 
 
-def charts_of(operations: str, method: str) -> list[Chart]:
-    """The table as a method needs it, with this word for operations.
+def charts_of(operations: str, /, kind: str, **settings: Any) -> list[Chart]:
+    """The table as a search needs it: with this word for operations, by its method and the settings of that.
 
     >>> [series["label"] for series in charts_of("blocks", "mgas")[4]["series"]]
     ['blocks', 'filters', 'weights']
-    >>> [chart["id"] for chart in charts_of("operations", "dna")][:3]
-    ['accuracy', 'size', 'likeness']
+    >>> [chart["id"] for chart in charts_of("operations", "dna")]
+    ['accuracy', 'size', 'likeness', 'speed', 'memory']
+    >>> [chart["id"] for chart in charts_of("operations", "dna", recipe="dna++")]
+    ['accuracy', 'size', 'agreement', 'speed', 'memory']
     """
-    if method in BLOCKWISE:
-        told = [(chart, OF_BLOCKS.get(chart["id"], chart["sentence"])) for chart in CHARTS]
-    else:
-        told = [(chart, chart["sentence"]) for chart in CHARTS if chart["id"] != "likeness"]
+    told = _told(kind, settings)
     return [
-        {**chart, "sentence": sentence, "series": [_called(series, operations) for series in chart["series"]]}
-        for chart, sentence in told
-        if sentence
+        {**chart, "sentence": sentence, "series": _called(chart["series"], operations, kind)}
+        for chart in CHARTS
+        if (sentence := told.get(chart["id"], chart["sentence"]))
     ]
 
 
-def _called(series: Series, operations: str) -> Series:
-    return {**series, "label": operations} if series["label"] == "operations" else series
+def _told(kind: str, settings: Mapping[str, Any]) -> dict[str, str | None]:
+    """Other sentences than those of the table; None for a chart that has nothing to tell."""
+    if kind not in BLOCKWISE:
+        return {"likeness": None, "agreement": None}
+    other = "likeness" if settings.get("recipe") == "dna++" else "agreement"
+    return {**OF_BLOCKS, "accuracy": NOT_CLASSED + _lines_of_blocks(settings), other: None}
+
+
+def _lines_of_blocks(settings: Mapping[str, Any]) -> str:
+    """What the lines of accuracy are, by who teaches the blocks: only what is trained here has a line."""
+    if settings.get("generations", 1) > 1:
+        return (
+            "the lines before epoch 0 are those of the teachers that are trained for them, the later ones, too; the "
+            "one behind the search is that of the network that was put together."
+        )
+    if settings.get("recipe") == "dna++" or settings.get("teacher") == "library":
+        return "the line begins behind the search, with the network that was put together."
+    return (
+        "the line before epoch 0 is the teacher's, the one behind the search that of the network that was put together."
+    )
+
+
+def _called(lines: list[Series], operations: str, kind: str) -> list[Series]:
+    return [
+        {**series, "label": operations} if series["label"] == "operations" else series
+        for series in lines
+        if not (kind in BLOCKWISE and series["path"] in FLAT)
+    ]

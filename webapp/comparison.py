@@ -45,7 +45,7 @@ class Way:
 
     searching: Points
     training: Points
-    """Epochs are counted on."""
+    """Epochs are counted on from the last of the search, also where that had no accuracy to tell."""
 
     @property
     def all(self) -> Points:
@@ -204,23 +204,22 @@ def ways(searches: Sequence[Search]) -> list[Way]:
     """How accuracy went in each, whole."""
     epochs: dict[UUID, Points] = defaultdict(list)
     trained: dict[UUID, Points] = defaultdict(list)
+    searched: dict[UUID, int] = defaultdict(int)
     said = SearchEvent.objects.filter(search__in=searches, kind__in=("epoch_finished", "retrain_epoch"))
     columns = ("search_id", "kind", "payload__epoch", "payload__network", "payload__validation__accuracy")
     for search_id, kind, epoch, network, accuracy in said.order_by("search", "seq").values_list(*columns):
+        if kind == "epoch_finished":
+            searched[search_id] = max(searched[search_id], epoch)
         if accuracy is None or network not in (None, "found"):
             continue
         (epochs if kind == "epoch_finished" else trained)[search_id].append((epoch, accuracy))
     return [
         Way(
             searching=epochs[search.pk],
-            training=[(epoch + _last(epochs[search.pk]), accuracy) for epoch, accuracy in trained[search.pk]],
+            training=[(epoch + searched[search.pk], accuracy) for epoch, accuracy in trained[search.pk]],
         )
         for search in searches
     ]
-
-
-def _last(points: Points) -> int:
-    return max((epoch for epoch, _ in points), default=0)
 
 
 def thinned(points: Points, most: int = MOST_POINTS) -> Points:

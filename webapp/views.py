@@ -241,7 +241,7 @@ def _shown(search: Search, socket: str, events: str, *, to_owner: bool = True) -
         "after": 0,
         "socket": socket,
         "events": events,
-        "charts": charts_of(search.operations_word, search.config["strategy"]["kind"]),
+        "charts": charts_of(search.operations_word, **search.config["strategy"]),
         "state": selectors.state_frame(search, to_owner=to_owner),
     }
     report = search.report if to_owner else selectors.for_others(search.report)
@@ -450,7 +450,8 @@ def dataset_thumbnail(request: OwnedRequest, pk: UUID, name: str) -> HttpRespons
 @require_http_methods(["GET", "HEAD", "POST"])
 def weights(request: OwnedRequest) -> HttpResponse:
     """One's own, and the form for more, which leads to a search that they begin, or teach (`?for=teacher`)."""
-    begins = "teacher" if request.GET.get("for") == "teacher" else "weights"
+    query = _for_whom(request)
+    begins = "teacher" if query else "weights"
     form = WeightsForm(request.POST, request.FILES) if request.method == "POST" else WeightsForm()
     if form.is_bound and form.is_valid():
         given = form.cleaned_data
@@ -460,7 +461,7 @@ def weights(request: OwnedRequest) -> HttpResponse:
             form.add_error("file", str(refusal))
         else:
             return redirect(f"{reverse('search_new')}?{begins}={new.reference}")
-    context = {"weights": selectors.weights_of(request.user), "upload_form": form, "begins": begins}
+    context = {"weights": selectors.weights_of(request.user), "upload_form": form, "begins": begins, "query": query}
     return render(request, "weights.html", context, status=422 if form.is_bound else 200)
 
 
@@ -473,7 +474,12 @@ def weights_delete(request: OwnedRequest, pk: UUID) -> HttpResponse:
         messages.error(request, str(refusal))
     else:
         messages.success(request, f"'{chosen.name}' was deleted.")
-    return redirect("weights")
+    return redirect(f"{reverse('weights')}{_for_whom(request)}")
+
+
+def _for_whom(request: OwnedRequest) -> str:
+    """The query string of the page of weights: of who came there for a teacher's, it says so."""
+    return "?for=teacher" if request.GET.get("for") == "teacher" else ""
 
 
 # API tokens

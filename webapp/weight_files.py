@@ -14,7 +14,7 @@ class WeightFile:
     part: str
     name: str
     asked_by: Mapping[str, str]
-    """What the part says if it wants a file."""
+    """What the part says if it wants a file: its kind, since others know no such settings."""
     otherwise: Mapping[str, str]
     """What it says instead to get other trained weights, which promise the very same."""
 
@@ -48,9 +48,13 @@ class WeightFile:
 
 
 WEIGHT_FILES = (
-    WeightFile(part="space", name="path", asked_by={"weights": "file"}, otherwise={"weights": "pretrained"}),
     WeightFile(
-        part="strategy", name="teacher_path", asked_by={"teacher": "library", "teacher_weights": "file"},
+        part="space", name="path", asked_by={"kind": "imported", "weights": "file"},
+        otherwise={"weights": "pretrained"},
+    ),
+    WeightFile(
+        part="strategy", name="teacher_path",
+        asked_by={"kind": "dna", "teacher": "library", "teacher_weights": "file"},
         otherwise={"teacher_weights": "pretrained"},
     ),
 )  # fmt: skip

@@ -81,17 +81,19 @@ export class Charts {
     const right = Math.max(1, ...lines.filter((line) => line.series.at !== "everywhere").flatMap((line) => line.x.at(-1) ?? 0));
     const single = lines.every((line) => line.x.length < 2 || line.series.at === "everywhere");
     return lines.map((line) => {
-      const colour = this.#colour(line.series.colour);
+      const teacher = teacherOf(line);
+      const colour = this.#colour((teacher && line.series.teacher_colour) ?? line.series.colour);
       if (chart.kind === "bars") return this.#bars(chart, line, colour, model);
       const level = line.series.at === "everywhere";
-      const beside = line.label !== line.series.label; // another network than the found one: named on hover alone
+      const beside = !teacher && line.label !== line.series.label; // a network to compare with, or of a further target: named on hover alone
+      const name = lineWords(line);
       const [x, y] = level ? [[0, right], [line.y.at(-1), line.y.at(-1)]] : decimated(line.x, line.y, MOST_POINTS);
       return {
-        type: "scatter", mode: line.series.points ? "markers" : single && !level ? "lines+markers" : "lines", name: line.label, x, y,
+        type: "scatter", mode: line.series.points ? "markers" : single && !level ? "lines+markers" : "lines", name, x, y,
         line: { color: colour, width: beside ? 1 : line.series.dash ? 1.5 : 2, dash: line.series.dash ?? "solid" },
         opacity: beside ? 0.6 : 1, showlegend: !beside,
         marker: { color: colour, size: 6 },
-        hovertemplate: `%{y:${hoverFormat(chart.unit)}}<extra>${line.label}</extra>`,
+        hovertemplate: `%{y:${hoverFormat(chart.unit)}}<extra>${name}</extra>`,
       };
     });
   }
@@ -161,6 +163,18 @@ export function decimated(x, y, most) {
   return [keep.map((index) => x[index]), keep.map((index) => y[index])];
 }
 
+/** Whose line it is if it is a teacher's: "teacher", or "teacher 2" of a later generation; else null. */
+function teacherOf({ label, series }) {
+  const network = label.slice(series.label.length + 2);
+  return /^teacher( \d+)?$/.test(network) ? network : null;
+}
+
+/** What a line is called: a teacher's "teacher, validation", since what it learns is no retraining. */
+function lineWords(line) {
+  const teacher = teacherOf(line);
+  return teacher ? `${teacher}, ${line.series.label.split(", ").at(-1)}` : line.label;
+}
+
 function hoverFormat(unit) {
   return { percent: ".1%", size: ",.0f" }[unit] ?? ".4~f";
 }
@@ -169,7 +183,7 @@ function hoverFormat(unit) {
 function numbers(chart, traces) {
   const lines = [...traces.values()].map((line) => {
     const [x, y] = line.series.at === "everywhere" ? [[], []] : decimated(line.x, line.y, MOST_ROWS);
-    return { label: chart.kind === "bars" ? `${line.label} ${line.series.sign === -1 ? "pruned" : "regrown"}` : line.label, at: new Map(x.map((place, index) => [place, y[index]])) };
+    return { label: chart.kind === "bars" ? `${line.label} ${line.series.sign === -1 ? "pruned" : "regrown"}` : lineWords(line), at: new Map(x.map((place, index) => [place, y[index]])) };
   }).filter(({ at }) => at.size);
   const places = [...new Set(lines.flatMap(({ at }) => [...at.keys()]))].sort((a, b) => a - b);
   const write = writer(chart.unit);

@@ -23,8 +23,8 @@ def listened(context: BrowserContext) -> list[str]:
     return said
 
 
-def start(page: Page, name: str, *, model: str = "", method: str = "") -> str:
-    """Starts a search from the form, of a known model or by another method if one is named; gives its address."""
+def start(page: Page, name: str, *, model: str = "", method: str = "", space: str = "") -> str:
+    """Starts a search from the form, with what is named of model, method and space; gives its address."""
     page.goto("/searches/new/")
     page.get_by_label("Name", exact=True).fill(name)
     if model:
@@ -33,6 +33,8 @@ def start(page: Page, name: str, *, model: str = "", method: str = "") -> str:
         expect(page.locator("#survey [data-facts]")).to_be_visible(timeout=120_000)
     if method:
         page.locator(f"[name=strategy__kind][value={method}]").check(force=True)
+    if space:
+        page.locator(f"[name=space__kind][value={space}]").check(force=True)
     page.get_by_role("button", name="Search", exact=True).click()
     page.wait_for_url(re.compile(r"/searches/[0-9a-f-]{36}/$"))
     return page.url

@@ -455,6 +455,39 @@ def test_every_chart_gets_points_from_a_whole_run(script: Page) -> None:
     assert all(count > 0 for lines in points.values() for _, count in lines) and all(points.values())
 
 
+def test_a_teachers_line_has_its_own_name_in_the_legend(script: Page) -> None:
+    """What else is trained beside the found network is named on hover alone."""
+    some = next(event for event in TOLD if event["kind"] == "retrain_epoch")
+    networks = ("teacher", "teacher 2", "found", "random 1")
+    told = [{**some, "seq": seq, "network": network} for seq, network in enumerate(networks, start=1)]
+    drawn = script.evaluate(
+        """async ([told, charts]) => {
+          const { add, emptyRun } = await import("/static/js/run.js");
+          const { Charts } = await import("/static/js/draw.js");
+          const run = emptyRun(charts);
+          add(run, told);
+          const place = document.querySelector("main");
+          place.replaceChildren();
+          const traces = await new Promise((done) => {
+            window.Plotly = { react: (_, traces) => done(traces) };
+            const shown = new Charts(place, charts);
+            shown.onWanted(() => shown.draw(run.model));
+          });
+          return traces.map(({ name, showlegend, hovertemplate }) => [
+            name, showlegend, hovertemplate.endsWith(`>${name}</extra>`),
+          ]);
+        }""",
+        [told, [chart for chart in CHARTS if chart["id"] == "accuracy"]],
+    )
+    assert sorted(drawn) == [
+        ["retraining, training", True, True],
+        ["retraining, validation", True, True],
+        ["retraining, validation, random 1", False, True],
+        ["teacher 2, validation", True, True],
+        ["teacher, validation", True, True],
+    ]
+
+
 @pytest.mark.parametrize("learned", ["task", "feature"])
 def test_a_very_long_run_stays_small_and_keeps_its_spikes(script: Page, learned: str) -> None:
     """50,000 progress events: a bounded number is kept, among them the highest and the lowest loss."""

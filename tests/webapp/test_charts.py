@@ -52,7 +52,8 @@ def test_every_series_can_be_placed_and_measured(chart: Chart, series: Series) -
 
 
 def test_every_colour_stands_in_the_style_sheet_for_both_themes() -> None:
-    names = {series["colour"] for chart in CHARTS for series in chart["series"]}
+    lines = [series for chart in CHARTS for series in chart["series"]]
+    names = {series["colour"] for series in lines} | {s["teacher_colour"] for s in lines if "teacher_colour" in s}
     css = CSS.read_text()
     assert {name for name in names if len(re.findall(rf"--chart-{name}:", css)) != 2} == set()
 
@@ -64,12 +65,44 @@ def test_charts_have_names_of_their_own_and_are_plain_json() -> None:
 
 def test_a_method_has_the_charts_that_it_fills() -> None:
     """What blocks that learn one by one do not measure has other words, or no chart."""
-    usual = {chart["id"]: chart["sentence"] for chart in charts_of("operations", "mgas")}
-    of_blocks = {chart["id"]: chart["sentence"] for chart in charts_of("operations", "dna")}
+    usual, of_blocks = told("mgas"), told("dna")
     assert set(OF_BLOCKS) <= set(usual)
     assert set(of_blocks) - set(usual) == {"likeness"}
     assert set(usual) - set(of_blocks) == {name for name, sentence in OF_BLOCKS.items() if sentence is None}
     assert "put none into a class" in of_blocks["accuracy"] != usual["accuracy"]
+
+
+def test_nothing_untrue_is_said_of_blocks_that_are_decided_at_the_end() -> None:
+    said = " ".join(told("dna").values())
+    assert not re.search("ramp|prun|regrow", said, re.IGNORECASE)
+    (size,) = (chart for chart in charts_of("operations", "dna") if chart["id"] == "size")
+    assert [series["label"] for series in size["series"]] == ["target", "size now", "committed"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "before"),
+    [
+        ({}, "the line before epoch 0 is the teacher's"),
+        ({"recipe": "dna++"}, None),
+        ({"teacher": "library"}, None),
+        ({"generations": 2}, "the lines before epoch 0 are those of the teachers"),
+        ({"teacher": "library", "generations": 2}, "the lines before epoch 0 are those of the teachers"),
+    ],
+)
+def test_a_line_is_the_teachers_where_one_is_trained(strategy: dict[str, Any], before: str | None) -> None:
+    said = told("dna", **strategy)["accuracy"]
+    assert before in said if before else "epoch 0" not in said and "teacher" not in said
+
+
+def test_blocks_without_a_teacher_have_none_in_their_charts() -> None:
+    charts = charts_of("operations", "dna", recipe="dna++", teacher="own", generations=1)
+    assert "teacher" not in json.dumps([chart | {"series": []} for chart in charts])
+    (chart,) = (chart for chart in charts if chart["id"] in ("likeness", "agreement"))
+    assert [series["path"] for series in chart["series"]] == ["losses.agreement", "losses.dispersion"]
+
+
+def told(kind: str, **strategy: Any) -> dict[str, str]:
+    return {chart["id"]: chart["sentence"] for chart in charts_of("operations", kind, **strategy)}
 
 
 def _is_mapping(hint: Any) -> bool:

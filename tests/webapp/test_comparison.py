@@ -12,6 +12,7 @@ from django.urls import reverse
 from pytest_django import DjangoAssertNumQueries
 
 from nasengine import events
+from tests.webapp import story_of_blocks
 from tests.webapp.cast import config, progress, put_into, say
 from tests.webapp.story import story
 from webapp import comparison, services
@@ -93,6 +94,15 @@ def test_lines_are_whole_in_the_table_and_thin_in_the_chart(page: Client, told: 
     assert rows[-1].values[1] == "—", "the shorter one has ended"
 
 
+def test_training_is_counted_on_from_a_search_without_accuracies(running: Search) -> None:
+    """Of blocks that learn one by one: its line begins where those of others do that searched as long."""
+    told = story_of_blocks.story()
+    say(running, *told)
+    searched = max(event.epoch for event in told if isinstance(event, events.EpochFinished))
+    (way,) = comparison.ways([running])
+    assert way.searching == [] and way.training[0][0] == searched + 1
+
+
 def test_long_lines_keep_their_ends_and_spikes() -> None:
     line = [(n, 0.5) for n in range(1, 3001)]
     line[1700] = (1701, 0.02)
@@ -152,7 +162,7 @@ def test_what_has_no_result_yet_is_shown_with_what_it_has(
     content = compare(page, running, new_search(name="waits")).content.decode()
     assert "digits has no result yet: A worker is on it." in content
     assert "waits has no result yet: Waits for a free worker." in content
-    assert "None of them has ended an epoch yet." in content and "None of them has found a network yet." in content
+    assert "No accuracy of any of them is known yet." in content and "None of them has found a network yet." in content
     put_into(running, SearchState.FAILED, message="It broke.")
     assert "digits has no result: Ended without a result. It broke." in compare(page, running, *Search.objects.exclude(
         pk=running.pk

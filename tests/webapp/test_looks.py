@@ -68,8 +68,9 @@ def scenes(browser: Browser, cookies: list[dict[str, object]], stack: Stack, tmp
     expect_state(page, "Finished")
     found["sub-graphs"] = start(page, "Drawn by lot, 1 second", method="msgdas")
     expect_state(page, "Finished")
-    found["blocks"] = start(page, "One block by block, 1 second")
+    found["blocks"] = start(page, "One block by block, 1 second", method="dna", space="chain")
     expect_state(page, "Finished")
+    expect(page.locator("#chart-likeness")).to_be_attached()  # of MGAS it would be others
     found["failed"] = start(page, "One that fails, 1 second")
     expect_state(page, "Failed")
     opened(page, "finished", found["finished"])

@@ -152,6 +152,21 @@ def test_other_methods_have_no_such_setting(
     assert [field for field, _ in answer.json()["problems"]] == [NAME]
 
 
+@pytest.mark.parametrize(
+    ("part", "its"),
+    [
+        ("strategy", {"kind": "mgas", "teacher": "library", "teacher_weights": "file"}),
+        ("strategy", {"teacher": "library", "teacher_weights": "file"}),
+        ("space", {"kind": "chain", "weights": "file"}),
+    ],
+)
+def test_what_knows_no_file_is_not_asked_for_one(page: Client, part: str, its: dict[str, str]) -> None:
+    """But told which of the settings it does not know."""
+    problems = refused(page, config(**{part: its}))
+    assert {field for field, _ in problems} == {f"{part}.{name}" for name in its if name != "kind"}
+    assert NONE_CHOSEN not in json.dumps(problems)
+
+
 def test_a_model_to_search_and_a_teacher_are_never_both_named(
     page: Client, new_weights: Callable[..., Weights], settings: Any
 ) -> None:
@@ -196,6 +211,30 @@ def test_an_upload_for_a_teacher_leads_back_to_its_field(page: Client) -> None:
     assert "Learns from “Oak”" in content and '<details class="card-quiet" id="advanced" open>' in content
     assert f'href="/searches/new/?teacher={weights.reference}"' in page.get("/weights/?for=teacher").content.decode()
     assert f"{link}>Upload another, or look at yours" in content
+
+
+def test_who_deletes_weights_looks_for_a_teachers_still(page: Client, new_weights: Callable[..., Weights]) -> None:
+    first, second = new_weights("Oak"), new_weights("Elm")
+    address = f"/weights/{first.pk}/delete/?for=teacher"
+    assert f'action="{address}"' in page.get("/weights/?for=teacher").content.decode()
+    answer = page.post(address, follow=True)
+    content = answer.content.decode()
+    assert answer.redirect_chain[-1][0] == "/weights/?for=teacher"
+    assert f'href="/searches/new/?teacher={second.reference}"' in content and first.reference not in content
+    assert page.post(f"/weights/{second.pk}/delete/")["Location"] == "/weights/"
+
+
+def test_the_page_speaks_of_a_teacher_to_who_looks_for_one(page: Client, new_weights: Callable[..., Weights]) -> None:
+    empty = "Without any, a <a href"
+    of_teacher, of_model = (page.get(f"/weights/{query}").content.decode() for query in ("?for=teacher", ""))
+    assert empty in of_teacher and "teach a search with DNA" in of_teacher and "smaller" not in of_teacher
+    assert empty in of_model and "smaller" in of_model
+    new_weights()
+    of_teacher, of_model = (page.get(f"/weights/{query}").content.decode() for query in ("?for=teacher", ""))
+    for said in ("<h1>Weights for a teacher</h1>", "Let them teach a search", "that you choose as the teacher"):
+        assert said in of_teacher and said not in of_model
+    for said in ("<h1>Weights</h1>", "Search with them", "that you choose for the search", "learned anew"):
+        assert said in of_model and said not in of_teacher
 
 
 # Once more, elsewhere, beside others

@@ -45,7 +45,7 @@ def test_a_teacher_that_is_trained_first_is_no_training_of_what_was_found(runnin
     teacher = next(at for at, event in enumerate(told) if isinstance(event, events.RetrainEpoch))
     say(running, *told[: teacher + 1])
     running.refresh_from_db()
-    assert (running.is_training, running.stage) == (False, "")
+    assert (running.is_training, running.stage) == (False, "teacher")
     assert running.fraction == pytest.approx(0.02)
     found = next(at for at, event in enumerate(told) if getattr(event, "network", "") == "found")
     say(running, *told[teacher + 1 : found + 1])
@@ -57,8 +57,8 @@ def test_a_teacher_that_is_trained_first_is_no_training_of_what_was_found(runnin
     assert running.is_training
 
 
-def test_a_rating_and_a_further_teacher_leave_the_stage_as_it_is(running: Search) -> None:
-    """The estimate is that of the whole search; the search can still be stopped early."""
+def test_a_rating_leaves_the_stage_as_it_is(running: Search) -> None:
+    """The estimate is that of the whole search."""
     told = story_of_blocks.story()
     begun = next(at for at, event in enumerate(told) if isinstance(event, events.Progress))
     say(running, *told[: begun + 1])
@@ -68,10 +68,27 @@ def test_a_rating_and_a_further_teacher_leave_the_stage_as_it_is(running: Search
     say(running, replace(rating, seq=told[begun].seq + 1))
     running.refresh_from_db()
     assert before[0] and (running.stage, running.eta_seconds, running.is_training) == before
-    teacher = next(event for event in told if isinstance(event, events.RetrainEpoch))
-    say(running, replace(teacher, network="teacher 2", seq=told[begun].seq + 2))
-    running.refresh_from_db()
-    assert (running.stage, running.is_training) == (before[0], False)
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_a_teacher_is_in_hand_until_its_blocks_are(running: Search, size: int) -> None:
+    """However many lines come at once; the search can be stopped early all the while."""
+    told = story_of_blocks.story()
+    first, teacher = next((at, event) for at, event in enumerate(told) if isinstance(event, events.RetrainEpoch))
+    begun, stage = next((at, event) for at, event in enumerate(told) if isinstance(event, events.StageStarted))
+
+    def stage_after(*said: events.Event) -> str:
+        for at in range(0, len(said), size):
+            say(running, *said[at : at + size])
+        running.refresh_from_db()
+        assert not running.is_training
+        return running.stage
+
+    assert stage_after(*told[: first + 2]) == "teacher"
+    assert stage_after(*told[first + 2 : begun + 1]) == "block 1"
+    further = [replace(teacher, network="teacher 2", seq=stage.seq + epoch) for epoch in (1, 2)]
+    assert stage_after(*further) == "teacher 2"
+    assert stage_after(replace(stage, name="block 1, teacher 2", seq=stage.seq + 3)) == "block 1, teacher 2"
 
 
 def test_a_resumed_attempt_replaces_what_the_dead_one_said_after_its_checkpoint(running: Search) -> None:

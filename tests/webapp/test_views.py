@@ -291,6 +291,13 @@ def test_the_page_of_a_search_carries_its_feed(page: Client, running: Search) ->
     assert feed["state"]["state"] == "running"
 
 
+def test_charts_are_those_of_the_recipe_that_was_chosen(page: Client, running: Search) -> None:
+    strategy = {"kind": "dna", "recipe": "dna++"}
+    Search.objects.filter(pk=running.pk).update(config=running.config | {"strategy": strategy})
+    charts = page.get(running.url).context["feed"]["charts"]
+    assert charts == charts_of("operations", **strategy) != charts_of("operations", "dna")
+
+
 @pytest.mark.parametrize("state", SearchState)
 def test_every_state_has_its_page(page: Client, running: Search, state: SearchState) -> None:
     put_into(running, state)
