@@ -138,9 +138,7 @@ def _summary(said: Sequence[events.Event]) -> dict[str, Any]:
             case events.RetrainEpoch(network="teacher"):  # before the search, or after it, where it is part of training
                 changes |= {"fraction": event.fraction, "eta_seconds": event.eta_seconds}
                 changes["stage"] = changes.get("stage", OR_TEACHER) or "teacher"
-            case events.RetrainEpoch() if event.network.startswith(
-                "teacher "
-            ):  # of a later generation, within the search
+            case events.RetrainEpoch() if event.network.startswith("teacher "):  # of a later generation, in the search
                 changes |= {"stage": event.network, "fraction": event.fraction, "eta_seconds": event.eta_seconds}
             case events.RetrainEpoch():
                 changes |= {"stage": TRAINING, "fraction": event.fraction, "eta_seconds": event.eta_seconds}
