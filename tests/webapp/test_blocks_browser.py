@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
+from nasengine import config as engine_config
 from nasengine import events
+from nasengine.outlook import plan_of
+from nasengine.splits import builtin_facts
+from nasengine.strategies import dna
 from tests.webapp.browsing import NARROW, expect_state, start
-from tests.webapp.story_of_blocks import story
+from tests.webapp.story_of_blocks import EPOCHS, HALVED, story
 from webapp.charts import CHARTS, charts_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -63,6 +68,44 @@ def until(kind: str, count: int = 1) -> list[dict[str, Any]]:
     return TOLD[:last]
 
 
+def test_the_story_has_the_stages_that_the_engine_has() -> None:
+    """Sizes are told of the whole network from the first block on, so all blocks are open in every stage."""
+    for generations in (1, 2):
+        settings = {"kind": "dna", "generations": generations}
+        asked = {"name": "Digits", "target": {"value": "40%"}, "strategy": settings}
+        space, epochs = {"kind": "chain", "reductions": HALVED}, EPOCHS * (len(HALVED) + 1) * generations
+        config = engine_config.parse({**asked, "space": space, "search": {"epochs": epochs}})
+        plan = plan_of(config, builtin_facts("digits"))
+        stages = dna.strategy(plan, config, [20_000], {}).stages(SimpleNamespace(plan=plan))  # type: ignore[arg-type]
+        started = next(event for event in story(asked) if isinstance(event, events.SearchStarted))
+        told = [(stage["name"], stage["blocks"], stage["epochs"]) for stage in started.stages]
+        assert told == [(stage.name, stage.blocks, stage.epochs) for stage in stages]
+
+
+def test_nothing_waits_for_its_stage_and_all_is_on_until_the_only_commit(script: Page) -> None:
+    begun = until("epoch_finished")
+    cards = """async ([charts, told]) => {
+      const { add, emptyRun } = await import("/static/js/run.js");
+      const { Network } = await import("/static/js/network.js");
+      const { figures } = await import("/static/js/header.js");
+      const figure = ["size", "size-note", "accuracy", "accuracy-note", "operation", "filter", "weight", "speed"];
+      const places = ["network", ...figure.map((name) => `figure-${name}`)];
+      document.body.innerHTML = places.map((id) => `<div id="${id}"></div>`).join("");
+      const [run, network] = [emptyRun(charts), new Network(document.getElementById("network"))];
+      add(run, told);
+      figures(run.model);
+      network.show(run.model, run.model.commits.length - 1);
+      return document.body.innerText + run.model.log.map(({ text }) => text).join(" ");
+    }"""
+    for told in (begun, TOLD):
+        words = script.evaluate(cards, [CHARTS, told])
+        assert "open blocks" not in words
+        assert "waits for its stage" not in words
+    assert "6 of 6 operations on" in script.evaluate(cards, [CHARTS, begun])
+    commit = next(event for event in TOLD if event["kind"] == "committed")
+    assert commit["pruned"] == {"operation": 30, "filter": 0, "weight": 0}
+
+
 def test_a_panel_says_in_words_what_it_waits_for_and_fills_when_it_is_rated(script: Page) -> None:
     panels = script.locator("[data-panels] > li")
     shown(script, ("add", until("search_started")))
@@ -94,8 +137,8 @@ def test_lower_ratings_are_lower_and_costs_go_to_the_right(script: Page) -> None
 def test_the_summary_says_what_it_took_and_where_the_rating_says_little(script: Page) -> None:
     shown(script, ("add", TOLD))
     summary = script.locator("[data-summary]")
-    expect(summary).to_contain_text("301 candidates of 3 blocks are rated. That took 355 evaluations of an operation")
-    expect(summary).to_contain_text("where one by one would have taken 847")
+    expect(summary).to_contain_text("342 candidates of 3 blocks are rated. That took 396 evaluations of an operation")
+    expect(summary).to_contain_text("where one by one would have taken 972")
     expect(summary).to_contain_text("\N{MINUS SIGN}0.86 to \N{MINUS SIGN}0.42")
     expect(summary).to_contain_text("So the rating says little more than the size does in block 1.")
     shown(script, ("add", until("block_rated")))
@@ -170,7 +213,7 @@ def test_it_is_watched_to_its_end(context: BrowserContext, said: list[str]) -> N
     expect(page.locator("#figure-accuracy")).to_have_text("97.7 %")
     for words in (
         "The teacher is trained first",
-        "Block 2 of 3: 252 candidates rated",
+        "Block 2 of 3: 294 candidates rated",
         "the best one within the target",
     ):
         expect(page.locator("#log")).to_contain_text(words)
