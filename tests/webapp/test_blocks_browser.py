@@ -34,22 +34,24 @@ FED = """async ([charts, steps]) => {
   </section>`;
   const place = document.getElementById("blocks");
   const [run, blocks] = [emptyRun(charts), new Blocks(place)];
+  let state = { state: "running", finished: false };
   for (const [what, given] of steps) {
     if (what === "add") add(run, given);
     if (what === "rewind") rewind(run, given);
+    if (what === "state") state = given;
     if (what === "wish") blocks.wish(given);
-    else blocks.show(run.model);
+    else blocks.show(run.model, state);
   }
   return place.outerHTML;
 }"""
 
 
-HEADED = """async ([charts, told]) => {
+HEADED = """async ([charts, told, state = "running"]) => {
   const { add, emptyRun } = await import("/static/js/run.js");
   const { header } = await import("/static/js/header.js");
   const run = emptyRun(charts);
   add(run, told);
-  header(run.model, { state: "running", attempt: 1 });
+  header(run.model, { state, attempt: 1 });
   const steps = [...document.querySelectorAll("#steps li")].map((step) => [step.textContent, step.className]);
   return [document.getElementById("stage-line").textContent, steps];
 }"""
@@ -57,7 +59,7 @@ HEADED = """async ([charts, told]) => {
 
 
 def shown(page: Page, *steps: tuple[str, Any]) -> Page:
-    """The section after `add`, `rewind` and `wish`, one after another."""
+    """The section after `add`, `rewind`, `state` and `wish`, one after another."""
     page.evaluate(FED, [CHARTS, [list(step) for step in steps]])
     return page
 
@@ -108,9 +110,11 @@ def test_nothing_waits_for_its_stage_and_all_is_on_until_the_only_commit(script:
 
 def test_a_panel_says_in_words_what_it_waits_for_and_fills_when_it_is_rated(script: Page) -> None:
     panels = script.locator("[data-panels] > li")
+    shown(script, ("add", until("data_ready")))
+    expect(script.locator("#blocks")).to_be_hidden()
+    shown(script, ("add", [{**event, "stages": [{"name": "the whole network"}]} for event in until("search_started")]))
+    expect(script.locator("#blocks")).to_be_hidden()  # of another method it is nothing
     shown(script, ("add", until("search_started")))
-    expect(script.locator("#blocks")).to_be_hidden()  # of another method it would be nothing
-    shown(script, ("add", until("retrain_epoch")))
     expect(panels).to_have_text([f"Block {n}not rated yet" for n in (1, 2, 3)])
     shown(script, ("add", until("stage_started")))
     expect(panels).to_have_text(["Block 1training now", "Block 2not rated yet", "Block 3not rated yet"])
@@ -122,6 +126,180 @@ def test_a_panel_says_in_words_what_it_waits_for_and_fills_when_it_is_rated(scri
     line = panels.nth(0).locator(".front-points").get_attribute("d") or ""
     assert line.count("M") == len(RATED[0]["front"])
     expect(script.locator("[data-wish]")).to_be_hidden()
+
+
+RATING = {"kind": "data_progress", "what": "rating", "done": 3, "total": 42, "unit": "candidates", "eta_seconds": 65}
+
+
+def after(told: list[dict[str, Any]], **event: Any) -> list[dict[str, Any]]:
+    """Something else is said behind this."""
+    return [*told, {"attempt": 1, **event, "seq": told[-1]["seq"] + 1}]
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [("running", "training now"), ("stopping", "training now"), ("paused", "waits to go on"),
+     ("interrupted", "waits to go on"), ("queued", "waits to go on"), ("cancelled", "was not rated")],
+)  # fmt: skip
+def test_a_panel_says_training_only_while_it_trains(script: Page, state: str, words: str) -> None:
+    at_rest = state not in ("running", "stopping")
+    frame = {"state": state, "finished": state == "cancelled"}
+    panels = script.locator("[data-panels] > li")
+    rest = "was not rated" if state == "cancelled" else "not rated yet"
+    shown(script, ("state", frame), ("add", until("progress", 2)))
+    expect(panels).to_have_text([f"Block 1{words}", f"Block 2{rest}", f"Block 3{rest}"])
+    assert panels.first.get_attribute("class") == (None if at_rest else "now")
+    shown(script, ("state", frame), ("add", after(until("progress", 2), **RATING)))
+    expect(panels.first).to_have_text(f"Block 1{words if at_rest else 'being rated'}")
+
+
+def test_of_a_search_that_failed_a_block_was_not_rated(script: Page) -> None:
+    shown(script, ("add", after(until("progress", 2), kind="search_failed", message="No memory.", error="")))
+    expect(script.locator("[data-panels] > li").first).to_have_text("Block 1was not rated")
+
+
+def ended_after(blocks: int) -> list[dict[str, Any]]:
+    """What is told of a search that is ended when so many blocks are rated."""
+    begun = until("block_rated", blocks) if blocks else until("progress", 2)
+    chosen = {**PATHS["chosen"]}
+    chosen["ratings"] = [rating if at < blocks else -0.000001 for at, rating in enumerate(chosen["ratings"])]
+    return after(begun, **{**PATHS, "networks": [], "chosen": chosen, "visited": 70, "of": 74088.0})
+
+
+def test_of_a_search_that_is_ended_early_it_is_said_which_blocks_were_not_rated(script: Page) -> None:
+    panels, summary = script.locator("[data-panels] > li"), script.locator("[data-summary]")
+    says = "Blocks 2 and 3 were not rated before the search was ended; larger candidates were taken of them."
+    shown(script, ("add", ended_after(1)))
+    expect(summary).to_contain_text(says)
+    expect(panels.nth(0)).to_contain_text("23,800 parameters, rated 0.568:")
+    expect(panels.nth(0).locator(".taken")).to_have_attribute("visibility", "visible")
+    expect(panels.nth(0).locator(".wished")).to_have_attribute("visibility", "hidden")
+    expect(panels.nth(1)).to_have_text("Block 2was not rated")
+    expect(script.locator("[data-wish]")).to_be_hidden()
+    assert "0.000001" not in script.locator("#blocks").inner_text()
+    logged = script.evaluate(LOGGED, [CHARTS, ended_after(1)])
+    assert logged[-1] == f"{says} Taken is a network of 47,640 parameters."
+    shown(script, ("add", ended_after(2)))
+    expect(summary).to_contain_text(
+        "Block 3 was not rated before the search was ended; a larger candidate was taken of it."
+    )
+    shown(script, ("add", ended_after(0)))
+    expect(summary).to_have_text("No block was rated before the search was ended; larger candidates were taken of all.")
+
+
+LOGGED = """async ([charts, told]) => {
+  const { add, emptyRun } = await import("/static/js/run.js");
+  const run = emptyRun(charts);
+  add(run, told);
+  return run.model.log.map(({ text }) => text);
+}"""
+
+
+def chosen_beside(size: float, rating: float) -> dict[str, Any]:
+    """The networks are known, and such a one was taken."""
+    return {**PATHS, "chosen": {**PATHS["chosen"], "size": size, "rating": rating}}
+
+
+def test_what_was_taken_is_the_best_of_those_just_below_the_target(script: Page) -> None:
+    words, flatter = (
+        script.locator("[data-words]"),
+        "ratings may flatter small networks, and the target is there to be used",
+    )
+    begun = until("block_rated", 3)
+    shown(script, ("add", after(begun, **PATHS)))
+    expect(words).to_contain_text("the network that was taken, the best one of those just below the target. Move")
+    logged = script.evaluate(LOGGED, [CHARTS, after(begun, **PATHS)])
+    assert logged[-1].startswith("Of 74.1 k networks the best one of those just below the target: 47,640 parameters.")
+    assert "flatter" not in logged[-1]
+    flattered = after(begun, **chosen_beside(47_640, 1.6) | {"of": 7.9792266e16})
+    shown(script, ("add", flattered))
+    expect(words).to_contain_text(f"just below the target. Smaller ones are rated better, but {flatter}. Move")
+    logged = script.evaluate(LOGGED, [CHARTS, flattered])
+    assert logged[-1].startswith("Of about 8·10¹⁶ networks the best one")
+    assert logged[-1].endswith(f"A smaller one is rated better, but {flatter}.")
+    smaller = next(one for one in PATHS["networks"] if one["rating"] < 1.55)
+    shown(script, ("add", flattered), ("wish", smaller["size"]))
+    expect(words).to_contain_text(f"better. It was not built: {flatter}.")
+    shown(script, ("add", after(begun, **chosen_beside(30_000, 1.6))))
+    expect(words).to_contain_text("the network that was taken, the best one within the target.")
+    shown(script, ("add", after(begun, **chosen_beside(47_640, smaller["rating"]))), ("wish", smaller["size"]))
+    expect(words).to_contain_text("of the size of the one that was taken, rated alike. It was not built.")
+
+
+def test_below_the_smallest_network_the_smallest_is_shown_and_said_so(script: Page) -> None:
+    smallest = PATHS["networks"][0]["size"]
+    shown(script, ("add", TOLD), ("wish", smallest - 1))
+    says = f"No network is that small; the smallest: {round(smallest):,} parameters"
+    expect(script.locator("[data-words]")).to_contain_text(says)
+    shown(script, ("add", TOLD), ("wish", smallest))
+    expect(script.locator("[data-words]")).not_to_contain_text("No network")
+
+
+def narrowed() -> list[dict[str, Any]]:
+    """The story with two widths: narrow candidates take 0.6 of the cost, and some are rated worse than wide ones."""
+    told = []
+    for event in TOLD:
+        if event["kind"] == "block_rated":
+            narrow = [
+                {**one, "cost": 0.6 * one["cost"], "rating": one["rating"] + 0.1 * (at % 2), "width": 0.5}
+                for at, one in enumerate(event["front"])
+            ]
+            front = sorted([*event["front"], *narrow], key=lambda one: one["cost"])
+            event = {**event, "front": front, "points": [*event["points"], *([n["cost"], n["rating"]] for n in narrow)]}
+        if event["kind"] == "paths_found":
+            event = {**event, "chosen": {**event["chosen"], "widths": [1.0, 0.5, 0.75]}}
+        told.append(event)
+    return told
+
+
+def test_with_several_widths_the_front_is_that_of_all_and_panels_say_how_many_channels(script: Page) -> None:
+    told = narrowed()
+    shown(script, ("add", told))
+    for panel, event in zip(
+        script.locator("[data-panels] > li").all(), [one for one in told if one["kind"] == "block_rated"], strict=True
+    ):
+        better = [
+            one
+            for one in event["front"]
+            if not any(
+                other["cost"] <= one["cost"] and other["rating"] <= one["rating"] and other is not one
+                for other in event["front"]
+            )
+        ]
+        assert len(better) < len(event["front"])
+        assert (panel.locator(".front-points").get_attribute("d") or "").count("M") == len(better)
+    panels = script.locator("[data-panels] > li")
+    expect(panels.nth(0)).to_contain_text("parameters with all of its channels, rated")
+    expect(panels.nth(1)).to_contain_text("parameters with half of its channels, rated")
+    expect(panels.nth(2)).to_contain_text("parameters with 75 % of its channels, rated")
+    expect(script.locator("[data-summary]")).to_contain_text(
+        "Sizes of candidates are those with all other channels there."
+    )
+    shown(script, ("add", TOLD))
+    expect(script.locator("#blocks")).not_to_contain_text("channels")
+
+
+def test_a_single_block_and_a_single_candidate_are_one(script: Page) -> None:
+    begun = until("block_rated")
+    single = {**RATED[0], "blocks": 1}
+    shown(script, ("add", [*begun[:-1], single]))
+    expect(script.locator("[data-summary]")).to_contain_text("42 candidates of 1 block are rated.")
+    shown(script, ("add", [*begun[:-1], {**single, "candidates": 1}]))
+    expect(script.locator("[data-summary]")).to_contain_text("1 candidate of 1 block is rated.")
+
+
+def test_times_on_the_axes_keep_their_digits(script: Page) -> None:
+    told = [{**event, "metric": "latency_ms"} if event["kind"] == "search_started" else event for event in TOLD]
+    first = {
+        **RATED[0],
+        "front": [{**one, "cost": one["cost"] / 1e6} for one in RATED[0]["front"]],
+        "points": [[cost / 1e6, rating] for cost, rating in RATED[0]["points"]],
+    }
+    shown(script, ("add", [*told[: first["seq"] - 1], first]))
+    texts = script.locator("[data-panels] > li svg text").all_text_contents()
+    costs = [one["cost"] for one in first["front"]]
+    assert f"{min(costs):.3g}" in texts, texts
+    assert any(text.endswith(" ms") and text != "0 ms" for text in texts)
 
 
 def test_lower_ratings_are_lower_and_costs_go_to_the_right(script: Page) -> None:
