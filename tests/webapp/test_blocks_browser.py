@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.test import Client
 from playwright.sync_api import BrowserContext, Page, expect
 
 from nasengine import config as engine_config
@@ -18,6 +20,7 @@ from nasengine.strategies import dna
 from tests.webapp.browsing import NARROW, expect_state, start
 from tests.webapp.story_of_blocks import EPOCHS, HALVED, story
 from webapp.charts import CHARTS, charts_of
+from webapp.models import Search
 
 pytestmark = [pytest.mark.browser, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -300,6 +303,137 @@ def test_times_on_the_axes_keep_their_digits(script: Page) -> None:
     costs = [one["cost"] for one in first["front"]]
     assert f"{min(costs):.3g}" in texts, texts
     assert any(text.endswith(" ms") and text != "0 ms" for text in texts)
+
+
+TWICE = [
+    json.loads(events.to_line(event))
+    for event in story({"name": "Digits", "target": {"value": "40%"}, "strategy": {"generations": 2}})
+]
+"""Two teachers: the second learns when all blocks are rated by the first."""
+
+
+def twice_until(kind: str, count: int = 1, **fields: Any) -> list[dict[str, Any]]:
+    wanted = [event["seq"] for event in TWICE if event["kind"] == kind and fields.items() <= event.items()]
+    return TWICE[: wanted[count - 1]]
+
+
+def test_with_two_teachers_a_block_has_one_panel_that_says_whose_ratings_it_shows(script: Page) -> None:
+    panels, again = script.locator("[data-panels] > li"), "these are the ratings by the teacher before"
+    shown(script, ("add", twice_until("stage_started")))
+    expect(panels).to_have_text(["Block 1training now", "Block 2not rated yet", "Block 3not rated yet"])
+    shown(script, ("add", twice_until("stage_started", 2)))
+    assert [panel.get_attribute("class") for panel in panels.all()] == [None, "now", None]
+    expect(panels.nth(0)).not_to_contain_text(again)
+    shown(script, ("add", twice_until("retrain_epoch", network="teacher 2")))
+    assert [panel.get_attribute("class") for panel in panels.all()] == [None, None, None]
+    begun = twice_until("stage_started", 4)
+    shown(script, ("add", begun))
+    assert [panel.get_attribute("class") for panel in panels.all()] == ["now", None, None]
+    expect(panels.nth(0)).to_contain_text(f"Learning again from teacher 2; {again}")
+    expect(panels.nth(0)).to_contain_text("42 candidates of 2 layers; tau \N{MINUS SIGN}0.86; by teacher 1")
+    expect(panels.nth(1)).not_to_contain_text(again)
+    shown(script, ("add", after(begun, **RATING)))
+    expect(panels.nth(0)).to_contain_text(f"Being rated again, by teacher 2; {again}")
+    shown(script, ("state", {"state": "paused", "finished": False}), ("add", begun))
+    expect(panels.nth(0)).to_contain_text(f"Waits to go on learning from teacher 2; {again}")
+    shown(script, ("add", twice_until("stage_started", 5)))
+    expect(panels.nth(0)).to_contain_text("; by teacher 2")
+    expect(panels.nth(0)).not_to_contain_text(again)
+    expect(panels.nth(1)).to_contain_text(f"Learning again from teacher 2; {again}")
+    shown(script, ("add", TWICE))
+    expect(script.locator("#blocks")).not_to_contain_text(again)
+
+
+def test_a_later_teacher_is_trained_at_the_boundary_of_its_generation(script: Page) -> None:
+    """Its curve ends there, and no step of the head is over that never was one."""
+    curves = dict(script.evaluate(LINES, [charts_of("operations", "dna"), TWICE])["accuracy"])
+    assert curves["retraining, validation, teacher"] == [-4, -3, -2, -1, 0]
+    assert curves["retraining, validation, teacher 2"] == [8, 9, 10, 11, 12]
+    long = [
+        {**one, "epochs": 100, "epoch": 20 * one["epoch"]} if one["kind"] == "retrain_epoch" else one for one in TWICE
+    ]
+    curves = dict(script.evaluate(LINES, [charts_of("operations", "dna"), long])["accuracy"])
+    assert curves["retraining, validation, teacher 2"] == pytest.approx(
+        [2.4, 4.8, 7.2, 9.6, 12]
+    )  # not before its blocks
+    own = twice_until("retrain_epoch", network="teacher 2")
+    of_a_library = [event for event in own if event.get("network") != "teacher"]
+    stages = [f"block {block}, teacher {teacher}" for teacher in (1, 2) for block in (1, 2, 3)]
+    for told, before in ((own, ["images", "teacher"]), (of_a_library, ["images"])):
+        script.evaluate(A_HEAD)
+        line, steps = script.evaluate(HEADED, [CHARTS, told])
+        assert line == "Training teacher 2 of the blocks, epoch 1 of 5"
+        assert [name for name, _ in steps] == [*before, *stages, "training", "result"]
+        assert [name for name, tone in steps if tone == "now"] == ["block 1, teacher 2"]
+        boundaries = script.evaluate(BOUNDARIES, [CHARTS, told])
+        assert ("search" in boundaries) == (told is own)
+
+
+A_HEAD = """() => {
+  const ids = ["progress", "progress-percent", "stage-line", "eta", "steps", "facts"];
+  document.body.innerHTML = ids.map((id) => `<div id="${id}"></div>`).join("");
+}"""
+BOUNDARIES = """async ([charts, told]) => {
+  const { add, emptyRun } = await import("/static/js/run.js");
+  const run = emptyRun(charts);
+  add(run, told);
+  return run.model.boundaries.map(({ label }) => label);
+}"""
+
+
+@pytest.mark.parametrize("state", ["running", "paused", "interrupted", "cancelled"])
+def test_the_head_says_how_long_a_rating_takes_only_while_it_goes_on(script: Page, state: str) -> None:
+    script.evaluate(A_HEAD)
+    line, _ = script.evaluate(HEADED, [CHARTS, after(until("progress", 2), **RATING), state])
+    left = ", about 1 minute left" if state == "running" else ""
+    assert line == f"Stage 1 of 3, rating its block: 3 of 42 candidates{left}"
+
+
+def test_inside_a_block_nothing_is_said_of_scores_that_there_are_not(script: Page) -> None:
+    look = """async ([charts, told, number]) => {
+      const { add, emptyRun } = await import("/static/js/run.js");
+      const { Inside } = await import("/static/js/inside.js");
+      document.body.innerHTML = "<section id='inside'></section>";
+      const run = emptyRun(charts);
+      add(run, told);
+      const place = document.getElementById("inside");
+      new Inside(place, { onClose: () => {} }).show(run.model, run.model.commits.length - 1, number);
+      return place.innerText;
+    }"""
+    for told in (until("search_started"), TOLD):
+        words = script.evaluate(look, [CHARTS, told, 1])
+        assert "Each square is a filter; a hollow one is off." in words
+        assert "rated are whole candidates of several layers" in words
+        assert not re.search("threshold|colour|not told|higher", words, re.IGNORECASE)
+    assert "fell in epoch 12" in words
+
+
+def test_the_page_says_whom_blocks_learn_from(page: Client, new_search: Callable[..., Search]) -> None:
+    for recipe, says, never in (
+        ("dna", "to answer as the same part of the teacher does", "There is no teacher"),
+        ("dna++", "There is no teacher: each block learns", "of the teacher"),
+    ):
+        strategy = {"kind": "dna", "recipe": recipe}
+        search = new_search(space={"kind": "chain"}, strategy=strategy, target={"value": "60%"})
+        text = page.get(f"/searches/{search.pk}/").content.decode()
+        about = text[text.index('id="blocks-title"') : text.index("data-summary")]
+        assert says in about
+        assert never not in about
+        assert "Taken is the best one of those just below the target." in about
+        assert "the stage ends here" not in text
+
+
+def test_marks_of_blocks_are_drawn_in_blocks_alone(script: Page) -> None:
+    """The list of mistakes has something taken, too."""
+    strokes = script.evaluate("""() => {
+      const [inside, beside] = ["blocks", "mistakes"].map((id) => {
+        document.body.insertAdjacentHTML("beforeend", `<div id="${id}"><div class="taken"></div></div>`);
+        return getComputedStyle(document.body.lastElementChild.firstElementChild).stroke;
+      });
+      return [inside, beside];
+    }""")
+    assert strokes[0] != "none"
+    assert strokes[1] == "none"
 
 
 def test_lower_ratings_are_lower_and_costs_go_to_the_right(script: Page) -> None:
