@@ -526,7 +526,7 @@ def test_it_is_watched_to_its_end(context: BrowserContext, said: list[str]) -> N
     for words in (
         "The teacher is trained first",
         "Block 2 of 3: 294 candidates rated",
-        "the best one within the target",
+        "the best one of those just below the target",
     ):
         expect(page.locator("#log")).to_contain_text(words)
     slider, words = page.locator("#wish-size"), page.locator("#blocks [data-words]")
