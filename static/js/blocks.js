@@ -272,7 +272,7 @@ function share(width = 1) {
 
 /** Why the network that was taken is the one. */
 function chosenWords({ chosen, networks }, target) {
-  const why = networks.some((network) => isFlattered(network, chosen)) ? ` Smaller ones are rated better, but ${FLATTERED}.` : "";
+  const why = networks.some((network) => isFlattered(network, chosen)) ? ` A smaller one is rated better, but ${FLATTERED}.` : "";
   return `the network that was taken, ${among(chosen, target)}.${why} Move the slider, and all blocks show what the best network of that size would consist of.`;
 }
 

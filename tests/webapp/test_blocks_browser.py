@@ -216,7 +216,7 @@ def test_what_was_taken_is_the_best_of_those_just_below_the_target(script: Page)
     assert "flatter" not in logged[-1]
     flattered = after(begun, **chosen_beside(47_640, 1.6) | {"of": 7.9792266e16})
     shown(script, ("add", flattered))
-    expect(words).to_contain_text(f"just below the target. Smaller ones are rated better, but {flatter}. Move")
+    expect(words).to_contain_text(f"just below the target. A smaller one is rated better, but {flatter}. Move")
     logged = script.evaluate(LOGGED, [CHARTS, flattered])
     assert logged[-1].startswith("Of about 8·10¹⁶ networks the best one")
     assert logged[-1].endswith(f"A smaller one is rated better, but {flatter}.")
