@@ -102,7 +102,7 @@ function operations(units, at) {
 }
 
 function rule(word, { hasScores }) {
-  if (!hasScores) return `No ${word} has a score of its own: rated are whole candidates of several layers, further below.`;
+  if (!hasScores) return `No ${word} has a score of its own: what is rated are whole candidates of a block, further below.`;
   return `${word === "block" ? "A" : "An"} ${word} whose score falls below the threshold, the mark, is switched off.`;
 }
 

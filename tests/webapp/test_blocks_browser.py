@@ -403,7 +403,7 @@ def test_inside_a_block_nothing_is_said_of_scores_that_there_are_not(script: Pag
     for told in (until("search_started"), TOLD):
         words = script.evaluate(look, [CHARTS, told, 1])
         assert "Each square is a filter; a hollow one is off." in words
-        assert "rated are whole candidates of several layers" in words
+        assert "what is rated are whole candidates of a block" in words
         assert not re.search("threshold|colour|not told|higher", words, re.IGNORECASE)
     assert "fell in epoch 12" in words
 
@@ -419,7 +419,7 @@ def test_the_page_says_whom_blocks_learn_from(page: Client, new_search: Callable
         about = text[text.index('id="blocks-title"') : text.index("data-summary")]
         assert says in about
         assert never not in about
-        assert "Taken is the best one of those just below the target." in about
+        assert "once all blocks are rated it is certain which candidates" in about
         assert "the stage ends here" not in text
 
 
