@@ -73,7 +73,7 @@ function draw() {
   network.show(model, timeline.index);
   if (shown.block !== null) inside.show(model, timeline.index, shown.block);
   paths?.show(model, !shown.state.finished);
-  blocks.show(model);
+  blocks.show(model, shown.state);
   charts.draw(model);
   result(model, (size) => blocks.wish(size));
   log(model);

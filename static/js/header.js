@@ -1,6 +1,6 @@
 // The head of a search's page: how far it is, in which stage, how long it still takes, and its figures.
 
-import { furtherTarget, networkName, stageWords, teacherName } from "./names.js";
+import { furtherTarget, networkName, stageWords, teacherName, turn } from "./names.js";
 import { etaRange } from "./run.js";
 import { ago, amount, count, duration, listed, metricUnit, percent, plural, span, whole } from "./words.js";
 
@@ -11,7 +11,7 @@ export function header(model, state) {
   const live = ["running", "stopping"].includes(state.state);
   at("progress").value = model.fraction;
   at("progress-percent").textContent = model.started ? percent(model.fraction, 0) : "";
-  tell("stage-line", stageLine(model));
+  tell("stage-line", stageLine(model, live));
   const left = live ? etaRange(model) : null;
   tell("eta", left ? `${span(...left)} left` : "");
   steps(model, state);
@@ -59,14 +59,15 @@ function running(model, commit) {
   return commit && [sum(({ name, units }) => commit.kept_weights[name] ?? units), sum(({ units }) => units)];
 }
 
-function stageLine(model) {
+function stageLine(model, live) {
   const { started, stage, progress: step, retrain, phase, rating } = model;
   if (phase === "teacher") return `Training ${teacherName(model.teacher.network)}, epoch ${model.teacher.epoch} of ${model.teacher.epochs}`;
   if (phase === "retraining") return `Training ${networkName(retrain.network)}, epoch ${retrain.epoch} of ${retrain.epochs}`;
   if (phase === "result" || phase === "finished") return "Done";
   if (!started || !stage) return model.data ? "Images are ready, building the network" : "";
   const number = index(started, stage);
-  if (rating) return `Stage ${number + 1} of ${started.stages.length}, rating its block: ${whole(rating.done)} of ${plural(rating.total, "candidate")}, ${duration(rating.eta_seconds)} left`;
+  const left = live && rating && rating.eta_seconds !== null ? `, ${duration(rating.eta_seconds)} left` : "";
+  if (rating) return `Stage ${number + 1} of ${started.stages.length}, rating its block: ${whole(rating.done)} of ${plural(rating.total, "candidate")}${left}`;
   const first = 1 + started.stages.slice(0, number).reduce((sum, one) => sum + one.epochs, 0);
   const warming = step && stage.warmup_epochs && step.epoch <= first + stage.warmup_epochs - 1;
   return `Stage ${number + 1} of ${started.stages.length}${step ? `, epoch ${step.epoch} of ${started.epochs}` : ""}${warming ? " (warm-up: nothing is pruned yet)" : ""}`;
@@ -80,10 +81,10 @@ function index(started, stage) {
 function steps(model, { state, finished }) {
   const { started, phase } = model;
   const stages = started?.stages ?? [];
-  const before = model.teacher ? ["images", "teacher"] : ["images"];
+  const before = model.hasFirstTeacher ? ["images", "teacher"] : ["images"];
   const names = [...before, ...(stages.length ? stages.map(({ name }) => stageWords(name)) : ["search"]), "training", "result"];
   const current = { waiting: 0, data: 0, teacher: 1, search: before.length + (model.stage && started ? index(started, model.stage) : 0), retraining: names.length - 2 };
-  if (model.stage) current.teacher = current.search; // of a later generation
+  if (model.stage) current.teacher = before.length + taughtNext(model); // of a later generation
   const where = phase === "failed" ? model.endedIn : phase;
   const now = ["result", "finished"].includes(where) ? names.length : current[where];
   const list = at("steps");
@@ -95,6 +96,13 @@ function steps(model, { state, finished }) {
     if (number === now && now < names.length) item.setAttribute("aria-current", "step");
     else item.removeAttribute("aria-current");
   });
+}
+
+/** The first stage of the teacher that is trained: before it is said to begin, or after. */
+function taughtNext({ started, stage, teacher }) {
+  const wanted = Number(/\d+$/.exec(teacher?.network)?.[0]);
+  const place = started.stages.findIndex(({ name }) => wanted > 1 && turn(name)?.teacher === wanted);
+  return place < 0 ? index(started, stage) : place;
 }
 
 function facts(model, { attempt, started_at: began, finished_at: ended }) {

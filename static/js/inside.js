@@ -5,6 +5,7 @@ import { element } from "./elements.js";
 import { isOn, States, told } from "./history.js";
 import { blockName, candidate, operationWord, partName, prefixOf, stateName, widthName } from "./names.js";
 import { choicesOf } from "./network.js";
+import { isBlockwise } from "./ratings.js";
 import { scoresOf, unitsOn } from "./run.js";
 import { percent } from "./words.js";
 
@@ -40,7 +41,7 @@ export class Inside {
     const opened = this.#shown?.number !== number;
     this.#shown = { number, commit, started: model.started };
     const known = this.#states.at(model.commits, index);
-    const at = { model, index, commit, scores: standing(model, index), states: (name, units) => known.get(name) ?? new Array(units).fill("on") };
+    const at = { model, index, commit, scores: standing(model, index), hasScores: !isBlockwise(model), states: (name, units) => known.get(name) ?? new Array(units).fill("on") };
     const title = element("h3", "", `Inside ${blockName(model.started.blocks[number].name)}`);
     title.tabIndex = -1;
     const close = element("button", "btn btn-quiet btn-sm", "Close");
@@ -86,7 +87,8 @@ function operations(units, at) {
   });
   if (!rows.length) return null;
   const word = operationWord(at.model.started);
-  const head = element("tr", "", ...[capital(word), "Score against threshold", "State"].map((text) => {
+  const columns = [capital(word), at.hasScores && "Score against threshold", "State"].filter(Boolean);
+  const head = element("tr", "", ...columns.map((text) => {
     const cell = element("th", "", text);
     cell.scope = "col";
     return cell;
@@ -96,12 +98,26 @@ function operations(units, at) {
   scroll.tabIndex = 0;
   scroll.setAttribute("role", "region");
   scroll.setAttribute("aria-label", `${capital(word)}s of this part`);
-  return element("div", "", element("h4", "", `${capital(word)}s`), note(`${word === "block" ? "A" : "An"} ${word} whose score falls below the threshold, the mark, is switched off.`), scroll);
+  return element("div", "", element("h4", "", `${capital(word)}s`), note(rule(word, at)), scroll);
 }
 
-function row(choice, unit, name, state, score, limit, { model, index }) {
+function rule(word, { hasScores }) {
+  if (!hasScores) return `No ${word} has a score of its own: what is rated are whole candidates of a block, further below.`;
+  return `${word === "block" ? "A" : "An"} ${word} whose score falls below the threshold, the mark, is switched off.`;
+}
+
+function row(choice, unit, name, state, score, limit, { model, index, hasScores }) {
   const head = element("th", "", name);
   head.scope = "row";
+  const story = told(model, index, choice.name, unit);
+  const cells = [hasScores && element("td", "", ...measured(state, score, limit)), element("td", "", element("strong", state, WORDS[state]), story ? element("small", "", story) : "")];
+  const made = element("tr", "", head, ...cells.filter(Boolean));
+  made.dataset.state = state;
+  return made;
+}
+
+/** A score against its threshold, drawn and in words. */
+function measured(state, score, limit) {
   const gauge = element("span", "gauge");
   if (score !== undefined) {
     const fill = element("i", isOn(state) ? "" : "low");
@@ -114,10 +130,7 @@ function row(choice, unit, name, state, score, limit, { model, index }) {
     }
   }
   const words = score === undefined ? "not told yet" : `${score.toFixed(2)}${limit === undefined ? "" : ` against ${limit.toFixed(2)}`}`;
-  const story = told(model, index, choice.name, unit);
-  const made = element("tr", "", head, element("td", "", gauge, element("small", "", words)), element("td", "", element("strong", state, WORDS[state]), story ? element("small", "", story) : ""));
-  made.dataset.state = state;
-  return made;
+  return [gauge, element("small", "", words)];
 }
 
 function filters(choices, at) {
@@ -140,7 +153,8 @@ function filters(choices, at) {
     return element("li", "", element("span", "name", name), map, element("span", "value", `${states.filter(isOn).length} of ${choice.units}`));
   });
   const left = all.length - shown.length;
-  const text = `Each square is a filter, the stronger its colour the higher its score; a hollow one is off.${left ? ` What is inside operations that are off is left out.` : ""}`;
+  const colour = at.hasScores ? ", the stronger its colour the higher its score" : "";
+  const text = `Each square is a filter${colour}; a hollow one is off.${left ? ` What is inside operations that are off is left out.` : ""}`;
   return element("div", "", element("h4", "", "Filters"), note(text), element("ul", "strips", ...rows));
 }
 

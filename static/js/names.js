@@ -68,6 +68,12 @@ export function stageWords(name) {
   return found ? `down to ${found[1]} ${metricUnit(found[2])}` : name;
 }
 
+/** "block 2, teacher 3" -> {block: 1, teacher: 3}: what a stage that rates a block is about; null for other stages. */
+export function turn(stage) {
+  const found = /^block (\d+)(?:, teacher (\d+))?$/.exec(stage ?? "");
+  return found && { block: Number(found[1]) - 1, teacher: Number(found[2] ?? 1) };
+}
+
 /** Who is trained: "found", "at 12000" for a further target, "random 1" to compare with. */
 export function networkName(network) {
   const target = furtherTarget(network);

@@ -58,7 +58,7 @@ function emptyModel(charts) {
   return {
     attempt: 1, data: null, dataProgress: null, started: null, stage: null, progress: null, epoch: null, draws: [], commits: [], retrain: null,
     result: null, failure: null, endedIn: null, finished: null, phase: "waiting", fraction: 0, etaSeconds: null,
-    totals: [], trail: [], teacher: null, rating: null, rated: [], paths: null, alternatives: null, boundaries: [], log: [], progressCount: 0, changed: new Set(charts.map((chart) => chart.id)),
+    totals: [], trail: [], teacher: null, hasFirstTeacher: false, rating: null, rated: [], paths: null, alternatives: null, boundaries: [], log: [], progressCount: 0, changed: new Set(charts.map((chart) => chart.id)),
     traces: Object.fromEntries(charts.map((chart) => [chart.id, new Map()])),
   };
 }
@@ -110,8 +110,9 @@ const note = {
   alternatives: (model, event) => Object.assign(model, { alternatives: event }),
   retrain_epoch: (model, event) => {
     if (isBefore(model, event)) {
-      if (!model.teacher) boundary(model, 0, "search");
-      Object.assign(model, { teacher: event, phase: "teacher", ...advance(model, event) });
+      const isFirst = event.network === "teacher";
+      if (isFirst && !model.hasFirstTeacher) boundary(model, 0, "search");
+      Object.assign(model, { teacher: event, hasFirstTeacher: isFirst || model.hasFirstTeacher, phase: "teacher", ...advance(model, event) });
       return;
     }
     if (!model.retrain) boundary(model, model.started?.epochs ?? 0, "retraining");
@@ -165,10 +166,17 @@ function measured(series, found, event, granularity) {
 
 function position(at, model, event) {
   if (at === "step") return event.epoch - 1 + event.step / event.steps;
-  if (at === "retraining" && isBefore(model, event)) return event.epoch - event.epochs;
+  if (at === "retraining" && isBefore(model, event)) return taught(model, event);
   if (at === "retraining") return (model.started?.epochs ?? 0) + event.epoch;
   if (at === "commit") return model.commits.length;
   return event.epoch ?? 0;
+}
+
+/** Where a teacher's epoch stands: they end where its generation begins, and are no longer than the one before it. */
+function taught({ epoch }, { network, epoch: own, epochs }) {
+  const end = epoch?.epoch ?? 0;
+  const room = end ? Math.min(epochs, end / Math.max(1, Number(/\d+$/.exec(network)?.[0]) - 1)) : epochs;
+  return end - (room * (epochs - own)) / epochs;
 }
 
 function line(traces, key, label, series) {

@@ -1,7 +1,8 @@
 // What does an event say, in plain words? One sentence and a tone for the log; null for events too frequent to list.
 
 import { blockName, candidate, furtherTarget, networkName, operationWord, stageWords, teacherName } from "./names.js";
-import { amount, count, duration, enumerated, listed, metricUnit, percent, plural, whole } from "./words.js";
+import { among, FLATTERED, isFlattered, undominated, unrated } from "./ratings.js";
+import { amount, count, duration, enumerated, listed, metricUnit, multitude, percent, plural, whole } from "./words.js";
 
 const LEVELS = ["operation", "filter", "weight"];
 
@@ -48,12 +49,19 @@ const say = {
     `${capital(stageName(event, model))} begins: ${stageWords(event.name)}.` +
       (event.warmup_epochs ? ` Nothing is pruned in ${event.warmup_epochs === 1 ? "its first epoch" : `its first ${event.warmup_epochs} epochs`}.` : ""),
   ),
-  block_rated: (event) => good(
-    `Block ${event.block + 1} of ${event.blocks}: ${plural(event.candidates, "candidate")} rated in ${duration(event.seconds).replace("about ", "")}; no other one is both smaller and better than ${event.front.length === 1 ? "one" : whole(event.front.length)} of them.`,
-  ),
-  paths_found: (event, model) => good(
-    `Of ${count(event.of)} networks the best one within the target: ${amount(event.chosen.size)} ${metricUnit(model.started?.metric)}. That is certain after a look at ${plural(event.visited, "beginning")} of networks.`,
-  ),
+  block_rated: (event) => {
+    const front = undominated(event.front).length;
+    return good(
+      `Block ${event.block + 1} of ${event.blocks}: ${plural(event.candidates, "candidate")} rated in ${duration(event.seconds).replace("about ", "")}; no other one is both smaller and better than ${front === 1 ? "one" : whole(front)} of them.`,
+    );
+  },
+  paths_found: (event, { started, rated }) => {
+    const { chosen, networks } = event;
+    const size = `${amount(chosen.size)} ${metricUnit(started?.metric)}`;
+    if (!networks.length) return plain(`${unrated(event, rated)} Taken is a network of ${size}.`.trim());
+    const why = networks.some((network) => isFlattered(network, chosen)) ? ` A smaller one is rated better, but ${FLATTERED}.` : "";
+    return good(`Of ${multitude(event.of)} networks ${among(chosen, started?.target)}: ${size}. That is certain after a look at ${plural(event.visited, "beginning")} of networks.${why}`);
+  },
   committed: committed,
   collapse_averted: (event) => ({
     tone: "grow",

@@ -9,6 +9,13 @@ export function count(n) {
   return String(Math.round(n));
 }
 
+/** 74088 -> "74.1 k"; beyond all units as a power: 79792266e9 -> "about 8·10¹⁶". */
+export function multitude(n) {
+  if (n < 1e12) return count(n);
+  const [first, power] = n.toExponential(0).split("e+");
+  return `about ${first === "1" ? "" : `${first}·`}10${Array.from(power, (digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit]).join("")}`;
+}
+
 /** 18314 -> "18,314"; a size in milliseconds keeps three digits: 0.41234 -> "0.412". */
 export function whole(n) {
   if (n === null || n === undefined) return "—";
