@@ -60,7 +60,7 @@ const say = {
     const size = `${amount(chosen.size)} ${metricUnit(started?.metric)}`;
     if (!networks.length) return plain(`${unrated(event, rated)} Taken is a network of ${size}.`.trim());
     const why = networks.some((network) => isFlattered(network, chosen)) ? ` A smaller one is rated better, but ${FLATTERED}.` : "";
-    return good(`Of ${multitude(event.of)} networks ${among(chosen, started?.target)}: ${size}. That is certain after a look at ${plural(event.visited, "beginning")} of networks.${why}`);
+    return good(`Of ${multitude(event.of)} networks ${among(chosen, started?.target)}: ${size}. ${certainty(event)}${why}`);
   },
   committed: committed,
   collapse_averted: (event) => ({
@@ -101,6 +101,12 @@ function committed(event, model) {
   if (regrown !== "nothing") return { tone: "grow", text: `${when}${regrown} regrown, ${pruned} pruned. ${size}` };
   const why = { stage_end: " at the end of the stage", fit: " to fit the target" }[event.reason] ?? "";
   return pruned === "nothing" ? plain(`${when}nothing to prune${why}. ${size}`) : { tone: "prune", text: `${when}${pruned} pruned${why}. ${size}` };
+}
+
+/** Whether there may be a better one: rarely, where limits leave nearly nothing to choose from. */
+function certainty({ certain = true, visited }) {
+  const seen = `a look at ${plural(visited, "beginning")} of networks`;
+  return certain ? `That is certain after ${seen}.` : `It is the best that was seen in ${seen}; there may be a better one.`;
 }
 
 const plain = (text) => ({ tone: "plain", text });

@@ -213,7 +213,9 @@ def test_what_was_taken_is_the_best_of_those_just_below_the_target(script: Page)
     expect(words).to_contain_text("the network that was taken, the best one of those just below the target. Move")
     logged = script.evaluate(LOGGED, [CHARTS, after(begun, **PATHS)])
     assert logged[-1].startswith("Of 74.1 k networks the best one of those just below the target: 47,640 parameters.")
-    assert "flatter" not in logged[-1]
+    assert "flatter" not in logged[-1] and "That is certain after a look at" in logged[-1]
+    logged = script.evaluate(LOGGED, [CHARTS, after(begun, **{**PATHS, "certain": False})])
+    assert "It is the best that was seen in a look at" in logged[-1] and "there may be a better one." in logged[-1]
     flattered = after(begun, **chosen_beside(47_640, 1.6) | {"of": 7.9792266e16})
     shown(script, ("add", flattered))
     expect(words).to_contain_text(f"just below the target. A smaller one is rated better, but {flatter}. Move")
