@@ -215,11 +215,14 @@ def test_a_unit_says_when_it_fell_why_and_when_it_came_back(script: Page) -> Non
 
 
 @pytest.mark.parametrize(
-    ("model", "method"),
-    [("", ""), ("test_resnet", ""), ("", "msgdas")],
-    ids=["cells", "a known model", "sub-graphs"],
+    ("model", "method", "often"),
+    [
+        pytest.param("", "", 12, id="cells"),
+        pytest.param("", "", 50, id="cells, often", marks=pytest.mark.long),
+        pytest.param("test_resnet", "", 50, id="a known model", marks=pytest.mark.long),
+        pytest.param("", "msgdas", 50, id="sub-graphs", marks=pytest.mark.long),
+    ],
 )
-@pytest.mark.parametrize("often", [12, pytest.param(50, marks=pytest.mark.long)])
 def test_a_replayed_page_and_a_page_that_was_cut_off_again_and_again_draw_the_very_same(
     context: BrowserContext, model: str, method: str, often: int
 ) -> None:
