@@ -108,7 +108,7 @@ def test_a_stopped_search_trains_what_it_has_found(
 ) -> None:
     whole = whole_of(name)
     asked = configuration(VARIANTS[name])
-    looks_on = asked.retrain.teacher == "full" or asked.strategy.kind == "dna"  # long after the last epoch of the search
+    looks_on = asked.retrain.teacher == "full" or asked.strategy.kind == "dna"  # behind the last epoch of the search
     run = ran(tmp_path, Early(stop=share * whole.looks * (0.5 if looks_on else 1) + 2), VARIANTS[name])
     sound(run)
     places = [event.folder for event in whole.of(events.ResultReady)]
