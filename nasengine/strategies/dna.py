@@ -485,9 +485,8 @@ class DNA(Strategy):
             if best is not None:
                 networks = math.prod(block.candidates for block in self.blocks) * len(ways)
                 return replace(best, visited=visited, certain=certain, of=float(networks))
-        sizes = ", ".join(
-            f"{bound:,} {metric}" for metric, bound in bounds.items()
-        )  # the outlook refuses what it can know
+        # The outlook refuses what it can know.
+        sizes = ", ".join(f"{bound:,} {metric}" for metric, bound in bounds.items())
         raise TrainingError(f"no network with one operation a layer is within {sizes}; give more in a new search")
 
     def _best_of(self, way: Way, bounds: Mapping[str, int], least: float) -> tuple[Paths | None, traversal.Answer]:
@@ -516,9 +515,9 @@ class DNA(Strategy):
             self.breathe()
             there, rows = [], []
             for block, front, row in zip(self.blocks, fronts, way.rows, strict=True):
-                which, n = self.part.widths.index(way.shares[block.group]), block.candidates
-                there.append([at for at, place in enumerate(front) if place // n == which])
-                rows.append([row[front[at] % n] for at in there[-1]])
+                width = way.shares[block.group]
+                there.append([at for at, place in enumerate(front) if self._width(block, place) == width])
+                rows.append([row[front[at] % block.candidates] for at in there[-1]])
             for one in traversal.network_front(rows, most=NETWORKS):
                 picks = [own[pick] for own, pick in zip(there, one.picks, strict=True)]
                 found.append((way.fixed[0] + one.costs[0], one.rating, picks, way))
