@@ -1,6 +1,6 @@
 // The head of a search's page: how far it is, in which stage, how long it still takes, and its figures.
 
-import { furtherTarget, networkName, stageWords, teacherName, turn } from "./names.js";
+import { furtherTarget, generation, networkName, stageWords, teacherName, turn } from "./names.js";
 import { etaRange } from "./run.js";
 import { ago, amount, count, duration, listed, metricUnit, percent, plural, span, whole } from "./words.js";
 
@@ -100,7 +100,7 @@ function steps(model, { state, finished }) {
 
 /** The first stage of the teacher that is trained: before it is said to begin, or after. */
 function taughtNext({ started, stage, teacher }) {
-  const wanted = Number(/\d+$/.exec(teacher?.network)?.[0]);
+  const wanted = generation(teacher?.network);
   const place = started.stages.findIndex(({ name }) => wanted > 1 && turn(name)?.teacher === wanted);
   return place < 0 ? index(started, stage) : place;
 }

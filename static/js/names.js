@@ -68,6 +68,9 @@ export function stageWords(name) {
   return found ? `down to ${found[1]} ${metricUnit(found[2])}` : name;
 }
 
+/** "teacher 2" -> 2, "teacher" -> 1: which of the teachers of a search's stages. */
+export const generation = (network) => Number(/^teacher (\d+)$/.exec(network ?? "")?.[1] ?? 1);
+
 /** "block 2, teacher 3" -> {block: 1, teacher: 3}: what a stage that rates a block is about; null for other stages. */
 export function turn(stage) {
   const found = /^block (\d+)(?:, teacher (\d+))?$/.exec(stage ?? "");

@@ -3,7 +3,7 @@
 // The events are kept so that a rewind (a resumed attempt says the last part again) can be rebuilt from what stays.
 // Only `progress` events are thinned in very long runs; commits, epochs and everything else are kept as they came.
 
-import { furtherTarget, lineName } from "./names.js";
+import { furtherTarget, generation, lineName } from "./names.js";
 import { resumed, sentence, stageName } from "./sentences.js";
 
 const MOST_PROGRESS = 2000;
@@ -175,7 +175,7 @@ function position(at, model, event) {
 /** Where a teacher's epoch stands: they end where its generation begins, and are no longer than the one before it. */
 function taught({ epoch }, { network, epoch: own, epochs }) {
   const end = epoch?.epoch ?? 0;
-  const room = end ? Math.min(epochs, end / Math.max(1, Number(/\d+$/.exec(network)?.[0]) - 1)) : epochs;
+  const room = end ? Math.min(epochs, end / Math.max(1, generation(network) - 1)) : epochs;
   return end - (room * (epochs - own)) / epochs;
 }
 
