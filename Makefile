@@ -50,7 +50,7 @@ test-postgres: $(VENV)/installed-dev
 
 pictures: $(VENV)/installed-dev
 	@$(IN_VENV) manage.py fetch_assets
-	@PICTURES=all $(IN_VENV) -m pytest -m "" tests/webapp/test_looks.py
+	@PICTURES=all $(IN_VENV) -m pytest -m long tests/webapp/test_looks.py
 
 chaos: $(VENV)/installed-dev
 	@$(IN_VENV) -m tests.chaos --rounds $(or $(ROUNDS),20)

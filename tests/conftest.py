@@ -15,7 +15,9 @@ TOGETHER = {
     "finished searches": tuple(
         f"tests/engine/test_{name}.py" for name in ("command_line", "compact", "export", "mistakes", "sparse_file")
     ),
-    "searches": tuple(f"tests/engine/test_{name}.py" for name in ("search", "early_end")),
+    "searches": tuple(
+        f"tests/engine/test_{name}.py" for name in ("search", "early_end", "distillation", "msgdas_verifying")
+    ),
     "known models": tuple(f"tests/engine/test_{name}.py" for name in ("survey", "borrowed", "latency", "scale_model")),
 }
 """Parts of the suite whose tests share servers, finished searches or known models. What takes longest comes first, and

@@ -62,6 +62,8 @@ PLANS: dict[str, Callable[[], Plan]] = {
 RECIPES = {"coppice": mgas, "published": mgas_published}
 everywhere = pytest.mark.parametrize("which", PLANS)
 by_both_recipes = pytest.mark.parametrize("recipe", RECIPES)
+in_one_by_day = pytest.mark.parametrize("which", ["cells", pytest.param("chain", marks=pytest.mark.long)])
+"""For what trains: in the other space among the long tests."""
 
 
 # -- a strategy in the middle of its work -----------------------------------------------------------------------------
@@ -304,7 +306,7 @@ LEARNED: dict[str, Callable[[], Plan]] = {
 }
 
 
-@pytest.mark.parametrize("which", ["cells", pytest.param("chain", marks=pytest.mark.long)])
+@in_one_by_day
 def test_03c_what_the_loss_would_miss_is_told_without_removing_it(which: str) -> None:
     """In trained networks candidates stand by their benefit much as by the rise of the loss when each is removed.
 
@@ -690,7 +692,7 @@ def planted(which: str, seed: int, **changes: Any) -> tuple[Course, int, Tensor]
     return course, useless, silent
 
 
-@in_both_spaces
+@in_one_by_day
 def test_08a_useless_candidates_and_filters_die_and_vital_ones_live(which: str) -> None:
     """No ratio says how much of a level stays. Vital is what the loss misses most."""
     course, useless, silent = planted(which, 0)
@@ -707,7 +709,7 @@ def test_08a_useless_candidates_and_filters_die_and_vital_ones_live(which: str) 
     assert not stem[silent].any() and stem[~silent].float().mean() > 0.5
 
 
-@in_both_spaces
+@in_one_by_day
 def test_08b_useless_weights_die_and_others_live(which: str) -> None:
     """A convolution that nobody hears ends with hardly a weight, those beside it with many; one rule for all."""
     course, useless, _ = planted(which, 0, search__epochs=10, strategy__granularities=["weight"])
@@ -767,7 +769,7 @@ def twins(which: str, seed: int) -> list[tuple[float, float]]:
     ]
 
 
-@in_both_spaces
+@in_one_by_day
 def test_10a_of_two_equal_candidates_the_larger_dies_first(which: str) -> None:
     """The weights are fixed, so that nothing but the size tells them apart."""
     pairs = [pair for seed in (0, 2) for pair in twins(which, seed)]
@@ -907,7 +909,7 @@ def test_12c_draws_that_find_nothing_dead_are_lost_and_said_by_the_published_rec
     assert grown == len(back)
 
 
-@in_both_spaces
+@in_one_by_day
 def test_12d_a_vital_candidate_killed_on_purpose_returns_and_stays(which: str) -> None:
     """It is the most salient of its node, has its old weights, cannot be switched off while it is sheltered, and the
     prunings that follow leave it alive."""

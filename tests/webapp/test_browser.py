@@ -125,7 +125,7 @@ def shown(page: Page) -> dict[str, object]:
 
 def test_a_page_whose_sockets_are_blocked_asks_instead_and_misses_nothing(context: BrowserContext) -> None:
     page = context.new_page()
-    address = start(page, "seen twice in 12 seconds")
+    address = start(page, "seen twice in 6 seconds")
     blocked = context.new_page()
     blocked.route_web_socket(re.compile("/ws/"), lambda socket: socket.close())
     blocked.goto(address)
@@ -211,9 +211,9 @@ def test_a_failed_search_shows_the_engines_sentence_and_what_to_do(context: Brow
 
 def test_the_list_follows_a_search_to_its_end_without_reload(context: BrowserContext) -> None:
     page = context.new_page()
-    start(page, "watched for 8 seconds")
+    start(page, "watched for 3 seconds")
     page.goto("/")
-    row = page.get_by_role("listitem").filter(has_text="watched for 8 seconds")
+    row = page.get_by_role("listitem").filter(has_text="watched for 3 seconds")
     expect(row.get_by_role("progressbar")).to_be_visible()
     page.evaluate("window.same = true")
     expect(row.locator(".badge-state")).to_have_text("Finished", timeout=60_000)

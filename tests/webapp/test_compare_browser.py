@@ -49,7 +49,7 @@ def test_two_are_ticked_and_stand_side_by_side_while_the_list_is_kept_fresh(
     context: BrowserContext, page: Page, two: tuple[str, str]
 ) -> None:
     complaints = listened(context)
-    start(page, "watched for 30 seconds")
+    start(page, "watched for 12 seconds")
     page.goto("/?sort=name")
     for name in ("Oak", "Elm"):
         page.get_by_role("checkbox", name=f"Compare {name} in 1 second").check()

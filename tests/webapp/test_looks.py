@@ -1,7 +1,8 @@
 """What every page looks like, to eyes and to screen readers: axe-core's rules, pictures of the pages, narrow windows.
 
-The pictures land in `screenshots/`, which is not committed: whoever changes a page looks at them. `make test` takes the
-narrow ones by day and the wide ones by night, `make pictures` all.
+The pictures land in `screenshots/`, which is not committed: whoever changes a page looks at them. `make test` looks at
+pages with one search, `make test-long` at those of every kind, narrow ones light and wide ones dark; `make pictures`
+takes all.
 """
 
 from __future__ import annotations
@@ -31,22 +32,44 @@ WINDOWS = (
     else dict.fromkeys(THEMES, (WIDE, NARROW))
 )
 SERIOUS = ("serious", "critical")
+in_both_themes = pytest.mark.parametrize(
+    ("scenes", "themed"),
+    [("few", "light"), *(pytest.param("all", theme, marks=pytest.mark.long) for theme in THEMES)],
+    indirect=True,
+)
+
+
+@pytest.fixture
+def scenes(request: pytest.FixtureRequest, few: dict[str, str]) -> dict[str, str]:
+    """Name -> address."""
+    return few | (request.getfixturevalue("others") if request.param == "all" else {})
 
 
 @pytest.fixture(scope="module")
-def scenes(browser: Browser, cookies: list[dict[str, object]], stack: Stack, tmp_path_factory: Any) -> dict[str, str]:
-    """Name -> address of a page of each sort: things found, things under way, things gone wrong, nothing."""
+def alices(browser: Browser, cookies: list[dict[str, object]], stack: Stack) -> Iterator[Page]:
+    """Where searches are started."""
     context = browser.new_context(viewport=WIDE, base_url=stack.address)  # type: ignore[arg-type]
     context.add_cookies(cookies)  # type: ignore[arg-type]
-    page = context.new_page()
+    yield context.new_page()
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def few(alices: Page) -> dict[str, str]:
+    """Pages that wait for somebody, and one of what was found."""
     found = {
-        "form": "/searches/new/",
-        "form of blocks": "/searches/new/",
-        "data sets": "/datasets/",
-        "api": "/tokens/",
-        "lost": "/no/",
-    }
-    found["weights"] = "/weights/"
+        "form": "/searches/new/", "form of blocks": "/searches/new/", "data sets": "/datasets/", "weights": "/weights/",
+        "api": "/tokens/", "lost": "/no/", "list": "/",
+    }  # fmt: skip
+    found["finished"] = start(alices, "A quick one, 1 second")
+    expect_state(alices, "Finished")
+    return found
+
+
+@pytest.fixture(scope="module")
+def others(alices: Page, few: dict[str, str], tmp_path_factory: Any) -> dict[str, str]:
+    """Of every other kind: things found, things under way, things gone wrong."""
+    page, found = alices, {}
     page.goto("/weights/")
     weights = {"name": "oak.safetensors", "mimeType": "", "buffer": tiny_model.weights()}
     page.locator("input[type=file]").set_input_files(weights)  # type: ignore[arg-type]
@@ -60,8 +83,6 @@ def scenes(browser: Browser, cookies: list[dict[str, object]], stack: Stack, tmp
     page.wait_for_url(re.compile(r"/datasets/[0-9a-f-]{36}/$"))
     expect(page.locator("#dataset .badge-state")).to_have_text("Ready", timeout=90_000)
     found["data set"] = page.url
-    found["finished"] = start(page, "A quick one, 1 second")
-    expect_state(page, "Finished")
     another = start(page, "Another one, 1 second")
     expect_state(page, "Finished")
     found["a model"] = start(page, "A known model, 1 second", model="test_resnet")
@@ -73,21 +94,19 @@ def scenes(browser: Browser, cookies: list[dict[str, object]], stack: Stack, tmp
     expect(page.locator("#chart-likeness")).to_be_attached()  # of MGAS it would be others
     found["failed"] = start(page, "One that fails, 1 second")
     expect_state(page, "Failed")
-    opened(page, "finished", found["finished"])
+    opened(page, "finished", few["finished"])
     page.locator("#sharing summary").click()
     page.get_by_role("button", name="Make a link").click()
     shared = page.get_by_text(re.compile(r"/shared/")).first
     found["shared"] = (shared.input_value() if shared.evaluate("e => 'value' in e") else shared.inner_text()).strip()
-    ids = [re.search(r"[0-9a-f-]{36}", address) for address in (found["finished"], another)]
+    ids = [re.search(r"[0-9a-f-]{36}", address) for address in (few["finished"], another)]
     found["compare"] = "/compare/?" + "&".join(f"search={match[0]}" for match in ids if match)
-    found["list"] = "/"
     found["live"] = start(page, "One that goes on, 600 seconds")
     expect(page.locator("#network .block").first).to_be_visible(timeout=60_000)
-    context.close()
     return found
 
 
-@pytest.fixture(params=["light", pytest.param("dark", marks=pytest.mark.long)])
+@pytest.fixture
 def themed(request: pytest.FixtureRequest, context: BrowserContext) -> Iterator[Page]:
     page = context.new_page()
     page.emulate_media(color_scheme=request.param, reduced_motion="reduce")
@@ -95,6 +114,7 @@ def themed(request: pytest.FixtureRequest, context: BrowserContext) -> Iterator[
     page.close()
 
 
+@in_both_themes
 def test_no_page_breaks_a_serious_rule_of_axe(themed: Page, scenes: dict[str, str]) -> None:
     """With all that is folded unfolded, and a block of the network looked into."""
     source = axe().read_text()
@@ -126,6 +146,7 @@ def axe() -> Path:
     return Path(found.submodule_search_locations[0]) / "axe.min.js"
 
 
+@in_both_themes
 def test_pages_have_their_pictures_taken_and_fit_their_windows(themed: Page, scenes: dict[str, str]) -> None:
     """1280 and 390 px wide; nothing is wider than its window."""
     PICTURES.mkdir(exist_ok=True)
@@ -155,6 +176,7 @@ JUMPED = """() => new Promise((done) => {
 """The cumulative layout shift of a page so far; below 0.1 is what Web Vitals call good."""
 
 
+@pytest.mark.parametrize("scenes", ["few", pytest.param("all", marks=pytest.mark.long)], indirect=True)
 def test_nothing_jumps_while_a_page_fills(context: BrowserContext, scenes: dict[str, str]) -> None:
     """Not even for who has scrolled down at once."""
     page = context.new_page()
