@@ -308,7 +308,8 @@ class RetrainEpoch(Event):
     kind: ClassVar[str] = "retrain_epoch"
     network: str
     """``found``, ``at 12000`` (or ``at 0.25``, of ms) for the network of a further target, ``random 1`` and so on for
-    those compared with, ``teacher`` for the one that helps them."""
+    those compared with, ``teacher`` for the one that helps them; before them ``teacher 1`` and so on for those whose
+    maps blocks learn."""
     epoch: int
     epochs: int
     train: dict[str, float | None]

@@ -870,7 +870,7 @@ class _Run:
         if self.position.phase == "teach":
             return TEACHER
         if self.position.phase == "prepare":
-            return f"{TEACHER} {self.generation + 1}" if self.generation else TEACHER
+            return f"{TEACHER} {self.generation + 1}"
         if index >= len(self.members):
             return f"random {index - len(self.members) + 1}"
         target = self.members[index]["target"]

@@ -17,7 +17,7 @@ from uuid import UUID
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 from django.db import transaction
-from django.db.models import Case, F, Max, Value, When
+from django.db.models import Max
 from django.utils import timezone
 from redis.exceptions import RedisError
 
@@ -32,8 +32,6 @@ LEARNED = ("task", "feature", "agreement")
 """Losses of which a method has one: its spikes stay."""
 PROGRESS_ROWS = 400
 """So many old progress rows are stored before they are thinned out to half."""
-OR_TEACHER = Case(When(stage="", then=Value("teacher")), default=F("stage"))
-"""A teacher is in hand, unless a stage has begun."""
 RECENT = timedelta(minutes=1)
 """Progress younger than this is never thinned: somebody may be about to read it."""
 
@@ -135,11 +133,9 @@ def _summary(said: Sequence[events.Event]) -> dict[str, Any]:
                 changes |= {"size": event.size, "stage": TRAINING}
             case events.EpochFinished() | events.Committed() | events.StageFinished():
                 changes |= {"size": event.size}
-            case events.RetrainEpoch(network="teacher"):  # before the search, or after it, where it is part of training
-                changes |= {"fraction": event.fraction, "eta_seconds": event.eta_seconds}
-                changes["stage"] = changes.get("stage", OR_TEACHER) or "teacher"
-            case events.RetrainEpoch() if event.network.startswith("teacher "):  # of a later generation, in the search
-                changes |= {"stage": event.network, "fraction": event.fraction, "eta_seconds": event.eta_seconds}
+            case events.RetrainEpoch() if event.network.startswith("teacher "):  # of blocks, in the search
+                stage = event.network.removesuffix(" 1")
+                changes |= {"stage": stage, "fraction": event.fraction, "eta_seconds": event.eta_seconds}
             case events.RetrainEpoch():
                 changes |= {"stage": TRAINING, "fraction": event.fraction, "eta_seconds": event.eta_seconds}
             case events.CheckpointSaved():

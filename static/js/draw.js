@@ -163,10 +163,10 @@ export function decimated(x, y, most) {
   return [keep.map((index) => x[index]), keep.map((index) => y[index])];
 }
 
-/** Whose line it is if it is a teacher's: "teacher", or "teacher 2" of a later generation; else null. */
+/** Whose line it is if it is a teacher's: "teacher", or "teacher 2 of the blocks"; else null. */
 function teacherOf({ label, series }) {
   const network = label.slice(series.label.length + 2);
-  return /^teacher( \d+)?$/.test(network) ? network : null;
+  return /^teacher\b/.test(network) ? network : null;
 }
 
 /** What a line is called: a teacher's "teacher, validation", since what it learns is no retraining. */

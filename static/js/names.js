@@ -68,8 +68,8 @@ export function stageWords(name) {
   return found ? `down to ${found[1]} ${metricUnit(found[2])}` : name;
 }
 
-/** "teacher 2" -> 2, "teacher" -> 1: which of the teachers of a search's stages. */
-export const generation = (network) => Number(/^teacher (\d+)$/.exec(network ?? "")?.[1] ?? 1);
+/** "teacher 2" -> 2: which of the teachers whose maps blocks learn; 0 for any other network. */
+export const generation = (network) => Number(/^teacher (\d+)$/.exec(network ?? "")?.[1] ?? 0);
 
 /** "block 2, teacher 3" -> {block: 1, teacher: 3}: what a stage that rates a block is about; null for other stages. */
 export function turn(stage) {
@@ -85,13 +85,14 @@ export function networkName(network) {
   return target === null ? `a network to compare with (${network})` : `the network for the target ${whole(target)}`;
 }
 
-/** Who teaches the blocks: "teacher", or "teacher 2" of the next generation. */
+/** Who teaches the blocks: "teacher 1", or "teacher 2" of the next generation. */
 export function teacherName(network) {
-  return network === "teacher" ? "the teacher of the blocks" : `${network} of the blocks`;
+  return generation(network) === 1 ? "the teacher of the blocks" : `${network} of the blocks`;
 }
 
-/** The same beside the lines of a chart; nothing for the found network. */
+/** Any of them beside the lines of a chart; nothing for the found network. */
 export function lineName(network) {
+  if (generation(network)) return teacherName(network).replace(/^the /, "");
   const target = furtherTarget(network);
   return network === "found" ? "" : target === null ? network : `target ${whole(target)}`;
 }

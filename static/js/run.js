@@ -109,8 +109,9 @@ const note = {
   committed: (model, event) => model.commits.push(event),
   alternatives: (model, event) => Object.assign(model, { alternatives: event }),
   retrain_epoch: (model, event) => {
-    if (isBefore(model, event)) {
-      const isFirst = event.network === "teacher";
+    const which = generation(event.network);
+    if (which) {
+      const isFirst = which === 1;
       if (isFirst && !model.hasFirstTeacher) boundary(model, 0, "search");
       Object.assign(model, { teacher: event, hasFirstTeacher: isFirst || model.hasFirstTeacher, phase: "teacher", ...advance(model, event) });
       return;
@@ -125,11 +126,6 @@ const note = {
   search_finished: (model, event) => Object.assign(model, { finished: event, phase: "finished", fraction: 1, etaSeconds: null }),
   search_failed: (model, event) => Object.assign(model, { failure: event, endedIn: model.phase, phase: "failed", etaSeconds: null }),
 };
-
-/** Whether a teacher is trained for the search itself, or for its next generation, and not for what it finds. */
-function isBefore(model, { network }) {
-  return (network === "teacher" && !model.stage) || /^teacher \d+$/.test(network);
-}
 
 /** How far it is; and how long all of it would take, as the last estimates saw it. */
 function advance(model, { fraction, eta_seconds: eta }) {
@@ -166,7 +162,7 @@ function measured(series, found, event, granularity) {
 
 function position(at, model, event) {
   if (at === "step") return event.epoch - 1 + event.step / event.steps;
-  if (at === "retraining" && isBefore(model, event)) return taught(model, event);
+  if (at === "retraining" && generation(event.network)) return taught(model, event);
   if (at === "retraining") return (model.started?.epochs ?? 0) + event.epoch;
   if (at === "commit") return model.commits.length;
   return event.epoch ?? 0;

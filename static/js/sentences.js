@@ -1,6 +1,6 @@
 // What does an event say, in plain words? One sentence and a tone for the log; null for events too frequent to list.
 
-import { blockName, candidate, furtherTarget, networkName, operationWord, stageWords, teacherName } from "./names.js";
+import { blockName, candidate, furtherTarget, generation, networkName, operationWord, stageWords, teacherName } from "./names.js";
 import { among, FLATTERED, isFlattered, undominated, unrated } from "./ratings.js";
 import { amount, count, duration, enumerated, listed, metricUnit, multitude, percent, plural, whole } from "./words.js";
 
@@ -71,10 +71,11 @@ const say = {
     `${capital(stageName(event, model))} (${stageWords(event.name)}) is closed after ${duration(event.seconds)} with ${left(event, model)}` +
       (event.validation.accuracy === null || event.validation.accuracy === undefined ? "." : `, validation accuracy ${percent(event.validation.accuracy)}.`),
   ),
-  retrain_epoch: (event, model) => {
+  retrain_epoch: (event) => {
     if (event.epoch !== 1) return null;
-    if (/^teacher \d+$/.test(event.network)) return plain(`${capital(teacherName(event.network))} is trained, for ${plural(event.epochs, "epoch")}: what was found with the one before, made wider.`);
-    if (model.phase === "teacher") return plain(`The teacher is trained first, for ${plural(event.epochs, "epoch")}: a large network, whose answers the blocks are to learn.`);
+    const which = generation(event.network);
+    if (which > 1) return plain(`${capital(teacherName(event.network))} is trained, for ${plural(event.epochs, "epoch")}: what was found with the one before, made wider.`);
+    if (which) return plain(`The teacher is trained first, for ${plural(event.epochs, "epoch")}: a large network, whose answers the blocks are to learn.`);
     return plain(`${capital(networkName(event.network))} is now built for real, without masks, and is to train for ${plural(event.epochs, "epoch")}.`);
   },
   result_ready: (event, model) => {

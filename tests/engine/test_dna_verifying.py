@@ -466,7 +466,7 @@ def test_10_a_teacher_of_its_own_is_trained_first_and_neither_it_nor_blocks_see_
         patch.setattr(train.Feeds, "of", watched)
         said = said_by(SHORT, tmp_path)
     kinds = [event.kind for event in said if event.kind not in ("progress", "data_progress", "checkpoint_saved")]
-    taught = [e for e in said if isinstance(e, events.RetrainEpoch) and e.network == "teacher"]
+    taught = [e for e in said if isinstance(e, events.RetrainEpoch) and e.network == "teacher 1"]
     assert [e.epoch for e in taught] == [1, 2] and {e.epochs for e in taught} == {2}
     assert kinds.index("retrain_epoch") < kinds.index("stage_started")
     assert seen["learning"] and seen["deciding"] and not seen["learning"] & seen["deciding"]

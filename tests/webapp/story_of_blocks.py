@@ -111,7 +111,7 @@ class _Rated(Run):
         for epoch in range(1, TEACHER_EPOCHS + 1):
             accuracy = 0.98 - 0.5 * math.exp(-epoch)
             yield events.RetrainEpoch(
-                network=f"teacher {generation + 1}" if generation else "teacher",
+                network=f"teacher {generation + 1}",
                 epoch=epoch,
                 epochs=TEACHER_EPOCHS,
                 train={"loss": 1.02 - accuracy, "accuracy": accuracy + 0.01},

@@ -349,17 +349,17 @@ def test_with_two_teachers_a_block_has_one_panel_that_says_whose_ratings_it_show
 def test_a_later_teacher_is_trained_at_the_boundary_of_its_generation(script: Page) -> None:
     """Its curve ends there, and no step of the head is over that never was one."""
     curves = dict(script.evaluate(LINES, [charts_of("operations", "dna"), TWICE])["accuracy"])
-    assert curves["retraining, validation, teacher"] == [-4, -3, -2, -1, 0]
-    assert curves["retraining, validation, teacher 2"] == [8, 9, 10, 11, 12]
+    assert curves["retraining, validation, teacher of the blocks"] == [-4, -3, -2, -1, 0]
+    assert curves["retraining, validation, teacher 2 of the blocks"] == [8, 9, 10, 11, 12]
     long = [
         {**one, "epochs": 100, "epoch": 20 * one["epoch"]} if one["kind"] == "retrain_epoch" else one for one in TWICE
     ]
     curves = dict(script.evaluate(LINES, [charts_of("operations", "dna"), long])["accuracy"])
-    assert curves["retraining, validation, teacher 2"] == pytest.approx(
+    assert curves["retraining, validation, teacher 2 of the blocks"] == pytest.approx(
         [2.4, 4.8, 7.2, 9.6, 12]
     )  # not before its blocks
     own = twice_until("retrain_epoch", network="teacher 2")
-    of_a_library = [event for event in own if event.get("network") != "teacher"]
+    of_a_library = [event for event in own if event.get("network") != "teacher 1"]
     stages = [f"block {block}, teacher {teacher}" for teacher in (1, 2) for block in (1, 2, 3)]
     for told, before in ((own, ["images", "teacher"]), (of_a_library, ["images"])):
         script.evaluate(A_HEAD)
@@ -510,7 +510,7 @@ LINES = """async ([charts, told]) => {
 def test_charts_show_the_teacher_before_the_search_and_how_far_each_block_is_from_it(script: Page) -> None:
     lines = script.evaluate(LINES, [charts_of("operations", "dna"), TOLD])
     accuracy = dict(lines["accuracy"])
-    assert accuracy["retraining, validation, teacher"] == [-4, -3, -2, -1, 0]
+    assert accuracy["retraining, validation, teacher of the blocks"] == [-4, -3, -2, -1, 0]
     assert min(accuracy["retraining, validation"]) == 13 and "validation" not in accuracy
     [[label, places]] = lines["likeness"]
     assert label == "mean square"

@@ -458,7 +458,7 @@ def test_every_chart_gets_points_from_a_whole_run(script: Page) -> None:
 def test_a_teachers_line_has_its_own_name_in_the_legend(script: Page) -> None:
     """What else is trained beside the found network is named on hover alone."""
     some = next(event for event in TOLD if event["kind"] == "retrain_epoch")
-    networks = ("teacher", "teacher 2", "found", "random 1")
+    networks = ("teacher 1", "teacher 2", "teacher", "found", "random 1")
     told = [{**some, "seq": seq, "network": network} for seq, network in enumerate(networks, start=1)]
     drawn = script.evaluate(
         """async ([told, charts]) => {
@@ -483,7 +483,8 @@ def test_a_teachers_line_has_its_own_name_in_the_legend(script: Page) -> None:
         ["retraining, training", True, True],
         ["retraining, validation", True, True],
         ["retraining, validation, random 1", False, True],
-        ["teacher 2, validation", True, True],
+        ["teacher 2 of the blocks, validation", True, True],
+        ["teacher of the blocks, validation", True, True],
         ["teacher, validation", True, True],
     ]
 

@@ -52,7 +52,7 @@ def test_a_teacher_that_is_trained_first_is_no_training_of_what_was_found(runnin
     running.refresh_from_db()
     assert running.is_training
     assert [phase for _, phase, _, _ in running.curve] == [1]  # the blocks' epochs have no accuracy
-    say(running, replace(told[teacher], seq=told[found].seq + 1))
+    say(running, replace(told[found], network="teacher", seq=told[found].seq + 1))
     running.refresh_from_db()
     assert running.is_training
 
