@@ -36,7 +36,7 @@ export class Blocks {
     const total = rated[0]?.blocks ?? new Set(started.stages.map(({ name }) => turn(name)?.block)).size;
     while (this.#panels.length > total) this.#panels.pop().item.remove();
     while (this.#panels.length < total) this.#add(this.#panels.length + 1);
-    this.#panels.forEach((panel, number) => panel.fill(model.rated[number] ?? null, doing(model, state, number), started));
+    this.#panels.forEach((panel, number) => panel.fill(model.rated[number] ?? null, doing(model, state, number), started, standing(model, number, this.#place.dataset.ends)));
     tell(this.#part("summary"), summary(model, rated, total));
     if (this.#paths !== model.paths) this.#found(model);
   }
@@ -118,8 +118,9 @@ class Panel {
     this.title = `Block ${number}`;
   }
 
-  /** Draws what is known of it: its rated candidates, or in words why there are none; `words` say what it is going through. */
-  fill(event, { words, isNow }, started) {
+  /** Draws what is known of it: its rated candidates, or in words why there are none; `words` say what it is going through,
+   * `stands` what the network has of it all the same. */
+  fill(event, { words, isNow }, started, stands = null) {
     if (isNow) this.item.className = "now";
     else this.item.removeAttribute("class");
     tell(this.#again, event ? words : "");
@@ -129,7 +130,8 @@ class Panel {
     const head = element("h3", "", this.title);
     if (!event) {
       this.#picture = null;
-      if (this.item.textContent !== `${this.title}${words}`) this.item.replaceChildren(head, element("p", "empty-panel", words));
+      const parts = [head, element("p", "empty-panel", words), ...(stands ? unchosen(stands, started) : [])];
+      if (this.item.textContent !== parts.map(({ textContent }) => textContent).join("")) this.item.replaceChildren(...parts);
       return;
     }
     this.#picture = new Picture(this.title, event, started.metric);
@@ -220,6 +222,21 @@ function doing({ stage, phase, rating: isBeingRated, rated, paths }, { state, fi
   const name = `teacher ${turn(stage.name).teacher}`;
   const what = !isNow ? `Waits to go on learning from ${name}` : isBeingRated ? `Being rated again, by ${name}` : `Learning again from ${name}`;
   return { words: `${what}; these are the ratings by the teacher before`, isNow };
+}
+
+/** What the network has of a block that was not rated: {cost, units, choices}; null where there is none, or a rating chose it.
+ * `ends`: after which layers blocks end, "2 5 6"; where that is not told, nothing is known of single layers. */
+function standing({ started, rated, paths }, number, ends) {
+  if (!paths || rated[number]) return null;
+  const borders = [0, ...(ends ? ends.split(" ").map(Number) : [])];
+  const isOwn = ({ granularity, block }) => granularity === "operation" && block >= borders[number] && block < borders[number + 1];
+  return { ...taken(paths.chosen, number), choices: started.choices.filter(isOwn).map(({ name }) => name) };
+}
+
+/** The same in words. */
+function unchosen({ cost, units, choices }, started) {
+  const note = element("p", "", `In the network stands, chosen by its size and not by a rating, ${amount(cost)} ${metricUnit(started.metric)}${choices.length ? ":" : "."}`);
+  return choices.length ? [note, element("ol", "", ...layers({ choices }, units, started))] : [note];
 }
 
 /** How many were rated, what that took, and what the ratings say beside the size. */

@@ -1,6 +1,8 @@
 // The head of a search's page: how far it is, in which stage, how long it still takes, and its figures.
 
+import { element } from "./elements.js";
 import { furtherTarget, generation, networkName, stageWords, teacherName, turn } from "./names.js";
+import { omitted, untaught } from "./omitted.js";
 import { etaRange } from "./run.js";
 import { ago, amount, count, duration, listed, metricUnit, percent, plural, span, whole } from "./words.js";
 
@@ -88,14 +90,23 @@ function steps(model, { state, finished }) {
   const where = phase === "failed" ? model.endedIn : phase;
   const now = ["result", "finished"].includes(where) ? names.length : current[where];
   const list = at("steps");
+  const missing = names.map((name, number) => (number < now ? missed(model, name, number - before.length) : ""));
   if (list.childElementCount !== names.length) list.replaceChildren(...names.map(() => document.createElement("li")));
   [...list.children].forEach((item, number) => {
-    if (item.textContent !== names[number]) item.textContent = names[number];
-    const tone = number < now ? "over" : number > now ? "ahead" : finished ? "ended" : state === "running" || state === "stopping" ? "now" : "held";
+    const why = missing[number] && `, ${missing[number]}`;
+    if (item.textContent !== `${names[number]}${why}`) item.replaceChildren(names[number], ...(why ? [element("span", "visually-hidden", why)] : []));
+    item.title = missing[number];
+    const tone = missing[number] ? "missed" : number < now ? "over" : number > now ? "ahead" : finished ? "ended" : state === "running" || state === "stopping" ? "now" : "held";
     if (item.className !== tone) item.className = tone;
     if (number === now && now < names.length) item.setAttribute("aria-current", "step");
     else item.removeAttribute("aria-current");
   });
+}
+
+/** Why a step that lies behind is not over; empty where it is. `stage` counts from the first stage. */
+function missed(model, name, stage) {
+  if (stage < 0) return name === "teacher" ? untaught(model) : "";
+  return model.started?.stages[stage] ? omitted(model, stage) : "";
 }
 
 /** The first stage of the teacher that is trained: before it is said to begin, or after. */

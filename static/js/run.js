@@ -58,7 +58,7 @@ function emptyModel(charts) {
   return {
     attempt: 1, data: null, dataProgress: null, started: null, stage: null, progress: null, epoch: null, draws: [], commits: [], retrain: null,
     result: null, failure: null, endedIn: null, finished: null, phase: "waiting", fraction: 0, etaSeconds: null,
-    totals: [], trail: [], teacher: null, hasFirstTeacher: false, rating: null, rated: [], paths: null, alternatives: null, boundaries: [], log: [], progressCount: 0, changed: new Set(charts.map((chart) => chart.id)),
+    totals: [], trail: [], teacher: null, hasFirstTeacher: false, rating: null, rated: [], begun: new Set(), closed: new Set(), paths: null, alternatives: null, boundaries: [], log: [], progressCount: 0, changed: new Set(charts.map((chart) => chart.id)),
     traces: Object.fromEntries(charts.map((chart) => [chart.id, new Map()])),
   };
 }
@@ -96,13 +96,16 @@ const note = {
   },
   progress: (model, event) => {
     model.progressCount += 1;
+    model.begun.add(event.stage);
     Object.assign(model, { progress: event, phase: "search", ...advance(model, event) });
   },
   epoch_finished: (model, event) => {
     model.epoch = event;
+    model.begun.add(event.stage);
     const isWhole = model.stage?.blocks === model.started?.blocks.length;
     if (isWhole) model.trail.push({ size: event.size, accuracy: event.validation.accuracy, epoch: event.epoch });
   },
+  stage_finished: (model, event) => model.closed.add(event.stage),
   candidates_drawn: (model, event) => model.draws.push(event),
   block_rated: (model, event) => (model.rated[event.block] = event),
   paths_found: (model, event) => Object.assign(model, { paths: event }),

@@ -32,7 +32,7 @@ PATHS = next(event for event in TOLD if event["kind"] == "paths_found")
 FED = """async ([charts, steps]) => {
   const { add, emptyRun, rewind } = await import("/static/js/run.js");
   const { Blocks } = await import("/static/js/blocks.js");
-  document.body.innerHTML = `<section id="blocks"><p data-summary></p><p data-found hidden></p>
+  document.body.innerHTML = `<section id="blocks" data-ends="2 5 6"><p data-summary></p><p data-found hidden></p>
     <div data-wish hidden><input type="range" min="0" max="0" value="0"><p data-words></p></div><ol data-panels></ol>
   </section>`;
   const place = document.getElementById("blocks");
@@ -177,7 +177,13 @@ def test_of_a_search_that_is_ended_early_it_is_said_which_blocks_were_not_rated(
     expect(panels.nth(0)).to_contain_text("23,800 parameters, rated 0.568:")
     expect(panels.nth(0).locator(".taken")).to_have_attribute("visibility", "visible")
     expect(panels.nth(0).locator(".wished")).to_have_attribute("visibility", "hidden")
-    expect(panels.nth(1)).to_have_text("Block 2was not rated")
+    expect(panels.nth(1)).to_contain_text(
+        re.compile(
+            "^Block 2was not ratedIn the network stands, chosen by its size and not by a rating, [0-9,]+ parameters"
+        )
+    )
+    assert panels.nth(1).locator("li").count() == 3
+    expect(panels.nth(1).locator("li").first).to_contain_text(re.compile("inverted bottleneck|skip connection"))
     expect(script.locator("[data-wish]")).to_be_hidden()
     assert "0.000001" not in script.locator("#blocks").inner_text()
     logged = script.evaluate(LOGGED, [CHARTS, ended_after(1)])
@@ -375,6 +381,63 @@ A_HEAD = """() => {
   const ids = ["progress", "progress-percent", "stage-line", "eta", "steps", "facts"];
   document.body.innerHTML = ids.map((id) => `<div id="${id}"></div>`).join("");
 }"""
+
+
+def ended_while_taught(teacher: int) -> list[dict[str, Any]]:
+    """A search that is ended in the first epoch of this teacher: only the last stage begins, to put it together."""
+    begun = twice_until("retrain_epoch", network=f"teacher {teacher}")
+    last = next(event for event in reversed(TWICE) if event["kind"] == "stage_started")
+    found = next(event for event in TWICE if event["kind"] == "paths_found")
+    trained = next(event for event in TWICE if event["kind"] == "retrain_epoch" and event["network"] == "found")
+    for event in (last, found, trained):
+        begun = after(begun, **{**event, "attempt": 1})
+    return begun
+
+
+def test_steps_that_never_ran_are_not_ticked(script: Page) -> None:
+    script.evaluate(A_HEAD)
+    _, steps = script.evaluate(HEADED, [CHARTS, ended_while_taught(1)])
+    stages = [f"block {block}, teacher {teacher}" for teacher in (1, 2) for block in (1, 2, 3)]
+    assert steps[:2] == [["images", "over"], ["teacher, cut short", "missed"]]
+    assert steps[2:8] == [[f"{stage}, left out", "missed"] for stage in stages]
+    assert steps[8:] == [["training", "now"], ["result", "ahead"]]
+    _, steps = script.evaluate(HEADED, [CHARTS, ended_while_taught(2)])
+    assert [tone for _, tone in steps] == [*["over"] * 5, *["missed"] * 3, "now", "ahead"]
+    stopped = after(until("epoch_finished", EPOCHS + 1), **{**RETRAINED, "network": "found"})
+    _, steps = script.evaluate(HEADED, [CHARTS, stopped])
+    assert steps[1:5] == [
+        ["teacher", "over"],
+        ["block 1", "over"],
+        ["block 2, cut short", "missed"],
+        ["block 3, left out", "missed"],
+    ]
+    _, steps = script.evaluate(HEADED, [CHARTS, TWICE])
+    assert {tone for _, tone in steps} == {"over"}
+
+
+SO_FAR = """async ([charts, told]) => {
+  const { add, emptyRun } = await import("/static/js/run.js");
+  const { ratedSoFar } = await import("/static/js/omitted.js");
+  const run = emptyRun(charts);
+  add(run, told);
+  return ratedSoFar(run.model);
+}"""
+
+
+def test_whoever_stops_early_is_told_what_is_rated_so_far(script: Page) -> None:
+    def says(told: list[dict[str, Any]]) -> str:
+        return str(script.evaluate(SO_FAR, [CHARTS, told]))
+
+    assert says(until("data_ready")) == ""
+    assert says(until("stage_started")).startswith(
+        "Nothing is rated yet: the network would be one that fits the target"
+    )
+    assert says(until("block_rated")).startswith("1 of 3 blocks is rated so far; what stands in the others")
+    assert says(TOLD) == "All blocks are rated."
+    assert says(twice_until("stage_started", 4)) == "All blocks are rated, by the teacher before."
+    assert says(twice_until("block_rated", 4)) == "All blocks are rated, 2 of them by the teacher before."
+
+
 BOUNDARIES = """async ([charts, told]) => {
   const { add, emptyRun } = await import("/static/js/run.js");
   const run = emptyRun(charts);
