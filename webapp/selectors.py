@@ -20,14 +20,16 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.db.models import QuerySet
 from django.utils import timezone
+from pydantic import ValidationError
 
 from nasengine import catalogue
-from nasengine.config import METHODS, SearchConfig, parse
+from nasengine.config import METHODS, ChainSpace, DNAConfig, SearchConfig, parse
 from nasengine.errors import ConfigError, EngineError
 from nasengine.names import brief
 from nasengine.outlook import QUICKEST, SLOWEST, Outlook, fitting_batch, outlook
 from nasengine.splits import DataFacts, builtin_facts
 from webapp import devices, surveys
+from webapp.charts import BLOCKWISE
 from webapp.models import (
     HELD_STATES,
     UPLOAD,
@@ -489,6 +491,49 @@ def search_feed(
         more=len(events) > limit,
         state=state_frame(search, to_owner=to_owner),
     )
+
+
+def unrated(search: Search) -> str:
+    """Which blocks were not rated, of a search by blocks that was ended before all of them were; empty of others."""
+    if search.config["strategy"]["kind"] not in BLOCKWISE or "search" not in search.ended_early:
+        return ""
+    said = search.events.filter(kind__in=("block_rated", "paths_found")).order_by("seq")
+    payloads = list(said.values_list("payload", flat=True))
+    found = [payload for payload in payloads if "chosen" in payload]
+    if not found:
+        return ""
+    total = len(found[-1]["chosen"]["ratings"])
+    stages = {payload["block"]: payload["stage"] for payload in payloads if "chosen" not in payload}
+    left = [block for block in range(total) if block not in stages]
+    if len(left) == total:
+        return "No block was rated by then, so this network was chosen by its size alone."
+    if left:
+        return f"{_blocks(left)} not rated by then: what the network has there was chosen by its size alone."
+    last = total * (search.config["strategy"]["generations"] - 1)
+    if old := [block for block in range(total) if stages[block] < last]:
+        return f"{_blocks(old)} not rated by the last teacher: the rating before it counted there."
+    return ""
+
+
+def _blocks(numbers: list[int]) -> str:
+    """Blocks, as people count them.
+
+    >>> _blocks([1]), _blocks([0, 1, 2])
+    ('Block 2 was', 'Blocks 1, 2 and 3 were')
+    """
+    *most, last = (str(number + 1) for number in numbers)
+    return f"Blocks {', '.join(most)} and {last} were" if most else f"Block {last} was"
+
+
+def block_ends(config: Mapping[str, Any]) -> str:
+    """Of a search by blocks, after how many layers each ends: "2 5 6"; empty of others."""
+    if config["strategy"]["kind"] not in BLOCKWISE:
+        return ""
+    try:
+        method, space = DNAConfig.model_validate(config["strategy"]), ChainSpace.model_validate(config["space"])
+    except (ValidationError, ConfigError):  # a version since reads it otherwise
+        return ""
+    return " ".join(map(str, method.ends(space)))
 
 
 def changes_of(strategy: dict[str, Any], report: dict[str, Any], operations: str) -> dict[str, Any]:

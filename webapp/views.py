@@ -246,7 +246,15 @@ def _shown(search: Search, socket: str, events: str, *, to_owner: bool = True) -
     }
     report = search.report if to_owner else selectors.for_others(search.report)
     told = selectors.changes_of(search.config["strategy"], report, search.operations_word) if report else {}
-    return {"search": search, "config": {**search.config, "name": search.name}, "feed": feed, "report": report, **told}
+    return {
+        "search": search,
+        "config": {**search.config, "name": search.name},
+        "feed": feed,
+        "report": report,
+        "unrated": selectors.unrated(search),
+        "block_ends": selectors.block_ends(search.config),
+        **told,
+    }
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

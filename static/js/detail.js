@@ -7,6 +7,7 @@ import { figures, header } from "./header.js";
 import { Inside } from "./inside.js";
 import { Network } from "./network.js";
 import { Notify } from "./notify.js";
+import { ratedSoFar } from "./omitted.js";
 import { result } from "./result.js";
 import { add, emptyRun, rewind } from "./run.js";
 import { swap } from "./swap.js";
@@ -74,9 +75,16 @@ function draw() {
   if (shown.block !== null) inside.show(model, timeline.index, shown.block);
   paths?.show(model, !shown.state.finished);
   blocks.show(model, shown.state);
+  rated(ratedSoFar(model));
   charts.draw(model);
   result(model, (size) => blocks.wish(size));
   log(model);
+}
+
+/** Says in the question about an early end what it would rest on. */
+function rated(text) {
+  const place = document.querySelector("#stop-dialog [data-note]");
+  if (place && place.textContent !== text) place.textContent = text;
 }
 
 /** What stands below drawings is seen from here on: its place is sure. */
