@@ -21,11 +21,12 @@ class LimitsConfig(Part):
 
     params: float | str | None = option(
         None, "At most so many parameters as well, where the target is on multiply-adds; a number or a percentage of "
-        "the full space. Empty: no such limit.", title="Limit on parameters", empty="none",
+        "the full space (with DNA, of its largest network). Empty: no such limit.",
+        title="Limit on parameters", empty="none",
     )  # fmt: skip
     macs: float | str | None = option(
         None, "At most so many multiply-adds as well, where the target is on parameters: equal parameters is not equal "
-        "time. A number or a percentage of the full space. Empty: no such limit.",
+        "time. A number or a percentage of the full space (with DNA, of its largest network). Empty: no such limit.",
         title="Limit on multiply-adds", empty="none",
     )  # fmt: skip
 

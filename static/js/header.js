@@ -3,6 +3,7 @@
 import { element } from "./elements.js";
 import { furtherTarget, generation, networkName, stageWords, teacherName, turn } from "./names.js";
 import { omitted, untaught } from "./omitted.js";
+import { isBlockwise } from "./ratings.js";
 import { etaRange } from "./run.js";
 import { ago, amount, count, duration, listed, metricUnit, percent, plural, span, whole } from "./words.js";
 
@@ -30,7 +31,8 @@ export function figures(model) {
   const isFit = commit && ["fit", "stage_end"].includes(commit.reason);
   const stays = trained || (isFit && commit.seq > (model.progress?.seq ?? 0)); // what is off at other times may come back
   const size = report?.achieved?.[started.metric] ?? (stays ? commit?.size : model.progress?.size) ?? started.full_size;
-  const unit = `${metricUnit(started.metric)}${report || stays ? "" : " on now"}`;
+  const now = isBlockwise(model) ? ", the largest network" : " on now"; // blocks are put together at the end
+  const unit = `${metricUnit(started.metric)}${report || stays ? "" : now}`;
   const isEarly = !report && !trained && model.stage && model.stage.blocks < started.blocks.length;
   const target = (report ? started.target : trained) || (model.stage?.target ?? started.target);
   at("figure-size").textContent = amount(size);

@@ -74,7 +74,7 @@ function show(answer) {
   at("reach-pin").className = `pin${place < 15 ? " left" : place > 85 ? " right" : ""}`;
   at("reach-target").textContent = count(answer.target);
   at("reach-smallest").textContent = `smallest ${count(answer.smallest_size)}`;
-  at("reach-full").textContent = `all of it ${count(full)}`;
+  at("reach-full").textContent = `${method() === "dna" ? "largest" : "all of it"} ${count(full)}`;
   at("reach").setAttribute("aria-label", `From ${whole(answer.smallest_size)} to ${whole(full)} ${unit} can be reached; the target is ${whole(answer.target)}.`);
   at("outlook-target").textContent = answer.target === null ? "—" : `${whole(answer.target)} ${unit}`;
   row("also", listed(answer.also));
@@ -199,6 +199,11 @@ function grey(textOf) {
   }
 }
 
+/** The one that is chosen; DNA's percentages are of the largest network, which has one operation a layer. */
+function method() {
+  return form.elements["strategy__kind"].value;
+}
+
 /** What an advanced field says: what was filled in, or what its effort does. */
 function said(field) {
   return field.value || JSON.parse(field.dataset.presets)[form.elements.preset.value];
@@ -207,7 +212,7 @@ function said(field) {
 /** Of a part with several kinds, only what belongs to the chosen one is shown and sent. */
 function kinds() {
   if (form.elements["space__kind"].value === "imported") offer(at("model-names"), form.elements["space__imported__library"].value);
-  if (form.elements["strategy__kind"].value === "dna") offer(at("teacher-names"), said(form.elements["strategy__dna__teacher_library"]));
+  if (method() === "dna") offer(at("teacher-names"), said(form.elements["strategy__dna__teacher_library"]));
   for (const group of form.querySelectorAll("[data-kind]")) {
     group.hidden = group.disabled = form.elements[group.dataset.kindOf].value !== group.dataset.kind;
   }

@@ -1,7 +1,7 @@
 // What does an event say, in plain words? One sentence and a tone for the log; null for events too frequent to list.
 
 import { blockName, candidate, furtherTarget, generation, networkName, operationWord, stageWords, teacherName } from "./names.js";
-import { among, FLATTERED, isFlattered, undominated, unrated } from "./ratings.js";
+import { among, FLATTERED, isBlockwise, isFlattered, undominated, unrated } from "./ratings.js";
 import { amount, count, duration, enumerated, listed, metricUnit, multitude, percent, plural, whole } from "./words.js";
 
 const LEVELS = ["operation", "filter", "weight"];
@@ -41,7 +41,7 @@ const say = {
       (event.left_out_total ? ` ${plural(event.left_out_total, "file")} could not be read and stayed out.` : ""),
   ),
   search_started: (event) => plain(
-    `The full space ${event.metric === "latency_ms" ? `takes ${whole(event.full_size)}` : `holds ${count(event.full_size)}`} ${metricUnit(event.metric)}; the target is ${whole(event.target)}${event.also?.length ? `, also ${listed(event.also)}` : ""}` +
+    `${isBlockwise({ started: event }) ? "The largest network of this space" : "The full space"} ${event.metric === "latency_ms" ? `takes ${whole(event.full_size)}` : `holds ${count(event.full_size)}`} ${metricUnit(event.metric)}; the target is ${whole(event.target)}${event.also?.length ? `, also ${listed(event.also)}` : ""}` +
       `${Object.entries(event.limits ?? {}).map(([metric, limit]) => `, with at most ${whole(limit)} ${metricUnit(metric)}`).join("")}. ` +
       `${plural(event.stages.length, "stage")}, ${plural(event.epochs, "epoch")}, on ${event.device}.`,
   ),

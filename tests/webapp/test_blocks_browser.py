@@ -107,6 +107,9 @@ def test_nothing_waits_for_its_stage_and_all_is_on_until_the_only_commit(script:
         assert "open blocks" not in words
         assert "waits for its stage" not in words
     assert "6 of 6 operations on" in script.evaluate(cards, [CHARTS, begun])
+    assert "parameters, the largest network, target" in script.evaluate(cards, [CHARTS, begun])
+    assert "The largest network of this space holds " in script.evaluate(cards, [CHARTS, begun])
+    assert "the largest network, target" not in script.evaluate(cards, [CHARTS, TOLD])
     commit = next(event for event in TOLD if event["kind"] == "committed")
     assert commit["pruned"] == {"operation": 30, "filter": 0, "weight": 0}
 

@@ -71,6 +71,15 @@ def test_of_milliseconds_the_form_says_when_they_will_be_known(page: Page) -> No
     expect_reachable(page)
 
 
+def test_percentages_of_dna_are_of_the_largest_network(page: Page) -> None:
+    page.goto("/searches/new/")
+    expect_reachable(page)
+    expect(page.locator("#reach-full")).to_have_text(re.compile("^all of it "))
+    page.locator("[name=space__kind][value=chain]").check(force=True)
+    page.locator("[name=strategy__kind][value=dna]").check(force=True)
+    expect(page.locator("#reach-full")).to_have_text(re.compile("^largest "))
+
+
 def test_warnings_stand_beside_the_button_lead_to_their_fields_and_forbid_nothing(page: Page) -> None:
     page.goto("/searches/new/")
     expect_reachable(page)

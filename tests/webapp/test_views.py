@@ -644,9 +644,11 @@ def test_of_blocks_that_were_ended_early_the_card_says_which_were_not_rated(
     assert f"Ended early on request: search, comparison.{' ' if says else ''}{says}</p>" in content
     assert 'data-ends="2 5 6"' in content
     assert "A network is put together of the blocks as they are rated by then" in content
+    assert "<dt>Units on, of all candidates</dt>" in content
 
 
 def test_of_other_methods_nothing_is_said_of_blocks_that_are_rated(page: Client, running: Search) -> None:
     content = page.get(running.url).content.decode()
     assert "The network found so far is cut to its size" in content
     assert 'data-ends=""' in content and "data-note" not in content
+    assert "<dt>Units on</dt>" in content
