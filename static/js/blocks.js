@@ -250,6 +250,7 @@ function summary({ started, paths, rated: all }, rated, total) {
   const of = rated.length < total ? `${rated.length} of ${plural(total, "block")}` : plural(total, "block");
   const parts = [ended, `${plural(candidates, "candidate")} of ${of} ${candidates === 1 ? "is" : "are"} rated. That took ${plural(took, "evaluation")} of an operation${shared}.`];
   if (widths(all) > 1) parts.push("Sizes of candidates are those with all other channels there.");
+  if (started.metric === "latency_ms") parts.push("Times here are estimates, fitted to measurements of this device; the network that is taken is measured itself.");
   const known = rated.filter(({ correlation }) => correlation !== null);
   if (known.length) {
     const values = known.map(({ correlation }) => correlation);

@@ -57,10 +57,12 @@ const say = {
   },
   paths_found: (event, { started, rated }) => {
     const { chosen, networks } = event;
-    const size = `${amount(chosen.size)} ${metricUnit(started?.metric)}`;
+    const isTime = started?.metric === "latency_ms"; // ratings are summed with estimates, what is taken was measured
+    const size = isTime ? `about ${Number(chosen.size.toPrecision(2))} ms as estimated` : `${amount(chosen.size)} ${metricUnit(started?.metric)}`;
     if (!networks.length) return plain(`${unrated(event, rated)} Taken is a network of ${size}.`.trim());
+    const which = isTime ? `the best one of those with ${size}` : `${among(chosen, started?.target)}: ${size}`;
     const why = networks.some((network) => isFlattered(network, chosen)) ? ` A smaller one is rated better, but ${FLATTERED}.` : "";
-    return good(`Of ${multitude(event.of)} networks ${among(chosen, started?.target)}: ${size}. ${certainty(event)}${why}`);
+    return good(`Of ${multitude(event.of)} networks ${which}. ${certainty(event)}${isTime ? " Measured, it is within the target." : ""}${why}`);
   },
   committed: committed,
   collapse_averted: (event) => ({

@@ -314,6 +314,20 @@ def test_times_on_the_axes_keep_their_digits(script: Page) -> None:
     costs = [one["cost"] for one in first["front"]]
     assert f"{min(costs):.3g}" in texts, texts
     assert any(text.endswith(" ms") and text != "0 ms" for text in texts)
+    expect(script.locator("[data-summary]")).to_contain_text("Times here are estimates")
+
+
+@pytest.mark.parametrize("networks", [[], PATHS["networks"]])
+def test_the_log_calls_a_time_that_was_estimated_an_estimate(script: Page, networks: list[dict[str, Any]]) -> None:
+    """What was measured follows in the next line, and is another."""
+    told = [{**event, "metric": "latency_ms"} if event["kind"] == "search_started" else event for event in TOLD]
+    found = {**PATHS, "networks": networks, "chosen": {**PATHS["chosen"], "size": 0.661}}
+    logged = script.evaluate(LOGGED, [CHARTS, [*told[: found["seq"] - 1], found]])[-1]
+    assert "about 0.66 ms as estimated" in logged and "0.661" not in logged
+    assert not networks or logged.startswith(
+        "Of 74.1 k networks the best one of those with about 0.66 ms as estimated."
+    )
+    assert not networks or "Measured, it is within the target." in logged
 
 
 TWICE = [
