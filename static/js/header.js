@@ -16,7 +16,7 @@ export function header(model, state) {
   at("progress-percent").textContent = model.started ? percent(model.fraction, 0) : "";
   tell("stage-line", stageLine(model, live));
   const left = live ? etaRange(model) : null;
-  tell("eta", left ? `${span(...left)} left` : "");
+  tell("eta", left ? `${span(...left)} left in all` : "");
   steps(model, state);
   facts(model, state);
 }
@@ -70,7 +70,7 @@ function stageLine(model, live) {
   if (phase === "result" || phase === "finished") return "Done";
   if (!started || !stage) return model.data ? "Images are ready, building the network" : "";
   const number = index(started, stage);
-  const left = live && rating && rating.eta_seconds !== null ? `, ${duration(rating.eta_seconds)} left` : "";
+  const left = live && rating && rating.eta_seconds !== null ? `, rated in ${duration(rating.eta_seconds)}` : "";
   if (rating) return `Stage ${number + 1} of ${started.stages.length}, rating its block: ${whole(rating.done)} of ${plural(rating.total, "candidate")}${left}`;
   const first = 1 + started.stages.slice(0, number).reduce((sum, one) => sum + one.epochs, 0);
   const warming = step && stage.warmup_epochs && step.epoch <= first + stage.warmup_epochs - 1;
@@ -122,7 +122,7 @@ function facts(model, { attempt, started_at: began, finished_at: ended }) {
   const elapsed = began ? ((ended ? new Date(ended) : new Date()) - new Date(began)) / 1000 : null;
   const parts = [
     model.started && `on ${model.started.device}`,
-    elapsed !== null && (ended ? `took ${duration(elapsed)}` : `began ${ago(elapsed)}`),
+    elapsed !== null && (ended ? `${duration(elapsed)} from start to end` : `began ${ago(elapsed)}`),
     attempt > 1 && `attempt ${attempt}`,
   ];
   tell("facts", parts.filter(Boolean).join(" · "));

@@ -85,7 +85,7 @@ const say = {
     const what = target === null ? "the result" : networkName(`at ${target}`);
     return good(`${capital(what)} is ready: ${whole(event.report.achieved?.params)} parameters${model.started?.metric === "macs" ? `, ${count(event.report.achieved?.macs)} multiply-adds` : model.started?.metric === "latency_ms" ? `, ${whole(event.report.achieved?.latency_ms)} ms` : ""}, test accuracy ${percent(event.report.accuracy?.test)}.${early(event.report)}`);
   },
-  search_finished: (event) => good(`Finished after ${duration(event.seconds)}.`),
+  search_finished: (event) => good(`Finished. Searching and training took ${duration(event.seconds)}.`),
   search_failed: (event) => ({ tone: "bad", text: event.message.split("\n")[0] }),
 };
 

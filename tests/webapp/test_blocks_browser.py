@@ -467,8 +467,35 @@ BOUNDARIES = """async ([charts, told]) => {
 def test_the_head_says_how_long_a_rating_takes_only_while_it_goes_on(script: Page, state: str) -> None:
     script.evaluate(A_HEAD)
     line, _ = script.evaluate(HEADED, [CHARTS, after(until("progress", 2), **RATING), state])
-    left = ", about 1 minute left" if state == "running" else ""
+    left = ", rated in about 1 minute" if state == "running" else ""
     assert line == f"Stage 1 of 3, rating its block: 3 of 42 candidates{left}"
+
+
+def test_the_head_tells_the_whole_time_apart_from_that_of_the_work(script: Page) -> None:
+    script.evaluate(A_HEAD)
+    told = """async ([charts, events]) => {
+      const { add, emptyRun } = await import("/static/js/run.js");
+      const { header } = await import("/static/js/header.js");
+      const run = emptyRun(charts);
+      add(run, events);
+      const at = { state: "finished", started_at: "2026-01-01T10:00:00Z", finished_at: "2026-01-01T10:00:42Z" };
+      header(run.model, { ...at, finished: true, attempt: 1 });
+      return [document.getElementById("facts").textContent, run.model.log.at(-1).text];
+    }"""
+    finished = after(TOLD[:-1], kind="search_finished", seconds=31.0)
+    facts, logged = script.evaluate(told, [CHARTS, finished])
+    assert facts.endswith(" · about 40 seconds from start to end")
+    assert logged == "Finished. Searching and training took about 30 seconds."
+
+
+def test_with_several_widths_sizes_add_up_only_while_they_stay(page: Client, new_search: Callable[..., Search]) -> None:
+    only = "so do sizes (as long as the blocks keep the same widths): once"
+    for widths in ([1.0], [0.5, 1.0]):
+        strategy = {"kind": "dna", "widths": widths}
+        search = new_search(space={"kind": "chain"}, strategy=strategy, target={"value": "60%"})
+        text = page.get(f"/searches/{search.pk}/").content.decode()
+        assert (only in text) == (len(widths) > 1)
+        assert ("so do sizes: once" in text) == (len(widths) == 1)
 
 
 def test_inside_a_block_nothing_is_said_of_scores_that_there_are_not(script: Page) -> None:
@@ -630,7 +657,7 @@ def test_it_is_watched_to_its_end(context: BrowserContext, said: list[str]) -> N
     begun = until("progress", 2)
     after = {"seq": begun[-1]["seq"] + 1, "attempt": 1}
     line, steps = page.evaluate(HEADED, [CHARTS, [*begun, {**rating, **after, "eta_seconds": 65}]])
-    assert line == "Stage 1 of 3, rating its block: 3 of 1,252 candidates, about 1 minute left"
+    assert line == "Stage 1 of 3, rating its block: 3 of 1,252 candidates, rated in about 1 minute"
     assert [name for name, tone in steps if tone == "now"] == ["block 1"]
     line, steps = page.evaluate(HEADED, [CHARTS, [*begun, {**RETRAINED, **after, "network": "teacher 2"}]])
     assert line == "Training teacher 2 of the blocks, epoch 1 of 5"
