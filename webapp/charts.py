@@ -276,7 +276,7 @@ OF_BLOCKS: dict[str, str | None] = {
 """Another sentence for their charts, or None where they have nothing to tell."""
 FLAT = ("full_size", "reference")
 """Lines beside the size that are the very line of the size there."""
-NOT_CLASSED = "Share of images put into the right class. Blocks that learn one by one put none into a class: "
+NOT_CLASSED = "Share of images put into the right class. Blocks that learn one by one put none into a class. "
 
 
 def charts_of(operations: str, /, kind: str, **settings: Any) -> list[Chart]:
@@ -307,16 +307,14 @@ def _told(kind: str, settings: Mapping[str, Any]) -> dict[str, str | None]:
 
 def _lines_of_blocks(settings: Mapping[str, Any]) -> str:
     """What the lines of accuracy are, by who teaches the blocks: only what is trained here has a line."""
+    found = "Behind the search stands the network that was put together."
     if settings.get("generations", 1) > 1:
-        return (
-            "the lines before epoch 0 are those of the teachers that are trained for them, the later ones, too; the "
-            "one behind the search is that of the network that was put together."
-        )
+        if settings.get("teacher") == "library":
+            return f"Teacher 1 has no line; that of each later one ends where blocks begin to learn from it. {found}"
+        return f"Teacher 1's line ends at epoch 0, that of each later one where blocks begin to learn from it. {found}"
     if settings.get("recipe") == "dna++" or settings.get("teacher") == "library":
-        return "the line begins behind the search, with the network that was put together."
-    return (
-        "the line before epoch 0 is the teacher's, the one behind the search that of the network that was put together."
-    )
+        return found
+    return f"The teacher's line ends at epoch 0. {found}"
 
 
 def _called(lines: list[Series], operations: str, kind: str) -> list[Series]:

@@ -3,7 +3,7 @@
 // Drawn from what `block_rated` and `paths_found` say; a panel is made once, and only its mark moves with the slider.
 
 import { element } from "./elements.js";
-import { candidate, turn } from "./names.js";
+import { candidate, generations, turn } from "./names.js";
 import { among, beside, FLATTERED, isBlockwise, isFlattered, rating, undominated, unrated } from "./ratings.js";
 import { make, set } from "./svg.js";
 import { amount, count, enumerated, metricUnit, plural, whole } from "./words.js";
@@ -271,11 +271,6 @@ function tau({ correlation }) {
 /** "; by teacher 2" where there are several. */
 function teacher({ stage }, started) {
   return generations(started) > 1 ? `; by teacher ${turn(started.stages[stage]?.name)?.teacher ?? 1}` : "";
-}
-
-/** How many teachers follow one another. */
-function generations({ stages }) {
-  return Math.max(1, ...stages.map(({ name }) => turn(name)?.teacher ?? 1));
 }
 
 /** How many widths the rated candidates have. */

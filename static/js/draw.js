@@ -8,6 +8,7 @@ import { count, percent, whole } from "./words.js";
 
 const MOST_POINTS = 500;
 const MOST_ROWS = 60;
+const TEACHERS = [["dot", "circle"], ["dash", "diamond"], ["dashdot", "square"], ["longdash", "triangle-up"], ["longdashdot", "x"]]; // in turn
 const REASONS = { cadence: "regular commit", stage_end: "end of stage", regrow: "regrowth", fit: "exact fit" };
 
 /** Creates the figures inside `place`. */
@@ -85,14 +86,15 @@ export class Charts {
       const colour = this.#colour((teacher && line.series.teacher_colour) ?? line.series.colour);
       if (chart.kind === "bars") return this.#bars(chart, line, colour, model);
       const level = line.series.at === "everywhere";
+      const [dash, symbol] = TEACHERS[(Number(/^teacher (\d+)/.exec(teacher)?.[1] ?? 1) - 1) % TEACHERS.length];
       const beside = !teacher && line.label !== line.series.label; // a network to compare with, or of a further target: named on hover alone
       const name = lineWords(line);
       const [x, y] = level ? [[0, right], [line.y.at(-1), line.y.at(-1)]] : decimated(line.x, line.y, MOST_POINTS);
       return {
         type: "scatter", mode: line.series.points ? "markers" : single && !level ? "lines+markers" : "lines", name, x, y,
-        line: { color: colour, width: beside ? 1 : line.series.dash ? 1.5 : 2, dash: line.series.dash ?? "solid" },
+        line: { color: colour, width: beside ? 1 : line.series.dash ? 1.5 : 2, dash: teacher ? dash : (line.series.dash ?? "solid") },
         opacity: beside ? 0.6 : 1, showlegend: !beside,
-        marker: { color: colour, size: 6 },
+        marker: { color: colour, size: 6, symbol: teacher ? symbol : "circle" },
         hovertemplate: `%{y:${hoverFormat(chart.unit)}}<extra>${name}</extra>`,
       };
     });
@@ -115,6 +117,7 @@ export class Charts {
   #layout(chart, model, traces) {
     const bars = chart.kind === "bars";
     const { length } = model.commits;
+    if (!traces.some((trace) => trace.y.length)) return empty(model, this.#colour("quiet"));
     const marks = bars ? [] : model.boundaries.filter(({ x }) => traces.some((trace) => (trace.x.at(-1) ?? 0) >= x));
     return layout(chart.x_label, null, {
       height: 270,
@@ -142,6 +145,13 @@ export class Charts {
     if (!this.#colours.has(name)) this.#colours.set(name, colour(name));
     return this.#colours.get(name);
   }
+}
+
+/** Words in the place of axes that nothing is known of. */
+function empty({ phase }, colour) {
+  const text = ["finished", "failed"].includes(phase) ? "Nothing was measured" : "Nothing yet";
+  const words = { text, xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false, font: { size: 13, color: colour } };
+  return layout(null, null, { height: 270, showlegend: false, x: { visible: false }, y: { visible: false }, annotations: [words] });
 }
 
 /** At most `most` points: the smallest and largest of each bucket, so that no spike is lost. */

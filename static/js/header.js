@@ -65,7 +65,7 @@ function running(model, commit) {
 
 function stageLine(model, live) {
   const { started, stage, progress: step, retrain, phase, rating } = model;
-  if (phase === "teacher") return `Training ${teacherName(model.teacher.network)}, epoch ${model.teacher.epoch} of ${model.teacher.epochs}`;
+  if (phase === "teacher") return `Training ${teacherName(model.teacher.network, started)}, epoch ${model.teacher.epoch} of ${model.teacher.epochs}`;
   if (phase === "retraining") return `Training ${networkName(retrain.network)}, epoch ${retrain.epoch} of ${retrain.epochs}`;
   if (phase === "result" || phase === "finished") return "Done";
   if (!started || !stage) return model.data ? "Images are ready, building the network" : "";

@@ -85,14 +85,19 @@ export function networkName(network) {
   return target === null ? `a network to compare with (${network})` : `the network for the target ${whole(target)}`;
 }
 
-/** Who teaches the blocks: "teacher 1", or "teacher 2" of the next generation. */
-export function teacherName(network) {
-  return generation(network) === 1 ? "the teacher of the blocks" : `${network} of the blocks`;
+/** How many teachers of blocks follow one another. */
+export function generations(started) {
+  return Math.max(1, ...(started?.stages ?? []).map(({ name }) => turn(name)?.teacher ?? 1));
+}
+
+/** Who teaches the blocks: "teacher 1", or "teacher 2" of the next generation; the only one has no number. */
+export function teacherName(network, started) {
+  return generation(network) === 1 && generations(started) === 1 ? "the teacher of the blocks" : `${network} of the blocks`;
 }
 
 /** Any of them beside the lines of a chart; nothing for the found network. */
-export function lineName(network) {
-  if (generation(network)) return teacherName(network).replace(/^the /, "");
+export function lineName(network, started) {
+  if (generation(network)) return teacherName(network, started).replace(/^the /, "");
   const target = furtherTarget(network);
   return network === "found" ? "" : target === null ? network : `target ${whole(target)}`;
 }

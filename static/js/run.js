@@ -148,7 +148,7 @@ function plot(model, chart, series, event) {
   const found = path.reduce((value, key) => value?.[key], event);
   const value = measured(series, found, event, path.at(-1));
   if (value === null || (series.only && event[series.by] !== series.only)) return;
-  const label = [series.label, series.by && lineName(event[series.by])].filter(Boolean).join(", ");
+  const label = [series.label, series.by && lineName(event[series.by], model.started)].filter(Boolean).join(", ");
   const trace = line(model.traces[chart], `${series.event}/${series.path}/${label}`, label, series);
   trace.x.push(position(series.at ?? "epoch", model, event));
   trace.y.push(value);

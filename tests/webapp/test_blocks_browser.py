@@ -372,7 +372,7 @@ def test_with_two_teachers_a_block_has_one_panel_that_says_whose_ratings_it_show
 def test_a_later_teacher_is_trained_at_the_boundary_of_its_generation(script: Page) -> None:
     """Its curve ends there, and no step of the head is over that never was one."""
     curves = dict(script.evaluate(LINES, [charts_of("operations", "dna"), TWICE])["accuracy"])
-    assert curves["retraining, validation, teacher of the blocks"] == [-4, -3, -2, -1, 0]
+    assert curves["retraining, validation, teacher 1 of the blocks"] == [-4, -3, -2, -1, 0]
     assert curves["retraining, validation, teacher 2 of the blocks"] == [8, 9, 10, 11, 12]
     long = [
         {**one, "epochs": 100, "epoch": 20 * one["epoch"]} if one["kind"] == "retrain_epoch" else one for one in TWICE
@@ -398,6 +398,44 @@ A_HEAD = """() => {
   const ids = ["progress", "progress-percent", "stage-line", "eta", "steps", "facts"];
   document.body.innerHTML = ids.map((id) => `<div id="${id}"></div>`).join("");
 }"""
+
+
+DRAWN = """async ([charts, told]) => {
+  if (!window.Plotly) await new Promise((done) => {
+    const src = "/static/vendor/plotly.min.js";
+    const script = Object.assign(document.createElement("script"), { src, onload: done });
+    document.head.append(script);
+  });
+  const { add, emptyRun } = await import("/static/js/run.js");
+  const { Charts } = await import("/static/js/draw.js");
+  document.body.innerHTML = "<div id='charts'></div>";
+  const run = emptyRun(charts);
+  add(run, told);
+  const drawn = new Charts(document.getElementById("charts"), charts);
+  await new Promise((done) => { drawn.onWanted(done); });
+  drawn.draw(run.model);
+  const plot = document.getElementById("chart-accuracy");
+  const lines = plot.data.map(({ name, line }) => [name, line.dash]);
+  const { xaxis, yaxis } = plot._fullLayout;
+  return [lines, [xaxis.visible, yaxis.visible], plot.layout.annotations.map(({ text }) => text)];
+}"""
+
+
+def test_teachers_are_told_apart_in_the_chart(script: Page) -> None:
+    lines, axes, _ = script.evaluate(DRAWN, [charts_of("operations", "dna", generations=2), TWICE])
+    dashes = dict(lines)
+    assert dashes["teacher 1 of the blocks, validation"] != dashes["teacher 2 of the blocks, validation"]
+    assert axes == [True, True]
+    lines, _, _ = script.evaluate(DRAWN, [charts_of("operations", "dna"), TOLD])
+    assert "teacher of the blocks, validation" in dict(lines)
+
+
+def test_a_chart_without_points_has_words_and_no_axes(script: Page) -> None:
+    charts = charts_of("operations", "dna", recipe="dna++")
+    untaught = [event for event in TOLD if event["kind"] != "retrain_epoch"]
+    begun = [event for event in until("progress", 2) if event in untaught]
+    assert script.evaluate(DRAWN, [charts, begun]) == [[], [False, False], ["Nothing yet"]]
+    assert script.evaluate(DRAWN, [charts, untaught]) == [[], [False, False], ["Nothing was measured"]]
 
 
 def ended_while_taught(teacher: int) -> list[dict[str, Any]]:

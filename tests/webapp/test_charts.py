@@ -82,11 +82,17 @@ def test_nothing_untrue_is_said_of_blocks_that_are_decided_at_the_end() -> None:
 @pytest.mark.parametrize(
     ("strategy", "before"),
     [
-        ({}, "the line before epoch 0 is the teacher's"),
+        ({}, "The teacher's line ends at epoch 0. Behind the search stands"),
         ({"recipe": "dna++"}, None),
         ({"teacher": "library"}, None),
-        ({"generations": 2}, "the lines before epoch 0 are those of the teachers"),
-        ({"teacher": "library", "generations": 2}, "the lines before epoch 0 are those of the teachers"),
+        (
+            {"generations": 2},
+            "Teacher 1's line ends at epoch 0, that of each later one where blocks begin to learn from it. Behind",
+        ),
+        (
+            {"teacher": "library", "generations": 2},
+            "Teacher 1 has no line; that of each later one ends where blocks begin to learn from it. Behind",
+        ),
     ],
 )
 def test_a_line_is_the_teachers_where_one_is_trained(strategy: dict[str, Any], before: str | None) -> None:
