@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from nasengine import catalogue
-from nasengine.config import KINDS, PRESETS, SearchConfig, parse
+from nasengine.config import KINDS, METHODS, PRESETS, SearchConfig, parse
 from nasengine.errors import ConfigError
 from webapp.again import leaves
 from webapp.models import DatasetState, Search
@@ -253,6 +253,16 @@ class NewSearchForm(forms.Form):
             if not setting.is_basic:
                 groups.setdefault((setting.group, setting.only), []).append(self[setting.name])
         return [_group(part, only, fields) for (part, only), fields in groups.items()]
+
+    @property
+    def idle(self) -> dict[str, dict[str, list[str]]]:
+        """Name -> one of its values -> the names of the fields that say nothing beside it."""
+        found = {}
+        for kind, method in METHODS.items():
+            for name, values in method.idle.items():
+                others = {value: [form_name(f"strategy.{one}", kind) for one in idle] for value, idle in values.items()}
+                found[form_name(f"strategy.{name}", kind)] = others
+        return found
 
     def raw(self) -> dict[str, Any]:
         """The configuration as its JSON would be written by hand: only what was filled in."""

@@ -525,6 +525,22 @@ def _blocks(numbers: list[int]) -> str:
     return f"Blocks {', '.join(most)} and {last} were" if most else f"Block {last} was"
 
 
+def idle(strategy: Mapping[str, Any]) -> set[str]:
+    """Settings of a method that say nothing beside its others.
+
+    >>> sorted(idle({"kind": "dna", "recipe": "dna", "teacher": "library", "generations": 1}))
+    ['dispersion', 'growth', 'paths']
+    """
+    table = METHODS[strategy["kind"]].idle
+    return {other for name, values in table.items() for other in values.get(str(strategy.get(name)), ())}
+
+
+def said(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without the settings of its method that are idle."""
+    leave = idle(config["strategy"])
+    return {**config, "strategy": {name: value for name, value in config["strategy"].items() if name not in leave}}
+
+
 def block_ends(config: Mapping[str, Any]) -> str:
     """Of a search by blocks, after how many layers each ends: "2 5 6"; empty of others."""
     if config["strategy"]["kind"] not in BLOCKWISE:

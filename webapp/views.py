@@ -252,6 +252,7 @@ def _shown(search: Search, socket: str, events: str, *, to_owner: bool = True) -
         "feed": feed,
         "report": report,
         "unrated": selectors.unrated(search),
+        "asked": selectors.said(search.config),
         "block_ends": selectors.block_ends(search.config),
         **told,
     }

@@ -115,7 +115,7 @@ class ChainSpace(BlocksSpace):
         min_length=1, strict=False,
     )  # fmt: skip
     expansions: tuple[Literal[1, 2, 3, 4, 6], ...] = option(
-        (3, 6), "How many times wider a layer may be inside; the search narrows each filter by filter.",
+        (3, 6), "How many times wider a layer may be inside; methods that prune filters narrow each further.",
         title="Expansions", min_length=1, strict=False,
     )  # fmt: skip
     squeeze_excite: bool = option(
@@ -123,8 +123,8 @@ class ChainSpace(BlocksSpace):
     )
     attention: tuple[Literal[1, 2, 4, 8], ...] = option(
         (), "Numbers of heads of the attentions that stand beside the convolutions, in layers whose maps have up to "
-        f"{MOST_SIDE} pixels a side; the search prunes heads, and channels within them.", title="Attention heads",
-        empty="none", strict=False,
+        f"{MOST_SIDE} pixels a side; methods that prune filters prune heads, too, and channels within them.",
+        title="Attention heads", empty="none", strict=False,
     )  # fmt: skip
     reductions: tuple[int, ...] | None = option(
         None,

@@ -13,6 +13,7 @@ const CONTROLS = ".form-control, .form-select, [type=checkbox], [role=radiogroup
 const ASK_AFTER = 250; // milliseconds without another key
 const LOOK_AFTER = 900; // the same for names: many a name begins like another, and each is a minute's work
 const AGAIN_AFTER = 1500; // while a worker looks at a model
+const IDLE = JSON.parse(at("idle").textContent);
 const button = form.querySelector("button.btn-primary");
 const model = new Model(form.querySelector(".model"), () => outlook("look_again"));
 let waits = false; // for what a worker finds out of a model
@@ -218,6 +219,17 @@ function kinds() {
   }
 }
 
+/** Fields that say nothing beside what others say are neither shown nor sent. */
+function idle() {
+  const all = new Set(Object.values(IDLE).flatMap((values) => Object.values(values).flat()));
+  const now = new Set(Object.entries(IDLE).flatMap(([name, values]) => values[said(form.elements[name])] ?? []));
+  for (const name of all) {
+    const field = form.querySelector(`[data-field="${CSS.escape(name)}"]`);
+    const place = field.parentElement.matches(".field-grid") ? field : field.parentElement;
+    place.hidden = form.elements[name].disabled = now.has(name);
+  }
+}
+
 function sentences() {
   for (const place of form.querySelectorAll("[data-sentence-of]")) {
     place.textContent = at(place.dataset.sentenceOf).selectedOptions[0]?.dataset.sentence ?? "";
@@ -229,6 +241,7 @@ form.addEventListener("input", (event) => {
   if (event.target === value) slide();
   if (event.target.name === "preset") presets();
   kinds();
+  idle();
   sentences();
   ask(event.target.list ? LOOK_AFTER : ASK_AFTER);
 });
@@ -238,6 +251,7 @@ keep(form);
 if (form.querySelector("#advanced .problem:not(:empty)")) at("advanced").open = true;
 presets();
 kinds();
+idle();
 sentences();
 slide();
 at("outlook-figures").hidden = false;

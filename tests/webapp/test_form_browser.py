@@ -80,6 +80,41 @@ def test_percentages_of_dna_are_of_the_largest_network(page: Page) -> None:
     expect(page.locator("#reach-full")).to_have_text(re.compile("^largest "))
 
 
+def test_fields_that_say_nothing_beside_others_are_neither_shown_nor_sent(page: Page) -> None:
+    page.goto("/searches/new/")
+    expect_reachable(page)
+    page.locator("[name=space__kind][value=chain]").check(force=True)
+    page.locator("[name=strategy__kind][value=dna]").check(force=True)
+    page.get_by_text("Advanced:").click()
+    recipe, teacher = (
+        page.get_by_label("Recipe", exact=True).locator("visible=true"),
+        page.get_by_label("Teacher of the"),
+    )
+    name, growth = page.get_by_label("Teacher's model"), page.get_by_label("Growth")
+    epochs, dispersion = page.get_by_label("Teacher's epochs"), page.get_by_label("Dispersion")
+    for field in (name, growth, dispersion):
+        expect(field).to_be_hidden()
+    teacher.select_option("library")
+    name.fill("resnet18")
+    page.get_by_label("Generations").fill("2")
+    expect(growth).to_be_visible()
+    recipe.select_option("dna++")
+    for field in (
+        teacher,
+        name,
+        epochs,
+        growth,
+        page.get_by_label("Generations"),
+        page.get_by_text("Upload a safetens"),
+    ):
+        expect(field.last).to_be_hidden()
+    expect(dispersion).to_be_visible()
+    expect_reachable(page)
+    recipe.select_option("dna")
+    expect(name).to_have_value("resnet18")
+    expect(name).to_be_visible()
+
+
 def test_warnings_stand_beside_the_button_lead_to_their_fields_and_forbid_nothing(page: Page) -> None:
     page.goto("/searches/new/")
     expect_reachable(page)

@@ -434,3 +434,15 @@ def test_what_is_stored_means_the_same_again() -> None:
     config = parse(raw(preset="standard", data={"dataset": "cifar10"}))
     assert parse(config.model_dump(mode="json")) == config
     assert isinstance(config, SearchConfig)
+
+
+def test_what_is_idle_are_fields_of_the_form(alice: User) -> None:
+    form = NewSearchForm(owner=alice)
+    named = {name for values in form.idle.values() for others in values.values() for name in others}
+    assert named and named | set(form.idle) <= set(form.fields)
+
+
+def test_help_says_of_no_method_what_it_does_not_do(alice: User) -> None:
+    form = NewSearchForm(owner=alice)
+    assert "methods that prune filters" in form["space__chain__expansions"].help_text
+    assert "methods that prune filters" in form["space__chain__attention"].help_text

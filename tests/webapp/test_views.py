@@ -652,3 +652,20 @@ def test_of_other_methods_nothing_is_said_of_blocks_that_are_rated(page: Client,
     assert "The network found so far is cut to its size" in content
     assert 'data-ends=""' in content and "data-note" not in content
     assert "<dt>Units on</dt>" in content
+
+
+@pytest.mark.parametrize(
+    ("strategy", "told", "left"),
+    [
+        ({"recipe": "dna++"}, {"paths", "dispersion"}, {"teacher", "teacher_epochs", "teacher_weights", "growth"}),
+        ({}, {"teacher", "generations"}, {"teacher_library", "teacher_weights", "growth", "paths", "dispersion"}),
+        ({"generations": 2}, {"teacher", "generations", "growth"}, {"teacher_library", "paths"}),
+    ],
+)
+def test_what_was_asked_lists_only_what_applies(
+    page: Client, new_search: Callable[..., Search], strategy: dict[str, Any], told: set[str], left: set[str]
+) -> None:
+    search = new_search(space={"kind": "chain"}, strategy={"kind": "dna", **strategy}, target={"value": "60%"})
+    asked = page.get(search.url).content.decode().partition("<summary>What was asked</summary>")[2]
+    listed = set(re.findall("<dt>([a-z_]+)</dt>", asked.partition('<h3 class="mb-1">Target</h3>')[0]))
+    assert told <= listed and not left & listed

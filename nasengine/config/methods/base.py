@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from collections.abc import Mapping
+from typing import ClassVar, Literal, Protocol
 
 from nasengine.config.part import Part
 from nasengine.config.spaces import AnySpace
@@ -33,6 +34,9 @@ class Rest(Protocol):
 
 class Method(Part):
     """Base of the search methods: what the others ask of any of them."""
+
+    idle: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {}
+    """Setting -> one of its values, as text -> the other settings that say nothing beside it."""
 
     @property
     def rounds(self) -> int:

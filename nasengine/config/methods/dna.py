@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
@@ -17,6 +18,10 @@ FEWEST_OF_A_BLOCK = 2
 """Epochs of a block that learns from a teacher, on average."""
 USUAL_CANDIDATES = 2500
 """Of a block, unless it is said where blocks end."""
+OF_A_LIBRARY = ("teacher_library", "teacher_model", "teacher_weights", "teacher_path", "teacher_image_size")
+"""Settings of a teacher that is not the space's own."""
+OF_LATER = ("generations", "growth")
+"""Settings of the teachers after the first one."""
 
 
 class DNAConfig(Method):
@@ -104,6 +109,11 @@ class DNAConfig(Method):
     )
 
     stage_shares: ClassVar[None] = None
+    idle: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+        "recipe": {"dna": ("paths", "dispersion"), "dna++": ("teacher", "teacher_epochs", *OF_A_LIBRARY, *OF_LATER)},
+        "teacher": {"own": OF_A_LIBRARY},
+        "generations": {"1": ("growth",)},
+    }
 
     @model_validator(mode="after")
     def teacher_and_widths_are_sound(self) -> Self:
