@@ -62,8 +62,8 @@ class TargetConfig(Part):
     )
 
     also: tuple[float | str, ...] = option(
-        (), "Further targets of the same search, each with a trained network of its own.", title="Further targets",
-        max_length=8, strict=False,
+        (), "Further targets of the same search, each with a trained network of its own; not with DNA.",
+        title="Further targets", max_length=8, strict=False,
     )  # fmt: skip
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
 

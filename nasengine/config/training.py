@@ -57,7 +57,8 @@ class RetrainConfig(Part):
     teacher: Literal["none", "full"] = option(
         "none",
         "full: the whole space is trained first, by the same recipe, and the found network learns from its answers "
-        "beside the labels; so do the random ones. It takes longer, and may or may not help.",
+        "beside the labels; so do the random ones. It takes longer, and may or may not help. Not with DNA, whose "
+        "blocks have a teacher of their own.",
         title="Teacher",
     )
     teacher_weight: float = option(

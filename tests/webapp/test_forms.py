@@ -446,3 +446,5 @@ def test_help_says_of_no_method_what_it_does_not_do(alice: User) -> None:
     form = NewSearchForm(owner=alice)
     assert "methods that prune filters" in form["space__chain__expansions"].help_text
     assert "methods that prune filters" in form["space__chain__attention"].help_text
+    for name in ("target__also", "retrain__teacher"):
+        assert "not with dna" in form[name].help_text.lower()

@@ -30,7 +30,7 @@ from tests.webapp.story_of_blocks import story
 from webapp import selectors, services
 from webapp.charts import charts_of
 from webapp.forms import NewSearchForm
-from webapp.models import Dataset, DatasetState, Search, SearchState
+from webapp.models import Dataset, DatasetState, Request, Search, SearchState
 from webapp.templatetags import words
 
 ROOT = Path(__file__).parents[2]
@@ -645,6 +645,15 @@ def test_of_blocks_that_were_ended_early_the_card_says_which_were_not_rated(
     assert 'data-ends="2 5 6"' in content
     assert "A network is put together of the blocks as they are rated by then" in content
     assert "<dt>Units on, of all candidates</dt>" in content
+
+
+def test_while_blocks_are_stopped_nothing_is_called_found(new_search: Callable[..., Search]) -> None:
+    search = new_search(space={"kind": "chain"}, strategy={"kind": "dna"}, target={"value": "60%"})
+    search.state, search.requested = SearchState.STOPPING, Request.STOP
+    assert (
+        search.sentence
+        == "Puts a network together of the blocks as they are rated, and trains it; then it is finished."
+    )
 
 
 def test_of_other_methods_nothing_is_said_of_blocks_that_are_rated(page: Client, running: Search) -> None:
