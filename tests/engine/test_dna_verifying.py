@@ -323,17 +323,23 @@ def test_06_the_found_network_is_the_best_by_its_ratings_of_all_that_fit(
             units = filters(plan, layers, shares)
             for block, (_, path) in zip(strategy.blocks, paths, strict=True):
                 units |= block.units(path)
-            size = lowered(plan, units).size(metric)
-            if size <= bounds[metric]:
-                rating = sum(row[number] for row, (number, _) in zip(rows, paths, strict=True))
-                known.append((size < 0.97 * bounds[metric], rating, size))
-    best = min(known)
-    assert decision.paths.rating == pytest.approx(best[1], rel=1e-12)
+            rating = sum(row[number] for row, (number, _) in zip(rows, paths, strict=True))
+            known.append((rating, lowered(plan, units).size(metric)))
+
+    def best(target: int) -> tuple[float, int]:
+        return min((size < 0.97 * target, rating, size) for rating, size in known if size <= target)[1:]
+
+    rating, size = best(bounds[metric])
+    assert decision.paths.chosen.rating == pytest.approx(rating, rel=1e-12)
     found = architecture(plan, decision.kept)
-    assert found.size(metric) == best[2] == round(decision.paths.size) <= bounds[metric]
-    others = decision.paths.networks
-    assert [size for size, *_ in others] == sorted(size for size, *_ in others)
-    assert [value for _, value, _ in others] == sorted((value for _, value, _ in others), reverse=True)
+    assert found.size(metric) == size == round(decision.paths.chosen.size) <= bounds[metric]
+    sizes = [size for _, size in known]
+    ratio = max(sizes) / min(sizes)
+    targets = [math.ceil(min(sizes) * ratio ** (step / (dna.OTHERS - 1))) for step in range(dna.OTHERS)]
+    told = {round(other.size): other.rating for other in decision.paths.networks}
+    assert told == pytest.approx(dict(sorted((size, rating) for rating, size in map(best, targets))), rel=1e-12)
+    assert list(told) == sorted(told) and len(told) > 3
+    assert list(decision.ladder) == list(told)
     for size, kept in decision.ladder.items():
         assert architecture(plan, kept).size(metric) == size
 
@@ -350,7 +356,7 @@ def test_06_many_ways_of_widths_are_decided_among_and_whoever_wants_to_end_does_
     (decision,) = strategy.decide(net, moment, "end", [])
     assert len(breaths) >= 3 * 4**3, "once a way to list them, to search them, to tell of other sizes"
     size = architecture(plan, decision.kept).params
-    assert 0.97 * strategy.bounds["params"] <= size <= strategy.bounds["params"] and size == decision.paths.size
+    assert 0.97 * strategy.bounds["params"] <= size <= strategy.bounds["params"] and size == decision.paths.chosen.size
 
     def ended() -> None:
         raise Interrupted("stopped on request (pause)")
@@ -485,8 +491,10 @@ def test_10_a_teacher_of_its_own_is_trained_first_and_neither_it_nor_blocks_see_
     assert told["teacher"]["params"] == lowered(plan_of_search(), largest_of(plan_of_search())).params
     assert told["teacher"]["validation"] == taught[-1].validation["accuracy"]
     for network in paths.networks:
-        parts = [e.front[pick] for e, pick in zip(rated_, network["picks"], strict=True)]
-        assert network["rating"] == pytest.approx(sum(part["rating"] for part in parts), abs=1e-5)
+        for ratings, *own in zip(rated_, network["costs"], network["ratings"], strict=True):
+            assert own in ratings.points
+        assert network["rating"] == pytest.approx(sum(network["ratings"]), abs=1e-5)
+        assert network["units"].keys() == {choice for e in rated_ for choice in e.choices}
     fractions = [e.fraction for e in said if isinstance(e, events.Progress | events.RetrainEpoch)]
     assert fractions == sorted(fractions) and fractions[-1] == 1
     assert not list(tmp_path.glob("teacher*.pt")), "what nobody needs any more"
@@ -514,8 +522,10 @@ def test_10_of_the_composed_blocks_the_head_is_the_teachers(tmp_path: Path) -> N
     "changes", [{}, {"strategy.generations": 2, "search.epochs": 8}, {"strategy.widths": [0.5, 1]}]
 )
 def test_10_stopped_again_and_again_while_the_teacher_trains_it_ends_with_the_very_same_files(
-    changes: dict[str, Any], tmp_path: Path
+    changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(dna, "OTHERS", 3)  # nobody ends while it decides
+
     class Often(Control):
         def __init__(self, every: int) -> None:
             self.left = every

@@ -201,7 +201,7 @@ class DNAConfig(Method):
         if config.target.also:
             raise ConfigError.at(
                 "target.also",
-                "DNA ends with one network, and its page shows what every other target would take; leave it empty",
+                "DNA ends with one network, and its page shows what other targets would take; leave it empty",
             )
         if config.runtime.compile:
             raise ConfigError.at(
