@@ -107,7 +107,7 @@ class StageStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Progress(Event):
-    """How it goes, at most a few times a second."""
+    """How it goes: at the end of each epoch, and a few times a second before."""
 
     kind: ClassVar[str] = "progress"
     stage: int

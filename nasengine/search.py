@@ -525,7 +525,7 @@ class _Run:
             self.meter.add(learning.batch_size, measures)
             images_since += learning.batch_size + (0 if held is None else deciding.batch_size)
             now = time.perf_counter()
-            if now - said >= PROGRESS_SECONDS:
+            if now - said >= PROGRESS_SECONDS or step == self.steps - 1:  # charts have a point an epoch at least
                 losses = {name: value for name, value in measures.items() if name != "accuracy"}
                 yield self._progress(moment, losses, draw, images_since / (now - said))
                 said, images_since = now, 0
