@@ -155,6 +155,47 @@ def test_01_training_a_block_changes_nothing_else_and_never_the_teacher(block: i
     assert not any("teacher" in name for name in strategy.state_dict())
 
 
+def wider_teacher(plan: Plan, ends: tuple[int, ...]) -> Teacher:
+    """One with other channels than the blocks have."""
+    wider = plan_of(layers=len(rungs(plan)), channels=6, reductions=(2,))
+    return taught(wider, lived_in(wider, 9), ends)
+
+
+@settings(max_examples=25)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([(1, 2, 5), (2, 3, 4, 5), (2, 5), (1, 2, 4, 5)]),
+    st.sampled_from([(1.0,), (0.5, 1.0)]),
+    st.booleans(),
+)
+def test_01_every_step_has_something_to_learn_though_all_layers_of_a_block_can_be_left_out(
+    seed: int, ends: tuple[int, ...], widths: tuple[float, ...], wider: bool
+) -> None:
+    plan = plan_of(layers=5, reductions=(2,), kernels=(3,))
+    net, strategy = at_work(seed, ends, plan, widths=widths)
+    if wider:
+        strategy.follow(wider_teacher(plan, ends), 0)
+        strategy.double()
+    for block in range(len(ends)):
+        for step in range(6):
+            moment = moment_of(strategy, net, block, step)
+            (draw,) = strategy.draw(net, moment)
+            losses, _ = strategy.losses(net, moment, batch_of(plan, n=3), [draw])
+            assert losses["feature"].requires_grad
+            assert strategy.draw(net, moment)[0].sub_graph == draw.sub_graph
+
+
+def test_01_of_the_paths_that_can_learn_each_is_as_likely() -> None:
+    net, strategy = at_work(0, (2, 3, 5), plan_of(layers=5, reductions=(2,)))
+    stage = strategy.stages(net)[2]
+    often: dict[tuple[int, ...], int] = {}
+    for epoch in range(800):
+        _, path, _ = strategy._drawn(Moment(stage=stage, epoch=epoch, step=0, steps=1))
+        often[tuple(path)] = often.get(tuple(path), 0) + 1
+    assert set(often) == set(strategy.blocks[2].paths()) - {(0, 0)}
+    assert max(often.values()) < 1.5 * 800 / len(often) and min(often.values()) > 0.6 * 800 / len(often)
+
+
 def test_02_maps_have_the_shapes_of_what_blocks_make_and_the_first_block_has_the_stem() -> None:
     net, strategy = at_work()
     images = images_for(net.plan, 0, 3)
@@ -511,7 +552,13 @@ def test_10_of_the_composed_blocks_the_head_is_the_teachers(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"strategy.generations": 2, "search.epochs": 8}, {"strategy.widths": [0.5, 1]}]
+    "changes",
+    [
+        {},
+        {"strategy.generations": 2, "search.epochs": 8},
+        {"strategy.widths": [0.5, 1]},
+        {"strategy.block_ends": [1, 2, 3], "search.epochs": 8},  # layers that can be left out are blocks of their own
+    ],
 )
 def test_10_stopped_again_and_again_while_the_teacher_trains_it_ends_with_the_very_same_files(
     changes: dict[str, Any], tmp_path: Path
