@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from small import StopAt, chain_plan, configuration, digits, images_for, lived_in, packed_digits, raw, relative, sliced
 from torch import Tensor, nn
 
-from nasengine import events, export, report, teacher, train, zoo
+from nasengine import events, export, report, splits, teacher, train, zoo
 from nasengine.architecture import Plan, lowered
 from nasengine.blocks import assignments, divided, extremes, filters, largest, prices, rungs
 from nasengine.config import DNAConfig, parse
@@ -801,6 +801,17 @@ def test_what_costs_more_is_estimated_to() -> None:
     for costlier in ({"recipe": "dna++", "paths": 4}, {"generations": 3, "growth": 3.0}):
         assert estimate(**costlier)["seconds_cpu"] > 1.5 * plain["seconds_cpu"]
         assert estimate(**costlier)["memory_mib"] > plain["memory_mib"]
+
+
+def test_no_more_images_are_estimated_to_be_rated_on_than_are_held_out() -> None:
+    def estimate(images: int) -> dict[str, float]:
+        changes = {**SHORT, "strategy.rating_images": images}
+        return outlook(configuration({**changes, "strategy.decision_fraction": 0.5}), FACTS).estimate
+
+    held = int(0.5 * splits.sizes(FACTS, configuration(SHORT).data)["train"])
+    assert estimate(held) == estimate(held + 1) == estimate(20_000)
+    fewer = estimate(held // 2)
+    assert all(fewer[name] < estimate(held)[name] for name in ("seconds_cpu", "memory_mib"))
 
 
 def test_an_epoch_is_told_once_though_the_rating_that_follows_is_interrupted(tmp_path: Path) -> None:
