@@ -42,6 +42,8 @@ def reported(
     early: Sequence[str] = (),
     teacher: Mapping[str, Any] | None = None,
     lesson: Mapping[str, Any] | None = None,
+    rated: Sequence[bool] = (),
+    rated_on: int = 0,
     timing: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The report; `achieved.bytes` is filled in when the file is written.
@@ -50,8 +52,8 @@ def reported(
     `family` holds reports of the search's other networks, each with its `folder`; `counts` holds `pruned`, `regrown`
     and `survived`, each by granularity; `judgement` says what it gets wrong (`mistakes.judged`); `early` names the
     phases that ended early on request; `teacher` holds the figures of the network that taught all others, `lesson` its
-    generation and those of the one that blocks learned from while they were searched; `timing`, where the target is a
-    time, says how it was measured.
+    generation and those of the one that blocks learned from while they were searched; `rated` says of each block if its
+    candidates were rated, on `rated_on` images; `timing`, where the target is a time, says how it was measured.
     """
     image = images.validation.x[:1].cpu()
     return {
@@ -80,6 +82,7 @@ def reported(
         "timing": dict(timing) if timing else None,
         "accuracy": {"validation": measured["validation"], "test": measured["test"]},
         "teacher": _teacher(teacher) if teacher else _lesson(config, lesson, measured, images) if lesson else None,
+        "rating": _rating(rated, rated_on) if rated else None,
         "baseline": _baseline(measured["test"], random, images, config) if random else None,
         "family": [_member(other) for other in family],
         "parity": dict(parity),
@@ -159,6 +162,33 @@ def _lesson(
     elif measured["validation"] is not None and measured["validation"] > known["accuracy"]:
         said += f" What was found is better than its teacher ({100 * measured['validation']:.1f} %)."
     return {"validation": known["accuracy"], "params": known["params"], "sentence": said}
+
+
+def _rating(rated: Sequence[bool], images: int) -> dict[str, Any]:
+    """On how many images candidates were rated, and of which blocks none was: nothing tells those apart but size."""
+    left = [number for number, done in enumerate(rated, 1) if not done]
+    told = [f"Candidates were rated on {images:,} held-out images."] * any(rated)
+    if not any(rated):
+        told.append(
+            "No block was rated before the search was ended, so all candidates were chosen by size alone, as large as "
+            "the target allows."
+        )
+    elif left:
+        which, verb, whose, end = (
+            (f"Block {left[0]}", "was", "its", "")
+            if len(left) == 1
+            else (f"Blocks {_listed(left)}", "were", "their", "s")
+        )
+        told.append(
+            f"{which} {verb} not rated before the search was ended, so {whose} candidate{end} {verb} chosen by size "
+            "alone, as large as the target leaves room for."
+        )
+    return {"images": images if any(rated) else 0, "unrated": left, "sentence": " ".join(told)}
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    *first, last = map(str, numbers)
+    return f"{', '.join(first)} and {last}"
 
 
 def _weights(part: Any) -> str:

@@ -900,6 +900,7 @@ class _Run:
                 parity=member["parity"], counts=member["counts"], seconds=self.seconds, where=self.device,
                 judgement=judgement.told, early=self.early,
                 teacher=self.teacher["measured"] if self.teacher else None, lesson=self.lesson,
+                rated=self.strategy.rated_blocks(), rated_on=min(self.strategy.judged_on, len(self.feeds.judging.part)),
                 timing=member.get("timing"),
             )  # fmt: skip
             folder = RESULT if is_main else f"{FAMILY}/{label(self.look.metric, member['target'])}"

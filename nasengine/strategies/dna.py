@@ -191,6 +191,9 @@ class DNA(Strategy):
                 yield len(found), len(self.part.widths) * block.candidates
         self._put(block, found)
 
+    def rated_blocks(self) -> list[bool]:
+        return [self._is_rated(block) for block in self.blocks]
+
     def told(self, net: Supernet, moment: Moment) -> Rated | None:
         block = self._block(moment.stage)
         if not self._is_rated(block):

@@ -487,6 +487,26 @@ def test_10_the_report_names_a_librarys_teacher() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("rated_blocks", "words"),
+    [
+        ([True, True], "Candidates were rated on 1,305 held-out images."),
+        (
+            [True, False, False, False],
+            "Candidates were rated on 1,305 held-out images. Blocks 2, 3 and 4 were not rated before the search was "
+            "ended, so their candidates were chosen by size alone, as large as the target leaves room for.",
+        ),
+        (
+            [False],
+            "No block was rated before the search was ended, so all candidates were chosen by size alone, as large as "
+            "the target allows.",
+        ),
+    ],
+)
+def test_10_the_report_says_on_how_many_images_what_was_rated(rated_blocks: list[bool], words: str) -> None:
+    assert report._rating(rated_blocks, 1305)["sentence"] == words
+
+
 # -- 10: teachers, and whole searches ----------------------------------------------------------------------------------
 
 
@@ -842,14 +862,27 @@ def test_an_epoch_is_told_once_though_the_rating_that_follows_is_interrupted(tmp
 
 
 def test_stopped_early_it_hands_out_a_network_within_the_target(tmp_path: Path) -> None:
-    for number, kind in enumerate(("retrain_epoch", "epoch_finished")):
+    for number, (kind, left, sentence) in enumerate(
+        (
+            (
+                "retrain_epoch",
+                [1, 2],
+                "No block was rated before the search was ended, so all candidates were chosen by",
+            ),
+            ("block_rated", [2], "Block 2 was not rated before the search was ended, so its candidate was chosen by"),
+        )
+    ):
         control, said = Control(), []
         for event in search(configuration(SHORT), tmp_path / str(number), control=control):
             said.append(event)
             if event.kind == kind:
                 control.stop = True
         (told,) = (event.report for event in said if isinstance(event, events.ResultReady))
-        assert told["ended_early"] == ["search"]
+        assert told["ended_early"] == ["search"] and told["rating"]["unrated"] == left
+        assert f"{sentence} size alone" in told["rating"]["sentence"]
+        card = (tmp_path / str(number) / "result" / "README.md").read_text()
+        assert told["rating"]["sentence"] in card
+        assert ("Found by dna" in card) == (len(left) < 2)
         assert 0.97 * told["target"]["value"] <= told["achieved"]["params"] <= told["target"]["value"]
 
 
