@@ -58,6 +58,7 @@ from nasengine.sizes import LATENCY, label, outside
 from nasengine.strategies.base import Batch, Decision, Draw, Moment, Point, Stage, TeacherWanted
 from nasengine.supernet import Kept, Supernet, architecture, everything
 from nasengine.survey import Survey, ensured, is_due
+from nasengine.weights import check_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -384,6 +385,8 @@ class _Run:
 
     def _loaded(self, *, silent: bool) -> Any:
         """The images, and what is known of a model that somebody else wrote."""
+        if not silent:  # whoever resumes has the teacher already
+            check_teacher(self.config)
         steps = packing.load(self.config.data)
         while True:
             try:
