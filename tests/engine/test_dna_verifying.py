@@ -686,8 +686,9 @@ def test_10_a_librarys_model_teaches_by_a_file_and_a_resumed_search_needs_it_no_
         ({"teacher_model": "test_vit"}, "strategy.teacher_model", "has no maps of the image"),
         (
             {"teacher_image_size": 8},
-            "strategy.teacher_model",
-            "8 pixels as maps of 4x4 at the finest, and block 1 ends with 8x8",
+            "strategy.teacher_image_size",
+            "8 pixels as maps of 4x4 at the finest, and block 1 ends with 8x8; give a larger image size "
+            "(strategy.teacher_image_size), or another model",
         ),
         ({"teacher_model": "test_efficientnet"}, "strategy.teacher_path", "have no conv_stem.weight"),
         ({"teacher_path": "/nowhere/at/all"}, "strategy.teacher_path", "the weights in all cannot be read"),
@@ -707,6 +708,38 @@ def test_10_a_teacher_that_cannot_teach_is_refused_in_a_sentence_before_anything
     ((where, words),) = problem.value.problems
     assert where == field and sentence in words, words
     assert not any(isinstance(event, events.StageStarted | events.RetrainEpoch) for event in said)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ("no network", "; give a file, or use own as the teacher"),
+        ("other shapes", "; give strategy.teacher_image_size as its library trained it with, or a file"),
+    ],
+)
+def test_10_a_teacher_whose_weights_do_not_come_is_told_what_helps_a_teacher(
+    wrong: str, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(*_: Any) -> dict[str, Tensor]:
+        if wrong == "no network":
+            raise OSError(wrong)
+        return {"conv1.weight": torch.zeros(1)}
+
+    monkeypatch.setattr(zoo, "trained", trained)
+    statistics = {"mean": (0.5,), "std": (0.5,)}
+    with pytest.raises(ConfigError) as problem:
+        teacher.of_library(
+            "timm", "test_resnet", weights="pretrained", path=None, image_size=16, shown_size=32, sides=(4, 2),
+            classes=3, **statistics,
+        )  # fmt: skip
+    ((field, words),) = problem.value.problems
+    assert field == "strategy.teacher_weights" and words.endswith(hint), words
+
+
+def test_10_where_no_larger_image_can_be_shown_none_is_asked_for() -> None:
+    network = zoo.built("timm", "test_resnet", classes=3, channels=3, image_size=32)
+    assert str(teacher._taps(network, 32, [32])).endswith(teacher.LARGER)
+    assert str(teacher._taps(network, 512, [512])).endswith("take another model")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ FEWEST_OF_A_BLOCK = 2
 """Epochs of a block that learns from a teacher, on average."""
 USUAL_CANDIDATES = 2500
 """Of a block, unless it is said where blocks end."""
+MOST_SHOWN = 512
+"""Pixels a side of the images that a teacher of a library sees."""
 
 
 class DNAConfig(Method):
@@ -61,7 +63,7 @@ class DNAConfig(Method):
         title="Teacher's image size",
         unit="pixels",
         ge=8,
-        le=512,
+        le=MOST_SHOWN,
     )
     generations: int = option(
         1,
