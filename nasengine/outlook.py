@@ -234,7 +234,7 @@ def _another(config: SearchConfig, size: str) -> str:
     """What space would do."""
     if config.space.kind == "imported":
         return f"a {size} model"
-    return f"a {size} space ({'more' if size == 'larger' else 'fewer'} blocks or channels)"
+    return f"a {size} space ({'more' if size == 'larger' else 'fewer'} {config.space.parts} or channels)"
 
 
 def _limit_problems(
