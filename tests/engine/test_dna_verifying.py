@@ -767,9 +767,24 @@ def test_10_where_no_larger_image_can_be_shown_none_is_asked_for() -> None:
             "search.epochs",
             "4 is too few for 4 blocks; use at least 8, or fewer block ends",
         ),
+        (
+            {"strategy.generations": 3},
+            "search.epochs",
+            "4 is too few for 2 blocks, each taught by 3 teachers; use at least 12, or fewer generations",
+        ),
+        (
+            {"strategy.generations": 2, "strategy.block_ends": [1, 2]},
+            "search.epochs",
+            "for 3 blocks, each taught by 2 teachers; use at least 12, or fewer block ends or generations",
+        ),
         ({"target.also": ["30%"], "search.epochs": 20}, "target.also", "DNA ends with one network"),
         ({"runtime.compile": True}, "runtime.compile", "cannot be compiled"),
         ({"retrain.teacher": "full"}, "retrain.teacher", "has a teacher of its own"),
+        (
+            {"retrain.teacher": "full", "strategy": {"kind": "dna", "recipe": "dna++"}},
+            "retrain.teacher",
+            "would be that teacher, and dna++ never trains all operations of a layer at once; leave it at none",
+        ),
         (
             {"retrain.epochs": 0, "strategy.generations": 2, "search.epochs": 8},
             "retrain.epochs",
