@@ -19,6 +19,7 @@ from nasengine.outlook import Outlook
 from nasengine.sizes import LATENCY, outside, sized
 from nasengine.verdict import verdict
 
+ORDINALS = ("first", "second", "third", "fourth", "fifth")
 LITTLE = 0.2
 """Of what there is to be known beyond the most frequent class: a teacher that knows less is not worth following."""
 
@@ -148,7 +149,7 @@ def _lesson(
         return {"sentence": f"The blocks learned from the maps of {whose}."}
     who = "the largest network of the space"
     if lesson["generation"]:
-        who = f"the {lesson['generation'] + 1}. teacher, which is what the one before had found, made wider"
+        who = f"the {ORDINALS[lesson['generation']]} teacher, which is what the one before had found, made wider"
     said = (
         f"The blocks learned from the maps of {who}, trained first ({known['params']:,} parameters, "
         f"{100 * known['accuracy']:.1f} % on the validation images)."
@@ -157,7 +158,7 @@ def _lesson(
     if known["accuracy"] < chance + LITTLE * (1 - chance):
         said += (
             f" It knew hardly more than one who always says the same ({100 * chance:.1f} %), so what they learned is "
-            "worth little; give strategy.teacher_epochs more."
+            "worth little; give it more epochs (Teacher's epochs, strategy.teacher_epochs)."
         )
     elif measured["validation"] is not None and measured["validation"] > known["accuracy"]:
         said += f" What was found is better than its teacher ({100 * measured['validation']:.1f} %)."

@@ -464,8 +464,16 @@ def plan_of_search() -> Plan:
     [
         (0, 0.9, 0.8, ["the largest network of the space, trained first (77 parameters, 90.0 %"]),
         (0, 0.9, 0.95, ["What was found is better than its teacher (95.0 %)."]),
-        (0, 0.2, 0.8, ["hardly more than one who always says the same", "give strategy.teacher_epochs more"]),
-        (1, 0.9, 0.8, ["the 2. teacher, which is what the one before had found, made wider"]),
+        (
+            0,
+            0.2,
+            0.8,
+            [
+                "hardly more than one who always says the same",
+                "more epochs (Teacher's epochs, strategy.teacher_epochs)",
+            ],
+        ),
+        (1, 0.9, 0.8, ["the second teacher, which is what the one before had found, made wider"]),
     ],
 )
 def test_10_the_report_says_who_taught_and_whether_it_knew_enough(
@@ -475,6 +483,12 @@ def test_10_the_report_says_who_taught_and_whether_it_knew_enough(
     told = report._lesson(configuration(SHORT), lesson, {"validation": found}, digits())
     assert all(word in told["sentence"] for word in words), told["sentence"]
     assert ("better than" in told["sentence"]) == (found > knew > 0.5)
+
+
+def test_10_every_teacher_that_there_may_be_has_a_word_and_settings_are_called_as_in_the_form() -> None:
+    fields = DNAConfig.model_fields
+    assert len(report.ORDINALS) == next(one.le for one in fields["generations"].metadata if hasattr(one, "le"))
+    assert fields["teacher_epochs"].title == "Teacher's epochs"
 
 
 def test_10_the_report_names_a_librarys_teacher() -> None:
