@@ -300,6 +300,10 @@ class Strategy(nn.Module, ABC):
         """
         return iter(())
 
+    def rated_blocks(self) -> list[bool]:
+        """Of each block whether its candidates are rated; empty where none ever are."""
+        return []
+
     def told(self, net: Supernet, moment: Moment) -> Rated | None:
         """What `rate` found, for the page."""
         return None

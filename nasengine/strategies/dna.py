@@ -160,7 +160,7 @@ class DNA(Strategy):
         ]
 
     def draw(self, net: Supernet, moment: Moment) -> list[Draw]:
-        """One path through the stage's block, and one of its widths, each as likely as any other."""
+        """One path through the stage's block, and one of its widths, each as likely as any other that can learn."""
         block, path, width = self._drawn(moment)
         graph = SubGraph(drawn=named(block.units(path)))
         return [self._still(net, moment.stage, graph, self._masks(net, block, width))]
@@ -194,6 +194,9 @@ class DNA(Strategy):
                 found.append(rating)
                 yield len(found), len(self.part.widths) * block.candidates
         self._put(block, found)
+
+    def rated_blocks(self) -> list[bool]:
+        return [self._is_rated(block) for block in self.blocks]
 
     def told(self, net: Supernet, moment: Moment) -> Rated | None:
         block = self._block(moment.stage)
@@ -360,8 +363,15 @@ class DNA(Strategy):
     def _drawn(self, moment: Moment) -> tuple[Block, list[int], float]:
         block = self._block(moment.stage)
         stream = generator("cpu", self.seed, "paths", moment.stage.index, moment.epoch, moment.step)
-        path = [_integer(len(rung.options), stream) for rung in block.rungs]
-        return block, path, self.part.widths[_integer(len(self.part.widths), stream)]
+        while True:
+            path = [_integer(len(rung.options), stream) for rung in block.rungs]
+            width = self.part.widths[_integer(len(self.part.widths), stream)]
+            if self._learns(block, path, width):
+                return block, path, width
+
+    def _learns(self, block: Block, path: Sequence[int], width: float) -> bool:
+        """Whether a step has anything to change: skips alone have no weights, and adapters are not everywhere."""
+        return block.learns(path) or f"in{block.number}" in self.adapters or self._out(block, width) in self.adapters
 
     def _still(self, net: Supernet, stage: Stage, graph: SubGraph, masks: Mapping[str, Tensor]) -> Draw:
         """Something drawn; the size stays that of the largest network until the end."""

@@ -131,6 +131,27 @@ def test_a_file_that_is_no_configuration_is_refused(
     assert len(stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("name", ["search", "describe"])
+@pytest.mark.parametrize(
+    ("held", "reason"), [(None, "No such file or directory"), (b"no tensors, only words", "it does not begin with")]
+)
+def test_a_teachers_file_that_cannot_be_read_is_refused_before_images_are_looked_at(
+    here: Callable[..., Any], tmp_path: Path, name: str, held: bytes | None, reason: str
+) -> None:
+    if held:
+        (tmp_path / "oak.safetensors").write_bytes(held)
+    method = {
+        "kind": "dna", "teacher": "library", "teacher_model": "test_resnet", "teacher_weights": "file",
+        "teacher_path": str(tmp_path / "oak.safetensors"),
+    }  # fmt: skip
+    images = {"data": {"dataset": "folder", "path": str(tmp_path / "nowhere")}, "search.epochs": 40}
+    config = written(tmp_path, {"space": {"kind": "chain"}, "strategy": method, **images})
+    code, (said,), stderr = here(name, config, *(("--out", tmp_path / "run") if name == "search" else ()))
+    ((field, sentence),) = said["problems"]
+    assert code == 2 and field == "strategy.teacher_path" and "Traceback" not in stderr
+    assert f"the weights in oak.safetensors cannot be read ({reason}" in sentence
+
+
 def test_a_folder_as_configuration_is_refused(here: Callable[..., Any], tmp_path: Path) -> None:
     code, lines, _ = here("describe", tmp_path)
     assert code == 2 and lines[-1]["message"].endswith("cannot be read (Is a directory); give the path of a JSON file")
