@@ -200,7 +200,9 @@ def _describe(parsed: argparse.Namespace) -> Iterator[dict[str, Any]]:
     wanted = _read(parsed.config)
     from nasengine.outlook import outlook
     from nasengine.splits import builtin_facts
+    from nasengine.weights import check_teacher
 
+    check_teacher(wanted)
     if wanted.data.dataset in _builtin_names():
         facts = builtin_facts(wanted.data.dataset)
     else:

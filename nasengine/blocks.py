@@ -42,6 +42,10 @@ class Rung:
     options: tuple[Option, ...]
     inner: tuple[str, ...]
 
+    def runs(self, place: int) -> bool:
+        """Whether the option of this place has an operation, with weights of its own; a skip alone has none."""
+        return len(self.options[place]) == len(self.options[-1])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
@@ -76,6 +80,10 @@ class Block:
     def evaluations(self) -> int:
         """Operations to be computed if what candidates share is computed once; for n options each the sum of n^l."""
         return sum(itertools.accumulate((len(rung.options) for rung in self.rungs), lambda a, b: a * b))
+
+    def learns(self, path: Sequence[int]) -> bool:
+        """Whether a candidate has weights of its own: the stem's, or those of an operation."""
+        return not self.number or any(rung.runs(place) for rung, place in zip(self.rungs, path, strict=True))
 
     def paths(self) -> Iterator[tuple[int, ...]]:
         """Each candidate as places of its options, those of the last layer moving fastest: the order of all ratings."""

@@ -76,7 +76,7 @@ STRATEGIES = {
     ),
     "dna": Strategy(
         label="DNA",
-        sentence="Rates every candidate of each block by a teacher: one search has the best network of every size.",
+        sentence="Rates every candidate of each block by a teacher: one search tells the best network of many sizes.",
         paths={"dna": "nasengine.strategies.dna:strategy", "dna++": "nasengine.strategies.dna_untaught:strategy"},
         spaces=("chain",),
     ),

@@ -107,7 +107,7 @@ class StageStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Progress(Event):
-    """How it goes, at most a few times a second."""
+    """How it goes: at the end of each epoch, and a few times a second before."""
 
     kind: ClassVar[str] = "progress"
     stage: int
@@ -197,7 +197,7 @@ class BlockRated(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class PathsFound(Event):
-    """Which candidates together are the best network of each size, by the sum of their blocks' ratings.
+    """Which candidates together are the best network, at this target and at others, by the sum of their ratings.
 
     Of a search that was ended before all blocks were rated there are no `networks`, and nothing is certain.
     """
@@ -206,8 +206,7 @@ class PathsFound(Event):
     stage: int
     epoch: int
     networks: list[dict[str, object]]
-    """Each {size, rating, picks}, by rising size and falling rating: networks that no other undercuts in both; `picks`
-    has for each block the place of its candidate in the front of `BlockRated`. At most 400, evenly by size."""
+    """What other targets would have taken, by rising size, as `chosen`; without the units of filters."""
     chosen: dict[str, object]
     """{size, rating, costs, ratings, units, widths}: the one that was taken, the best of those just below the target if
     there are any; `costs` (as in `BlockRated`), `ratings` and `widths` have a number a block."""

@@ -409,8 +409,16 @@ def _timing(report: Mapping[str, Any]) -> str:
 
 def _comparison(report: Mapping[str, Any]) -> str:
     early = f"Ended early on request: {', '.join(report['ended_early'])}.\n\n" if report["ended_early"] else ""
-    parts = (report["teacher"], report["baseline"])
+    parts = (report["teacher"], report["rating"], report["baseline"])
     return early + "".join(f"{part['sentence']}\n\n" for part in parts if part)
+
+
+def _how(report: Mapping[str, Any]) -> str:
+    """Whether it was found at all."""
+    rating = report["rating"]
+    if rating and not rating["images"]:
+        return f"Chosen by size alone, since {report['method']} was ended before it rated anything,"
+    return f"Found by {report['method']}"
 
 
 def _model_card(report: Mapping[str, Any]) -> str:
@@ -429,7 +437,7 @@ def _model_card(report: Mapping[str, Any]) -> str:
     needs = f"torch, safetensors and {model.partition(':')[0]}" if model else "torch and safetensors"
     return f"""# {report["name"] or "A network found by Coppice"}
 
-Found by {report["method"]} {where} on `{report["data"]["name"]}`, seed {report["seed"]}.
+{_how(report)} {where} on `{report["data"]["name"]}`, seed {report["seed"]}.
 
 | | |
 |---|---|

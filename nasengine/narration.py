@@ -13,7 +13,7 @@ from nasengine.architecture import Plan, lowered
 from nasengine.config import SearchConfig
 from nasengine.outlook import Outlook
 from nasengine.sizes import outside
-from nasengine.strategies.base import Decision, Draw, Lottery, Paths, Rated, Stage
+from nasengine.strategies.base import Decision, Draw, Joined, Lottery, Paths, Rated, Stage
 from nasengine.supernet import Kept, Supernet
 
 GRANULARITIES = ("operation", "filter", "weight", "depth")
@@ -148,26 +148,26 @@ def block_rated(found: Rated, stage: Stage, epoch: int, seconds: float) -> event
 
 
 def paths_found(paths: Paths, stage: Stage, epoch: int) -> events.PathsFound:
-    """The best networks by the ratings of all blocks, and the one that was taken."""
+    """The network that was taken by the ratings of all blocks, and what other targets would have taken."""
 
     def size(number: float) -> float:
         return outside(stage.metric, round(number))
 
+    def told(network: Joined) -> dict[str, object]:
+        return {
+            "size": size(network.size),
+            "rating": round(network.rating, RATING_DIGITS),
+            "costs": [size(cost) for cost in network.costs],
+            "ratings": [round(rating, RATING_DIGITS) for rating in network.ratings],
+            "units": _lists(network.units),
+            "widths": list(network.widths),
+        }
+
     return events.PathsFound(
         stage=stage.index,
         epoch=epoch,
-        networks=[
-            {"size": size(cost), "rating": round(rating, RATING_DIGITS), "picks": list(picks)}
-            for cost, rating, picks in paths.networks
-        ],
-        chosen={
-            "size": size(paths.size),
-            "rating": round(paths.rating, RATING_DIGITS),
-            "costs": [size(cost) for cost in paths.costs],
-            "ratings": [round(rating, RATING_DIGITS) for rating in paths.ratings],
-            "units": _lists(paths.units),
-            "widths": list(paths.widths),
-        },
+        networks=[told(network) for network in paths.networks],
+        chosen=told(paths.chosen),
         visited=paths.visited,
         certain=paths.certain,
         of=paths.of,

@@ -234,7 +234,7 @@ def _another(config: SearchConfig, size: str) -> str:
     """What space would do."""
     if config.space.kind == "imported":
         return f"a {size} model"
-    return f"a {size} space ({'more' if size == 'larger' else 'fewer'} blocks or channels)"
+    return f"a {size} space ({'more' if size == 'larger' else 'fewer'} {config.space.parts} or channels)"
 
 
 def _limit_problems(
@@ -344,27 +344,33 @@ def fitting_batch(config: SearchConfig, facts: DataFacts, memory_mib: float) -> 
     None if the estimate is of no help: it finds none, or none smaller than the one that is asked for.
     """
     plan = plan_of(config, facts)
-    fixed, each = _memory(config, plan)
+    train = splits.sizes(facts, config.data)["train"]
+    fixed, each = _memory(config, plan, train)
     fitting = math.floor((memory_mib - fixed) / each)
-    return fitting if 2 <= fitting < batch_size(config, splits.sizes(facts, config.data)["train"]) else None
+    return fitting if 2 <= fitting < batch_size(config, train) else None
 
 
-def _memory(config: SearchConfig, plan: Plan) -> tuple[float, float]:
+def _memory(config: SearchConfig, plan: Plan, train: int) -> tuple[float, float]:
     """MiB of the engine's process at its peak: what it takes whatever the batch, and for each image of one."""
     weights = lowered(plan, {}).params_dense
     held = TWIN_BYTES if config.space.kind == "imported" else 0
-    fixed = TORCH_MIB + (weights * (16 + held) + NUMBER_BYTES * _rated_at_once(config, plan)) / 2**20
+    fixed = TORCH_MIB + (weights * (16 + held) + NUMBER_BYTES * _rated_at_once(config, plan, train)) / 2**20
     return fixed, _held(config, plan) * 8 / 2**20
 
 
-def _rated_at_once(config: SearchConfig, plan: Plan) -> int:
+def _rated_at_once(config: SearchConfig, plan: Plan, train: int) -> int:
     """Numbers that are there while candidates are rated: what each layer of a block makes of all images for that."""
     if not isinstance(config.strategy, DNAConfig):
         return 0
-    return config.strategy.rating_images * max(
+    return _rated_on(config.strategy, train) * max(
         sum(values(plan, rung.output, {}) for rung in block.rungs) + values(plan, block.border, {})
         for block in divided(plan, config.strategy.ends(config.space))
     )
+
+
+def _rated_on(method: DNAConfig, train: int) -> int:
+    """Images that candidates are rated on: as many as are asked for, if so many are held out."""
+    return min(method.rating_images, splits.held_for_decisions(train, method.held_out))
 
 
 def _held(config: SearchConfig, plan: Plan) -> float:
@@ -406,7 +412,7 @@ def _estimate(
 ) -> dict[str, float]:
     values = activations(plan, plan.layers, {})
     batch = batch_size(config, train)
-    fixed, each = _memory(config, plan)
+    fixed, each = _memory(config, plan, train)
     step = values * batch * SECONDS_PER_VALUE
     if config.space.kind == "imported":
         step += len(plan.layers) * SECONDS_PER_MODULE + whole.macs * batch * SECONDS_PER_MAC
@@ -418,7 +424,7 @@ def _estimate(
     if config.retrain.teacher == "full":
         retraining += TEACHER_SHARE + ANSWERS_SHARE * networks
     if isinstance(config.strategy, DNAConfig):
-        seconds = _blockwise(config, config.strategy, plan, batch, steps)
+        seconds = _blockwise(config, config.strategy, plan, batch, train)
     else:
         searching = SEARCH_SHARE * step if not config.strategy.drawn else _drawing(config, plan, batch, step)
         seconds = steps * (searching * config.search.epochs + step * retraining * config.retrain.epochs)
@@ -447,7 +453,7 @@ def _drawing(config: SearchConfig, plan: Plan, batch: int, whole: float) -> floa
     return (paths + (method.rounds - 1) * after) / method.rounds
 
 
-def _blockwise(config: SearchConfig, method: DNAConfig, plan: Plan, batch: int, steps: int) -> float:
+def _blockwise(config: SearchConfig, method: DNAConfig, plan: Plan, batch: int, train: int) -> float:
     """Seconds of a search that trains teachers, then block by block, rates all candidates and trains what it found."""
     path = widest_path(plan)
     blocks = divided(plan, method.ends(config.space))
@@ -458,10 +464,10 @@ def _blockwise(config: SearchConfig, method: DNAConfig, plan: Plan, batch: int, 
     of_a_block = views * step * (1 / len(blocks) + FORWARD_SHARE * len(blocks) / (len(blocks) + 1))
     rated = method.generations * len(method.widths) * sum(block.evaluations for block in blocks)
     layers = sum(len(block.rungs) for block in blocks)
-    rating = rated * method.rating_images / batch * FORWARD_SHARE * step / layers
+    rating = rated * _rated_on(method, train) / batch * FORWARD_SHARE * step / layers
     networks = 1 + config.baseline.random
     trained = teaching + step * networks * config.retrain.epochs
-    return steps * (of_a_block * config.search.epochs + trained) + rating
+    return max(1, train // batch) * (of_a_block * config.search.epochs + trained) + rating
 
 
 def _file_bytes(whole: Architecture, target: int | None, least: int, *, zeros: bool) -> tuple[int, int]:

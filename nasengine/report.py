@@ -19,6 +19,7 @@ from nasengine.outlook import Outlook
 from nasengine.sizes import LATENCY, outside, sized
 from nasengine.verdict import verdict
 
+ORDINALS = ("first", "second", "third", "fourth", "fifth")
 LITTLE = 0.2
 """Of what there is to be known beyond the most frequent class: a teacher that knows less is not worth following."""
 
@@ -42,6 +43,8 @@ def reported(
     early: Sequence[str] = (),
     teacher: Mapping[str, Any] | None = None,
     lesson: Mapping[str, Any] | None = None,
+    rated: Sequence[bool] = (),
+    rated_on: int = 0,
     timing: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The report; `achieved.bytes` is filled in when the file is written.
@@ -50,8 +53,8 @@ def reported(
     `family` holds reports of the search's other networks, each with its `folder`; `counts` holds `pruned`, `regrown`
     and `survived`, each by granularity; `judgement` says what it gets wrong (`mistakes.judged`); `early` names the
     phases that ended early on request; `teacher` holds the figures of the network that taught all others, `lesson` its
-    generation and those of the one that blocks learned from while they were searched; `timing`, where the target is a
-    time, says how it was measured.
+    generation and those of the one that blocks learned from while they were searched; `rated` says of each block if its
+    candidates were rated, on `rated_on` images; `timing`, where the target is a time, says how it was measured.
     """
     image = images.validation.x[:1].cpu()
     return {
@@ -80,6 +83,7 @@ def reported(
         "timing": dict(timing) if timing else None,
         "accuracy": {"validation": measured["validation"], "test": measured["test"]},
         "teacher": _teacher(teacher) if teacher else _lesson(config, lesson, measured, images) if lesson else None,
+        "rating": _rating(rated, rated_on) if rated else None,
         "baseline": _baseline(measured["test"], random, images, config) if random else None,
         "family": [_member(other) for other in family],
         "parity": dict(parity),
@@ -145,7 +149,7 @@ def _lesson(
         return {"sentence": f"The blocks learned from the maps of {whose}."}
     who = "the largest network of the space"
     if lesson["generation"]:
-        who = f"the {lesson['generation'] + 1}. teacher, which is what the one before had found, made wider"
+        who = f"the {ORDINALS[lesson['generation']]} teacher, which is what the one before had found, made wider"
     said = (
         f"The blocks learned from the maps of {who}, trained first ({known['params']:,} parameters, "
         f"{100 * known['accuracy']:.1f} % on the validation images)."
@@ -154,11 +158,38 @@ def _lesson(
     if known["accuracy"] < chance + LITTLE * (1 - chance):
         said += (
             f" It knew hardly more than one who always says the same ({100 * chance:.1f} %), so what they learned is "
-            "worth little; give strategy.teacher_epochs more."
+            "worth little; give it more epochs (Teacher's epochs, strategy.teacher_epochs)."
         )
     elif measured["validation"] is not None and measured["validation"] > known["accuracy"]:
         said += f" What was found is better than its teacher ({100 * measured['validation']:.1f} %)."
     return {"validation": known["accuracy"], "params": known["params"], "sentence": said}
+
+
+def _rating(rated: Sequence[bool], images: int) -> dict[str, Any]:
+    """On how many images candidates were rated, and of which blocks none was: nothing tells those apart but size."""
+    left = [number for number, done in enumerate(rated, 1) if not done]
+    told = [f"Candidates were rated on {images:,} held-out images."] * any(rated)
+    if not any(rated):
+        told.append(
+            "No block was rated before the search was ended, so all candidates were chosen by size alone, as large as "
+            "the target allows."
+        )
+    elif left:
+        which, verb, whose, end = (
+            (f"Block {left[0]}", "was", "its", "")
+            if len(left) == 1
+            else (f"Blocks {_listed(left)}", "were", "their", "s")
+        )
+        told.append(
+            f"{which} {verb} not rated before the search was ended, so {whose} candidate{end} {verb} chosen by size "
+            "alone, as large as the target leaves room for."
+        )
+    return {"images": images if any(rated) else 0, "unrated": left, "sentence": " ".join(told)}
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    *first, last = map(str, numbers)
+    return f"{', '.join(first)} and {last}"
 
 
 def _weights(part: Any) -> str:

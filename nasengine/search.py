@@ -58,6 +58,7 @@ from nasengine.sizes import LATENCY, label, outside
 from nasengine.strategies.base import Batch, Decision, Draw, Moment, Point, Stage, TeacherWanted
 from nasengine.supernet import Kept, Supernet, architecture, everything
 from nasengine.survey import Survey, ensured, is_due
+from nasengine.weights import check_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -384,6 +385,8 @@ class _Run:
 
     def _loaded(self, *, silent: bool) -> Any:
         """The images, and what is known of a model that somebody else wrote."""
+        if not silent:  # whoever resumes has the teacher already
+            check_teacher(self.config)
         steps = packing.load(self.config.data)
         while True:
             try:
@@ -525,7 +528,7 @@ class _Run:
             self.meter.add(learning.batch_size, measures)
             images_since += learning.batch_size + (0 if held is None else deciding.batch_size)
             now = time.perf_counter()
-            if now - said >= PROGRESS_SECONDS:
+            if now - said >= PROGRESS_SECONDS or step == self.steps - 1:  # charts have a point an epoch at least
                 losses = {name: value for name, value in measures.items() if name != "accuracy"}
                 yield self._progress(moment, losses, draw, images_since / (now - said))
                 said, images_since = now, 0
@@ -900,6 +903,7 @@ class _Run:
                 parity=member["parity"], counts=member["counts"], seconds=self.seconds, where=self.device,
                 judgement=judgement.told, early=self.early,
                 teacher=self.teacher["measured"] if self.teacher else None, lesson=self.lesson,
+                rated=self.strategy.rated_blocks(), rated_on=min(self.strategy.judged_on, len(self.feeds.judging.part)),
                 timing=member.get("timing"),
             )  # fmt: skip
             folder = RESULT if is_main else f"{FAMILY}/{label(self.look.metric, member['target'])}"

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nasengine import zoo
 from nasengine.compact import Network
+from nasengine.config.methods.dna import MOST_SHOWN
 from nasengine.errors import ConfigError
 
 LARGEST_IMAGE = 256
@@ -27,6 +28,12 @@ PARTS = ("made", "state")
 """Of what `stored` gives."""
 PLACES = {"space.model": "teacher_model", "space.weights": "teacher_weights", "space.path": "teacher_path"}
 """Field of a model that is searched -> that of a model that teaches."""
+HINTS = {
+    zoo.NO_WEIGHTS: "give a file, or use own as the teacher",
+    zoo.OTHER_IMAGES: "give strategy.teacher_image_size as its library trained it with, or a file",
+}
+"""What helps a model that is searched -> what helps one that teaches."""
+LARGER = "give a larger image size (strategy.teacher_image_size), or another model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +177,8 @@ def of_library(
             continue
         taps = _taps(network, size, sides)
         if isinstance(taps, str):
-            problem = ConfigError.at("strategy.teacher_model", f"{model} ({library}) {taps}; take another model")
+            field = "teacher_image_size" if shown_size and taps.endswith(LARGER) else "teacher_model"
+            problem = ConfigError.at(f"strategy.{field}", f"{model} ({library}) {taps}")
             continue
         network = _built(library, model, classes, size, weights, path)
         names, widths = taps
@@ -194,11 +202,19 @@ def _built(library: str, model: str, classes: int, size: int, weights: str, path
     try:
         return zoo.built(library, model, classes=classes, channels=3, image_size=size, weights=weights, path=path)
     except ConfigError as error:
-        raise ConfigError([(f"strategy.{PLACES[field]}", sentence) for field, sentence in error.problems]) from None
+        raise ConfigError(
+            [(f"strategy.{PLACES[field]}", _for_a_teacher(sentence)) for field, sentence in error.problems]
+        ) from None
+
+
+def _for_a_teacher(sentence: str) -> str:
+    for hint, own in HINTS.items():
+        sentence = sentence.replace(hint, own)
+    return sentence
 
 
 def _taps(network: nn.Module, size: int, sides: Sequence[int]) -> tuple[tuple[str, ...], tuple[int, ...]] | str:
-    """For each border a module whose map is at least as fine, and its channels; or what is wrong, in words.
+    """For each border a module whose map is at least as fine, and its channels; or what is wrong and what helps.
 
     Of the modules with maps of one side those are taken that divide them evenly, the last one always. What stands in a
     block that halves its map, before it is halved, is none of them: what follows reads its shortcut, too.
@@ -214,20 +230,20 @@ def _taps(network: nn.Module, size: int, sides: Sequence[int]) -> tuple[tuple[st
     }
     there = sorted({int(out.shape[-1]) for out in maps.values()}, reverse=True)
     if not there:
-        return "has no maps of the image, so there is nothing that blocks could reproduce"
+        return "has no maps of the image, so there is nothing that blocks could reproduce; take another model"
     found: list[str] = []
     for side in sides:
         fine = [own for own in there if own >= side]
         if not fine:
             return (
                 f"sees images of {size} pixels as maps of {there[0]}x{there[0]} at the finest, and block "
-                f"{len(found) + 1} ends with {side}x{side}"
+                f"{len(found) + 1} ends with {side}x{side}; {LARGER if size < MOST_SHOWN else 'take another model'}"
             )
         places = [number for number, other in enumerate(sides) if min(o for o in there if o >= other) == min(fine)]
         modules = [name for name, out in maps.items() if out.shape[-1] == min(fine)]
         if len(modules) < len(places):
             there_are = f"{len(modules)} map{'s' * (len(modules) > 1)} of {min(fine)}x{min(fine)}"
-            return f"has {there_are}, and {len(places)} blocks each need one"
+            return f"has {there_are}, and {len(places)} blocks each need one; take another model, or fewer block ends"
         rank = places.index(len(found)) + 1
         found.append(modules[len(modules) * rank // len(places) - 1])
     return tuple(found), tuple(int(maps[name].shape[1]) for name in found)

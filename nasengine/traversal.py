@@ -8,11 +8,9 @@ looked at first. Sums are `fsum`, the same in any order, so what just meets a li
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import accumulate
 from math import fsum, inf
 from operator import mul
 from typing import NamedTuple
@@ -149,36 +147,6 @@ def ascending(blocks: Blocks, bounds: Sequence[float]) -> Iterator[Found]:
             heapq.heappush(heap, (bound, False, (*ranks, 0)))
 
 
-def network_front(blocks: Blocks, bound: float = inf, most: int | None = None) -> list[Found]:
-    """Networks that no other undercuts in rating and first cost, by rising cost; none costs more than `bound`.
-
-    Of more than `most` (two at least) the ends and others, as evenly by cost as there are. The front of the first
-    blocks is joined with that of the next one, again and again; sums that are rounded apart count as different.
-    """
-    joints: list[list[tuple[float, float, int, int]]] = [[(0.0, 0.0, 0, 0)]]  # cost, rating, joint before, place
-    visited = 0
-    for number, block in enumerate(blocks):
-        front = [(block[at].costs[0], block[at].rating, at) for at in pareto([_of_one_cost(each) for each in block])]
-        room = bound - fsum(min(each.costs[0] for each in later) for later in blocks[number + 1 :])
-        visited += len(joints[-1]) * len(front)
-        joined = sorted(
-            (before + cost, value + rating, joint, at)
-            for joint, (before, value, _, _) in enumerate(joints[-1])
-            for cost, rating, at in front
-            if before + cost <= room
-        )
-        lowest = accumulate((rating for _, rating, _, _ in joined), min, initial=inf)
-        joints.append([each for each, low in zip(joined, lowest, strict=False) if each[1] < low])
-    networks = []
-    for joint in _spread([cost for cost, _, _, _ in joints[-1]], most):
-        picks: list[int] = []
-        for states in reversed(joints[1:]):
-            _, _, joint, at = states[joint]
-            picks.append(at)
-        networks.append(_found(blocks, picks[::-1], visited))
-    return networks
-
-
 def _unlike(block: Sequence[Candidate]) -> list[int]:
     """Places of candidates, of those with the very same costs that of the best alone."""
     found: dict[tuple[float, ...], int] = {}
@@ -187,18 +155,6 @@ def _unlike(block: Sequence[Candidate]) -> list[int]:
         if other is None or candidate.rating < block[other].rating:
             found[candidate.costs] = place
     return list(found.values())
-
-
-def _of_one_cost(candidate: Candidate) -> Candidate:
-    return Candidate(rating=candidate.rating, costs=candidate.costs[:1])
-
-
-def _spread(costs: Sequence[float], most: int | None) -> list[int]:
-    """Places of at most so many rising costs: for even steps from the first to the last, what costs no more."""
-    if most is None or len(costs) <= most:
-        return list(range(len(costs)))
-    step = (costs[-1] - costs[0]) / (most - 1)
-    return sorted({bisect_right(costs, costs[0] + step * at) - 1 for at in range(most - 1)} | {len(costs) - 1})
 
 
 def _found(blocks: Blocks, picks: Sequence[int], visited: int) -> Found:

@@ -11,7 +11,7 @@ T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 """Student's t, two-sided, 95 %, for 2 to 10 values."""
 FAVOUR = (
     " All of them started from weights of the search, which suit the found network best; to compare without that, set "
-    "retrain.start to scratch."
+    "Start from (retrain.start) to scratch."
 )
 
 

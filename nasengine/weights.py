@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeGuard, TypeVar
 
-from nasengine.config import document
+from nasengine.config import DNAConfig, SearchConfig, document
 from nasengine.errors import ConfigError
 from nasengine.names import brief
 
@@ -94,6 +94,17 @@ def left_over(file: Path, wanted: Shapes, last: Collection[str], whose: str) -> 
     return left
 
 
+def check_teacher(config: SearchConfig) -> None:
+    """That the file which is to hold the weights of a teacher can be read, if there is one; no model is built.
+
+    Raises:
+        ConfigError: if it cannot.
+    """
+    method = config.strategy
+    if isinstance(method, DNAConfig) and method.teacher_path:
+        _read(Path(method.teacher_path), "strategy.teacher_path")
+
+
 def unwrapped(state: Mapping[str, T]) -> dict[str, T]:
     """The names as the model has them.
 
@@ -104,14 +115,14 @@ def unwrapped(state: Mapping[str, T]) -> dict[str, T]:
     return {name.removeprefix(WRAPPER) if is_wrapped else name: value for name, value in state.items()}
 
 
-def _read(file: Path) -> dict[str, tuple[int, ...]]:
+def _read(file: Path, field: str = FIELD) -> dict[str, tuple[int, ...]]:
     try:
         with file.open("rb") as stream:
             return shapes(stream)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError.at(
-            FIELD, f"the weights in {file.name} cannot be read ({reason}); give a safetensors file"
+            field, f"the weights in {file.name} cannot be read ({reason}); give a safetensors file"
         ) from None
 
 

@@ -18,6 +18,9 @@ from nasengine.weights import left_over, unwrapped
 FIELD = "space.model"
 MOST_PARAMETERS = 250e6
 """Of a model that is looked at: the proof holds it in fp64, and a copy."""
+NO_WEIGHTS = "give a file, or none"
+OTHER_IMAGES = "use images as its library trained it with, or weights 'none'"
+"""What helps where weights cannot be had, or are for other images."""
 HUB_SECONDS = 10
 """How long the hub of timm's weights may be silent before it counts as out of reach."""
 
@@ -125,14 +128,14 @@ def _download(model: nn.Module, library: str, name: str, channels: int, image_si
     except Exception as error:  # no network, no such weights, no room: each library has words of its own
         raise ConfigError.at(
             "space.weights",
-            f"the trained weights of {name} ({library}) cannot be had ({told(error)}); give a file, or none",
+            f"the trained weights of {name} ({library}) cannot be had ({told(error)}); {NO_WEIGHTS}",
         ) from None
     left = {key for key, value in own.items() if key not in given or given[key].shape != value.shape}
     if strange := sorted(left - last):
         raise ConfigError.at(
             "space.weights",
             f"the trained weights of {name} ({library}) are not for {_images(channels, image_size)}: {strange[0]} is "
-            "of another shape; use images as its library trained it with, or weights 'none'",
+            f"of another shape; {OTHER_IMAGES}",
         )
     model.load_state_dict({key: value for key, value in given.items() if key in own and key not in left}, strict=False)
     return left

@@ -493,38 +493,6 @@ def search_feed(
     )
 
 
-def unrated(search: Search) -> str:
-    """Which blocks were not rated, of a search by blocks that was ended before all of them were; empty of others."""
-    if search.config["strategy"]["kind"] not in BLOCKWISE or "search" not in search.ended_early:
-        return ""
-    said = search.events.filter(kind__in=("block_rated", "paths_found")).order_by("seq")
-    payloads = list(said.values_list("payload", flat=True))
-    found = [payload for payload in payloads if "chosen" in payload]
-    if not found:
-        return ""
-    total = len(found[-1]["chosen"]["ratings"])
-    stages = {payload["block"]: payload["stage"] for payload in payloads if "chosen" not in payload}
-    left = [block for block in range(total) if block not in stages]
-    if len(left) == total:
-        return "No block was rated by then, so this network was chosen by its size alone."
-    if left:
-        return f"{_blocks(left)} not rated by then: what the network has there was chosen by its size alone."
-    last = total * (search.config["strategy"]["generations"] - 1)
-    if old := [block for block in range(total) if stages[block] < last]:
-        return f"{_blocks(old)} not rated by the last teacher: the rating before it counted there."
-    return ""
-
-
-def _blocks(numbers: list[int]) -> str:
-    """Blocks, as people count them.
-
-    >>> _blocks([1]), _blocks([0, 1, 2])
-    ('Block 2 was', 'Blocks 1, 2 and 3 were')
-    """
-    *most, last = (str(number + 1) for number in numbers)
-    return f"Blocks {', '.join(most)} and {last} were" if most else f"Block {last} was"
-
-
 def idle(strategy: Mapping[str, Any]) -> set[str]:
     """Settings of a method that say nothing beside its others.
 

@@ -251,7 +251,6 @@ def _shown(search: Search, socket: str, events: str, *, to_owner: bool = True) -
         "config": {**search.config, "name": search.name},
         "feed": feed,
         "report": report,
-        "unrated": selectors.unrated(search),
         "asked": selectors.said(search.config),
         "block_ends": selectors.block_ends(search.config),
         **told,

@@ -32,6 +32,8 @@ class BlocksSpace(Part, ABC):
     """Whether blocks in the middle have an exit of their own, at which a stage can end."""
     begins_trained: ClassVar[bool] = False
     """Whether its weights were trained before the search begins."""
+    parts: ClassVar[str]
+    """What people call its blocks: the name of the setting that says how many there are."""
 
     @property
     @abstractmethod
@@ -62,6 +64,8 @@ class BlocksSpace(Part, ABC):
 
 class CellsSpace(BlocksSpace):
     """The cells space: DARTS-like cells, each with decisions of its own."""
+
+    parts: ClassVar[str] = "cells"
 
     kind: Literal["cells"] = option("cells", "The kind of space.", title="Kind", advanced=False)
     cells: int = option(8, "How many cells stand one after the other.", title="Cells", ge=2, le=20)
@@ -104,6 +108,8 @@ class CellsSpace(BlocksSpace):
 
 class ChainSpace(BlocksSpace):
     """The chain space: MobileNet-like, one inverted bottleneck (MBConv) after the other."""
+
+    parts: ClassVar[str] = "layers"
 
     kind: Literal["chain"] = option("chain", "The kind of space.", title="Kind", advanced=False)
     layers: int = option(12, "How many layers stand one after the other.", title="Layers", ge=2, le=40)

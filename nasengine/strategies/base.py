@@ -137,22 +137,27 @@ class Rated:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Paths:
-    """Which candidates together make a network, as `events.PathsFound` tells of it.
+class Joined:
+    """A network of one candidate of each block; costs, ratings and widths are those of its blocks."""
 
-    Attributes:
-        networks: (size, rating, places in the blocks' fronts), by rising size.
-        size, rating, costs, ratings, units, widths: of the one that was taken; costs, ratings and widths are of its
-            blocks.
-    """
-
-    networks: Sequence[tuple[float, float, Sequence[int]]]
     size: float
     rating: float
     costs: Sequence[float]
     ratings: Sequence[float]
     units: Mapping[str, Sequence[int]]
     widths: Sequence[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paths:
+    """Which candidates together make a network, as `events.PathsFound` tells of it.
+
+    Attributes:
+        networks: what other targets would have taken, by rising size.
+    """
+
+    chosen: Joined
+    networks: Sequence[Joined]
     visited: int
     certain: bool
     of: float
@@ -294,6 +299,10 @@ class Strategy(nn.Module, ABC):
         Changes its own state alone, and that once all is done.
         """
         return iter(())
+
+    def rated_blocks(self) -> list[bool]:
+        """Of each block whether its candidates are rated; empty where none ever are."""
+        return []
 
     def told(self, net: Supernet, moment: Moment) -> Rated | None:
         """What `rate` found, for the page."""

@@ -47,6 +47,7 @@ from nasengine.strategies.base import (
     Batch,
     Decision,
     Draw,
+    Joined,
     Moment,
     Paths,
     Point,
@@ -69,9 +70,8 @@ ADAPTER_RATE = 2e-3
 """Learning rate of Adam for what brings channels of a teacher to those of the blocks."""
 POINTS = 2000
 """Of a block, that are told."""
-NETWORKS = 400
-LADDER = 16
-"""How many other sizes the page can look at."""
+OTHERS, WAYS = 24, 512
+"""Other targets whose networks are told, at most; fewer where blocks may have their widths in so many ways."""
 TINY = 1e-12
 UNRATED = 1e-6
 """By how much a candidate of a block that was not rated is better if it takes the whole target: where nothing is known,
@@ -90,11 +90,15 @@ class Way:
         shares: channel group -> share of its channels.
         fixed: of each metric, what a network takes beside its operations.
         rows: of each block all candidates, with what they take.
+        lowest: no network is rated lower than this.
+        largest: nor is any larger, by the first metric.
     """
 
     shares: Shares
     fixed: Sequence[float]
     rows: Sequence[Sequence[Candidate]]
+    lowest: float
+    largest: float
 
 
 class DNA(Strategy):
@@ -156,7 +160,7 @@ class DNA(Strategy):
         ]
 
     def draw(self, net: Supernet, moment: Moment) -> list[Draw]:
-        """One path through the stage's block, and one of its widths, each as likely as any other."""
+        """One path through the stage's block, and one of its widths, each as likely as any other that can learn."""
         block, path, width = self._drawn(moment)
         graph = SubGraph(drawn=named(block.units(path)))
         return [self._still(net, moment.stage, graph, self._masks(net, block, width))]
@@ -190,6 +194,9 @@ class DNA(Strategy):
                 found.append(rating)
                 yield len(found), len(self.part.widths) * block.candidates
         self._put(block, found)
+
+    def rated_blocks(self) -> list[bool]:
+        return [self._is_rated(block) for block in self.blocks]
 
     def told(self, net: Supernet, moment: Moment) -> Rated | None:
         block = self._block(moment.stage)
@@ -226,7 +233,7 @@ class DNA(Strategy):
 
         def fit(bounds: Mapping[str, int]) -> Kept:
             paths = self._best(ways, bounds)
-            tried.append((self._kept(net, paths.units), paths))
+            tried.append((self._kept(net, paths.chosen.units), paths))
             return tried[-1][0]
 
         if LATENCY in self.bounds:
@@ -236,20 +243,25 @@ class DNA(Strategy):
             )  # fmt: skip
         else:
             found = fit(self.bounds)
-        networks = self._networks(net, ways) if all(map(self._is_rated, self.blocks)) else []
+        networks = self._others(net, ways) if all(map(self._is_rated, self.blocks)) else []
         paths = next(paths for kept, paths in tried if kept is found)
-        ladder = _some(networks, LADDER)
         return [
             Decision(
                 kept=found,
-                ladder={round(size): self._kept(net, units) for size, _, _, units in ladder},
+                ladder={round(network.size): self._kept(net, network.units) for network in networks},
                 paths=replace(
                     paths,
-                    networks=[(size, rating, picks) for size, rating, picks, _ in networks],
-                    costs=[self._cost(net, *each, paths.units) for each in zip(self.blocks, paths.widths, strict=True)],
+                    chosen=replace(paths.chosen, costs=self._costs(net, paths.chosen)),
+                    networks=[
+                        replace(
+                            network, costs=self._costs(net, network),
+                            units={rung.choice: network.units[rung.choice] for rung in self.rungs},
+                        )
+                        for network in networks
+                    ],
                 ),
             )
-        ]
+        ]  # fmt: skip
 
     def learning_rates(self, moment: Moment) -> list[dict[str, Any]]:
         return [{"params": list(self.adapters.parameters()), "lr": ADAPTER_RATE}]
@@ -273,7 +285,7 @@ class DNA(Strategy):
             generation=generation, borders=borders, sides=[self.plan.sides[border] for border in borders]
         )
         if generation:
-            units = self._best(self._ways(net), self.bounds).units
+            units = self._best(self._ways(net), self.bounds).chosen.units
             operations = {rung.choice: units[rung.choice] for rung in self.rungs}
             return replace(wanted, architecture=lowered(self.wider, operations).to_json())
         if self.part.teacher == "own":
@@ -351,8 +363,15 @@ class DNA(Strategy):
     def _drawn(self, moment: Moment) -> tuple[Block, list[int], float]:
         block = self._block(moment.stage)
         stream = generator("cpu", self.seed, "paths", moment.stage.index, moment.epoch, moment.step)
-        path = [_integer(len(rung.options), stream) for rung in block.rungs]
-        return block, path, self.part.widths[_integer(len(self.part.widths), stream)]
+        while True:
+            path = [_integer(len(rung.options), stream) for rung in block.rungs]
+            width = self.part.widths[_integer(len(self.part.widths), stream)]
+            if self._learns(block, path, width):
+                return block, path, width
+
+    def _learns(self, block: Block, path: Sequence[int], width: float) -> bool:
+        """Whether a step has anything to change: skips alone have no weights, and adapters are not everywhere."""
+        return block.learns(path) or f"in{block.number}" in self.adapters or self._out(block, width) in self.adapters
 
     def _still(self, net: Supernet, stage: Stage, graph: SubGraph, masks: Mapping[str, Tensor]) -> Draw:
         """Something drawn; the size stays that of the largest network until the end."""
@@ -430,8 +449,11 @@ class DNA(Strategy):
                     known[key] = self._row(block, shares[block.group], costs)
                 rows.append(known[key])
                 first = last
-            found.append(Way(shares=shares, fixed=[one.fixed for one in costs], rows=rows))
-        return found
+            lowest = math.fsum(min(one.rating for one in row) for row in rows)
+            largest_ = math.fsum([costs[0].fixed, *(max(one.costs[0] for one in row) for row in rows)])
+            fixed = [one.fixed for one in costs]
+            found.append(Way(shares=shares, fixed=fixed, rows=rows, lowest=lowest, largest=largest_))
+        return sorted(found, key=lambda way: way.lowest)
 
     def _worth_trying(self, block: Block, row: Sequence[Candidate]) -> Sequence[int]:
         """Places of a row; of a block that was not rated only some, evenly by cost, since nothing tells them apart."""
@@ -450,10 +472,13 @@ class DNA(Strategy):
         shares = {**dict.fromkeys(groups(self.rungs), 1.0), block.group: width}
         return prices(net.plan, self.rungs, shares, next(iter(self.bounds)))
 
-    def _cost(self, net: Supernet, block: Block, width: float, units: Mapping[str, Sequence[int]]) -> float:
-        """What a block's part of a network takes, in the same terms."""
-        path = [rung.options.index(tuple(units[rung.choice])) for rung in block.rungs]
-        return self._priced(net, block, width).of(self.rungs.index(block.rungs[0]), path)
+    def _costs(self, net: Supernet, network: Joined) -> list[float]:
+        """What each block's part of a network takes, in the same terms."""
+        found = []
+        for block, width in zip(self.blocks, network.widths, strict=True):
+            path = [rung.options.index(tuple(network.units[rung.choice])) for rung in block.rungs]
+            found.append(self._priced(net, block, width).of(self.rungs.index(block.rungs[0]), path))
+        return found
 
     def _front(self, listed: Sequence[Candidate], block: Block) -> list[int]:
         """Places in that list: of each width those that no other undercuts in rating and cost."""
@@ -472,11 +497,20 @@ class DNA(Strategy):
         return operations | filters(self.plan, block.rungs, {block.group: self._width(block, place)})
 
     def _best(self, ways: Sequence[Way], bounds: Mapping[str, int]) -> Paths:
+        if (found := self._within(ways, bounds)) is not None:
+            return found
+        # The outlook refuses what it can know.
+        sizes = ", ".join(f"{bound:,} {metric}" for metric, bound in bounds.items())
+        raise TrainingError(f"no network with one operation a layer is within {sizes}; give more in a new search")
+
+    def _within(self, ways: Sequence[Way], bounds: Mapping[str, int]) -> Paths | None:
         """The network of the lowest sum of ratings within all bounds, and not far below the first if that can be."""
         visited, certain = 0, all(map(self._is_rated, self.blocks))
         for least in ((1 - TOLERANCE) * next(iter(bounds.values())), -math.inf):
-            best: Paths | None = None
+            best: Joined | None = None
             for way in ways:
+                if way.largest < least or (best is not None and way.lowest >= best.rating):
+                    continue
                 self.breathe()
                 found, answer = self._best_of(way, bounds, least)
                 visited, certain = visited + answer.visited, certain and answer.certain
@@ -484,12 +518,21 @@ class DNA(Strategy):
                     best = found
             if best is not None:
                 networks = math.prod(block.candidates for block in self.blocks) * len(ways)
-                return replace(best, visited=visited, certain=certain, of=float(networks))
-        # The outlook refuses what it can know.
-        sizes = ", ".join(f"{bound:,} {metric}" for metric, bound in bounds.items())
-        raise TrainingError(f"no network with one operation a layer is within {sizes}; give more in a new search")
+                return Paths(chosen=best, networks=(), visited=visited, certain=certain, of=float(networks))
+        return None
 
-    def _best_of(self, way: Way, bounds: Mapping[str, int], least: float) -> tuple[Paths | None, traversal.Answer]:
+    def _others(self, net: Supernet, ways: Sequence[Way]) -> list[Joined]:
+        """What other targets would have taken: from the smallest network to the largest, in even ratios."""
+        metric = next(iter(self.bounds))
+        least, most = extremes(net.plan, self.part.widths, metric)
+        count, found = max(2, min(OTHERS, WAYS // len(ways))), {}
+        for step in range(count):
+            target = math.ceil(least * (most / least) ** (step / (count - 1)))
+            if (paths := self._within(ways, {**self.bounds, metric: target})) is not None:
+                found[round(paths.chosen.size)] = paths.chosen
+        return [found[size] for size in sorted(found)]
+
+    def _best_of(self, way: Way, bounds: Mapping[str, int], least: float) -> tuple[Joined | None, traversal.Answer]:
         places = [self._worth_trying(block, row) for block, row in zip(self.blocks, way.rows, strict=True)]
         tried = [[row[at] for at in own] for row, own in zip(way.rows, places, strict=True)]
         room = [bound - fixed for bound, fixed in zip(bounds.values(), way.fixed, strict=True)]
@@ -499,38 +542,12 @@ class DNA(Strategy):
         units = filters(self.plan, self.rungs, way.shares)
         for block, own, pick in zip(self.blocks, places, found.picks, strict=True):
             units |= block.units(block.path(own[pick]))
-        paths = Paths(
-            networks=(), size=way.fixed[0] + found.costs[0], rating=found.rating, costs=(),
+        network = Joined(
+            size=way.fixed[0] + found.costs[0], rating=found.rating, costs=(),
             ratings=[row[pick].rating for row, pick in zip(tried, found.picks, strict=True)], units=units,
-            widths=[way.shares[block.group] for block in self.blocks], visited=0, certain=False, of=0,
+            widths=[way.shares[block.group] for block in self.blocks],
         )  # fmt: skip
-        return paths, answer
-
-    def _networks(
-        self, net: Supernet, ways: Sequence[Way]
-    ) -> list[tuple[float, float, list[int], dict[str, list[int]]]]:
-        """(size, rating, places in the blocks' fronts, units) of networks that no other undercuts, by rising size."""
-        fronts, found = [self._front(self._listed(net, block), block) for block in self.blocks], []
-        for way in ways:
-            self.breathe()
-            there, rows = [], []
-            for block, front, row in zip(self.blocks, fronts, way.rows, strict=True):
-                width = way.shares[block.group]
-                there.append([at for at, place in enumerate(front) if self._width(block, place) == width])
-                rows.append([row[front[at] % block.candidates] for at in there[-1]])
-            for one in traversal.network_front(rows, most=NETWORKS):
-                picks = [own[pick] for own, pick in zip(there, one.picks, strict=True)]
-                found.append((way.fixed[0] + one.costs[0], one.rating, picks, way))
-        found.sort(key=lambda network: network[:2])
-        lowest = itertools.accumulate((rating for _, rating, *_ in found), min, initial=math.inf)
-        front = [network for network, low in zip(found, lowest, strict=False) if network[1] < low]
-        networks = []
-        for size, rating, picks, way in _some(front, NETWORKS):
-            units = filters(self.plan, self.rungs, way.shares)
-            for block, places, pick in zip(self.blocks, fronts, picks, strict=True):
-                units |= block.units(block.path(places[pick] % block.candidates))
-            networks.append((size, rating, picks, units))
-        return networks
+        return network, answer
 
     def _all_largest(self) -> dict[str, list[int]]:
         return kept_by(self.rungs, largest(self.plan, self.rungs))

@@ -135,6 +135,10 @@ class Untaught(dna.DNA):
         learn = [*self.projectors[block].parameters(), *self.predictors[block].parameters()]
         return [{"params": learn, "lr": RATE}]
 
+    def _learns(self, block: Block, path: Sequence[int], width: float) -> bool:
+        """Always: projectors and predictors do."""
+        return True
+
     # -- blocks and twins ------------------------------------------------------------------------------------------
 
     def _place(self, name: str) -> str:

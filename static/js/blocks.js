@@ -98,7 +98,7 @@ export class Blocks {
     this.#slider.setAttribute("aria-valuetext", words);
     const hasWidths = widths(rated) > 1;
     this.#panels.forEach((panel, number) => {
-      const one = network.isTaken ? taken(network, number) : panel.front(network.picks[number]);
+      const one = taken(network, number);
       panel.wish(one, one, hasWidths);
     });
   }
@@ -144,11 +144,6 @@ class Panel {
   /** The candidate that the network which was taken has of it, ringed; null for none. */
   take(one) {
     this.#picture?.ring(one);
-  }
-
-  /** A candidate of its front. */
-  front(place) {
-    return this.#event?.front[place] ?? null;
   }
 
   /** Marks a candidate, and says what the candidate `told` consists of, {cost, rating, units, width}; nothing for null. */
@@ -286,7 +281,7 @@ function share(width = 1) {
 /** Why the network that was taken is the one. */
 function chosenWords({ chosen, networks }, target) {
   const why = networks.some((network) => isFlattered(network, chosen)) ? ` A smaller one is rated better, but ${FLATTERED}.` : "";
-  return `the network that was taken, ${among(chosen, target)}.${why} Move the slider, and all blocks show what the best network of that size would consist of.`;
+  return `the network that was taken, ${among(chosen, target)}.${why} Move the slider, and all blocks show what a target of that size would have taken.`;
 }
 
 /** How a network stands beside the one that was taken. */

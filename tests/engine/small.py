@@ -35,7 +35,14 @@ RAW: dict[str, Any] = {
     "name": "tiny",
     "seed": 3,
     "data": {"dataset": "digits", "limit": 200},
-    "space": {"kind": "cells", "cells": 2, "channels": 4, "nodes": 1, "reductions": [1]},
+    "space": {
+        "kind": "cells",
+        "cells": 2,
+        "channels": 4,
+        "nodes": 1,
+        "candidates": ["skip_connect", "sep_conv_3x3", "dil_conv_3x3", "max_pool_3x3"],
+        "reductions": [1],
+    },
     "strategy": {"kind": "mgas", "cuts": [1], "commit_every": 1},
     "target": {"metric": "params", "value": "40%"},
     "search": {"epochs": 8, "batch_size": 32},
@@ -120,6 +127,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "equal ratios": {"strategy.ratios": "equal", "retrain.epochs": 1},
     "no regrowth": {"strategy.regrow_fraction": 0, "retrain.epochs": 1},
     "regrowth": {
+        "space.candidates": CANDIDATES,
         "target.value": "25%",
         "strategy.regrow_every": 1,
         "strategy.regrow_levels": ["filter", "weight"],

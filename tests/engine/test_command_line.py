@@ -66,7 +66,7 @@ BAD = [
     (
         {"strategy.stage_shares": [0.001]},
         "strategy.stage_shares",
-        "0.001 of 1,404 parameters is below what the stage can reach; give at least 0.0",
+        "0.001 of 658 parameters is below what the stage can reach; give at least 0.1",
     ),
     (
         {"target.also": [10], "search.epochs": 16},
@@ -129,6 +129,27 @@ def test_a_file_that_is_no_configuration_is_refused(
     code, lines, stderr = here(name, path, *(["--out", tmp_path / "run"] if name == "search" else []))
     assert code == 2 and sentence in lines[-1]["message"] and sentence in stderr
     assert len(stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["search", "describe"])
+@pytest.mark.parametrize(
+    ("held", "reason"), [(None, "No such file or directory"), (b"no tensors, only words", "it does not begin with")]
+)
+def test_a_teachers_file_that_cannot_be_read_is_refused_before_images_are_looked_at(
+    here: Callable[..., Any], tmp_path: Path, name: str, held: bytes | None, reason: str
+) -> None:
+    if held:
+        (tmp_path / "oak.safetensors").write_bytes(held)
+    method = {
+        "kind": "dna", "teacher": "library", "teacher_model": "test_resnet", "teacher_weights": "file",
+        "teacher_path": str(tmp_path / "oak.safetensors"),
+    }  # fmt: skip
+    images = {"data": {"dataset": "folder", "path": str(tmp_path / "nowhere")}, "search.epochs": 40}
+    config = written(tmp_path, {"space": {"kind": "chain"}, "strategy": method, **images})
+    code, (said,), stderr = here(name, config, *(("--out", tmp_path / "run") if name == "search" else ()))
+    ((field, sentence),) = said["problems"]
+    assert code == 2 and field == "strategy.teacher_path" and "Traceback" not in stderr
+    assert f"the weights in oak.safetensors cannot be read ({reason}" in sentence
 
 
 def test_a_folder_as_configuration_is_refused(here: Callable[..., Any], tmp_path: Path) -> None:
@@ -370,16 +391,21 @@ def numbered(out: Path) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_process_killed_in_every_phase_ends_with_the_very_same_files(tiny_run: Finished, tmp_path: Path) -> None:
+MOMENTS: list[Callable[[dict], bool]] = [
+    lambda event: event["kind"] == "stage_started" and event["stage"] == 0,
+    lambda event: event["kind"] == "stage_started" and event["stage"] == 1,
+    lambda event: event["kind"] == "retrain_epoch" and event["network"] == "found",
+    lambda event: event["kind"] == "retrain_epoch" and event["network"] == "random 1" and event["epoch"] == 2,
+]
+
+
+@pytest.mark.parametrize("moments", [MOMENTS[1::2], pytest.param(MOMENTS, marks=pytest.mark.long)], ids=["two", "all"])
+def test_a_process_killed_in_every_phase_ends_with_the_very_same_files(
+    moments: list[Callable[[dict], bool]], tiny_run: Finished, tmp_path: Path
+) -> None:
     """SIGKILL after some event and a moment of chance: in either stage, in either retraining, and while publishing."""
     chance = random.Random(8)
     config, out = tiny_run.out.parent / "config.json", tmp_path / "run"
-    moments: list[Callable[[dict], bool]] = [
-        lambda event: event["kind"] == "stage_started" and event["stage"] == 0,
-        lambda event: event["kind"] == "stage_started" and event["stage"] == 1,
-        lambda event: event["kind"] == "retrain_epoch" and event["network"] == "found",
-        lambda event: event["kind"] == "retrain_epoch" and event["network"] == "random 1" and event["epoch"] == 2,
-    ]
     for moment in moments:
         with attempt(config, out) as one:
             one.until(moment)

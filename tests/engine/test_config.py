@@ -241,7 +241,7 @@ def test_a_wrong_value_of_a_chain_is_named_as_one_of_cells_is(
 
 def test_settings_of_another_space_are_refused_one_by_one() -> None:
     found = problems(raw({"space.kind": "chain"}))
-    assert [field for field, _ in found] == ["space.cells", "space.nodes"]
+    assert [field for field, _ in found] == ["space.cells", "space.nodes", "space.candidates"]
     assert all(text.startswith("there is no such setting; ") for _, text in found)
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from small import StopAt, chain_plan, configuration, digits, images_for, lived_in, packed_digits, raw, relative, sliced
 from torch import Tensor, nn
 
-from nasengine import events, export, report, teacher, train, zoo
+from nasengine import events, export, report, splits, teacher, train, zoo
 from nasengine.architecture import Plan, lowered
 from nasengine.blocks import assignments, divided, extremes, filters, largest, prices, rungs
 from nasengine.config import DNAConfig, parse
@@ -153,6 +153,47 @@ def test_01_training_a_block_changes_nothing_else_and_never_the_teacher(block: i
     assert all(torch.equal(value, known[name]) for name, value in strategy.teacher.network.state_dict().items())
     assert not any(parameter.requires_grad for parameter in strategy.teacher.network.parameters())
     assert not any("teacher" in name for name in strategy.state_dict())
+
+
+def wider_teacher(plan: Plan, ends: tuple[int, ...]) -> Teacher:
+    """One with other channels than the blocks have."""
+    wider = plan_of(layers=len(rungs(plan)), channels=6, reductions=(2,))
+    return taught(wider, lived_in(wider, 9), ends)
+
+
+@settings(max_examples=25)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([(1, 2, 5), (2, 3, 4, 5), (2, 5), (1, 2, 4, 5)]),
+    st.sampled_from([(1.0,), (0.5, 1.0)]),
+    st.booleans(),
+)
+def test_01_every_step_has_something_to_learn_though_all_layers_of_a_block_can_be_left_out(
+    seed: int, ends: tuple[int, ...], widths: tuple[float, ...], wider: bool
+) -> None:
+    plan = plan_of(layers=5, reductions=(2,), kernels=(3,))
+    net, strategy = at_work(seed, ends, plan, widths=widths)
+    if wider:
+        strategy.follow(wider_teacher(plan, ends), 0)
+        strategy.double()
+    for block in range(len(ends)):
+        for step in range(6):
+            moment = moment_of(strategy, net, block, step)
+            (draw,) = strategy.draw(net, moment)
+            losses, _ = strategy.losses(net, moment, batch_of(plan, n=3), [draw])
+            assert losses["feature"].requires_grad
+            assert strategy.draw(net, moment)[0].sub_graph == draw.sub_graph
+
+
+def test_01_of_the_paths_that_can_learn_each_is_as_likely() -> None:
+    net, strategy = at_work(0, (2, 3, 5), plan_of(layers=5, reductions=(2,)))
+    stage = strategy.stages(net)[2]
+    often: dict[tuple[int, ...], int] = {}
+    for epoch in range(800):
+        _, path, _ = strategy._drawn(Moment(stage=stage, epoch=epoch, step=0, steps=1))
+        often[tuple(path)] = often.get(tuple(path), 0) + 1
+    assert set(often) == set(strategy.blocks[2].paths()) - {(0, 0)}
+    assert max(often.values()) < 1.5 * 800 / len(often) and min(often.values()) > 0.6 * 800 / len(often)
 
 
 def test_02_maps_have_the_shapes_of_what_blocks_make_and_the_first_block_has_the_stem() -> None:
@@ -323,17 +364,23 @@ def test_06_the_found_network_is_the_best_by_its_ratings_of_all_that_fit(
             units = filters(plan, layers, shares)
             for block, (_, path) in zip(strategy.blocks, paths, strict=True):
                 units |= block.units(path)
-            size = lowered(plan, units).size(metric)
-            if size <= bounds[metric]:
-                rating = sum(row[number] for row, (number, _) in zip(rows, paths, strict=True))
-                known.append((size < 0.97 * bounds[metric], rating, size))
-    best = min(known)
-    assert decision.paths.rating == pytest.approx(best[1], rel=1e-12)
+            rating = sum(row[number] for row, (number, _) in zip(rows, paths, strict=True))
+            known.append((rating, lowered(plan, units).size(metric)))
+
+    def best(target: int) -> tuple[float, int]:
+        return min((size < 0.97 * target, rating, size) for rating, size in known if size <= target)[1:]
+
+    rating, size = best(bounds[metric])
+    assert decision.paths.chosen.rating == pytest.approx(rating, rel=1e-12)
     found = architecture(plan, decision.kept)
-    assert found.size(metric) == best[2] == round(decision.paths.size) <= bounds[metric]
-    others = decision.paths.networks
-    assert [size for size, *_ in others] == sorted(size for size, *_ in others)
-    assert [value for _, value, _ in others] == sorted((value for _, value, _ in others), reverse=True)
+    assert found.size(metric) == size == round(decision.paths.chosen.size) <= bounds[metric]
+    sizes = [size for _, size in known]
+    ratio = max(sizes) / min(sizes)
+    targets = [math.ceil(min(sizes) * ratio ** (step / (dna.OTHERS - 1))) for step in range(dna.OTHERS)]
+    told = {round(other.size): other.rating for other in decision.paths.networks}
+    assert told == pytest.approx(dict(sorted((size, rating) for rating, size in map(best, targets))), rel=1e-12)
+    assert list(told) == sorted(told) and len(told) > 3
+    assert list(decision.ladder) == list(told)
     for size, kept in decision.ladder.items():
         assert architecture(plan, kept).size(metric) == size
 
@@ -350,7 +397,7 @@ def test_06_many_ways_of_widths_are_decided_among_and_whoever_wants_to_end_does_
     (decision,) = strategy.decide(net, moment, "end", [])
     assert len(breaths) >= 3 * 4**3, "once a way to list them, to search them, to tell of other sizes"
     size = architecture(plan, decision.kept).params
-    assert 0.97 * strategy.bounds["params"] <= size <= strategy.bounds["params"] and size == decision.paths.size
+    assert 0.97 * strategy.bounds["params"] <= size <= strategy.bounds["params"] and size == decision.paths.chosen.size
 
     def ended() -> None:
         raise Interrupted("stopped on request (pause)")
@@ -423,8 +470,16 @@ def plan_of_search() -> Plan:
     [
         (0, 0.9, 0.8, ["the largest network of the space, trained first (77 parameters, 90.0 %"]),
         (0, 0.9, 0.95, ["What was found is better than its teacher (95.0 %)."]),
-        (0, 0.2, 0.8, ["hardly more than one who always says the same", "give strategy.teacher_epochs more"]),
-        (1, 0.9, 0.8, ["the 2. teacher, which is what the one before had found, made wider"]),
+        (
+            0,
+            0.2,
+            0.8,
+            [
+                "hardly more than one who always says the same",
+                "more epochs (Teacher's epochs, strategy.teacher_epochs)",
+            ],
+        ),
+        (1, 0.9, 0.8, ["the second teacher, which is what the one before had found, made wider"]),
     ],
 )
 def test_10_the_report_says_who_taught_and_whether_it_knew_enough(
@@ -436,6 +491,12 @@ def test_10_the_report_says_who_taught_and_whether_it_knew_enough(
     assert ("better than" in told["sentence"]) == (found > knew > 0.5)
 
 
+def test_10_every_teacher_that_there_may_be_has_a_word_and_settings_are_called_as_in_the_form() -> None:
+    fields = DNAConfig.model_fields
+    assert len(report.ORDINALS) == next(one.le for one in fields["generations"].metadata if hasattr(one, "le"))
+    assert fields["teacher_epochs"].title == "Teacher's epochs"
+
+
 def test_10_the_report_names_a_librarys_teacher() -> None:
     method = {"kind": "dna", "teacher": "library", "teacher_model": "resnet18"}
     told = report._lesson(
@@ -444,6 +505,26 @@ def test_10_the_report_names_a_librarys_teacher() -> None:
     assert told == {
         "sentence": "The blocks learned from the maps of resnet18 (timm), with the weights that its library offers."
     }
+
+
+@pytest.mark.parametrize(
+    ("rated_blocks", "words"),
+    [
+        ([True, True], "Candidates were rated on 1,305 held-out images."),
+        (
+            [True, False, False, False],
+            "Candidates were rated on 1,305 held-out images. Blocks 2, 3 and 4 were not rated before the search was "
+            "ended, so their candidates were chosen by size alone, as large as the target leaves room for.",
+        ),
+        (
+            [False],
+            "No block was rated before the search was ended, so all candidates were chosen by size alone, as large as "
+            "the target allows.",
+        ),
+    ],
+)
+def test_10_the_report_says_on_how_many_images_what_was_rated(rated_blocks: list[bool], words: str) -> None:
+    assert report._rating(rated_blocks, 1305)["sentence"] == words
 
 
 # -- 10: teachers, and whole searches ----------------------------------------------------------------------------------
@@ -485,8 +566,10 @@ def test_10_a_teacher_of_its_own_is_trained_first_and_neither_it_nor_blocks_see_
     assert told["teacher"]["params"] == lowered(plan_of_search(), largest_of(plan_of_search())).params
     assert told["teacher"]["validation"] == taught[-1].validation["accuracy"]
     for network in paths.networks:
-        parts = [e.front[pick] for e, pick in zip(rated_, network["picks"], strict=True)]
-        assert network["rating"] == pytest.approx(sum(part["rating"] for part in parts), abs=1e-5)
+        for ratings, *own in zip(rated_, network["costs"], network["ratings"], strict=True):
+            assert own in ratings.points
+        assert network["rating"] == pytest.approx(sum(network["ratings"]), abs=1e-5)
+        assert network["units"].keys() == {choice for e in rated_ for choice in e.choices}
     fractions = [e.fraction for e in said if isinstance(e, events.Progress | events.RetrainEpoch)]
     assert fractions == sorted(fractions) and fractions[-1] == 1
     assert not list(tmp_path.glob("teacher*.pt")), "what nobody needs any more"
@@ -511,11 +594,19 @@ def test_10_of_the_composed_blocks_the_head_is_the_teachers(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"strategy.generations": 2, "search.epochs": 8}, {"strategy.widths": [0.5, 1]}]
+    "changes",
+    [
+        {},
+        {"strategy.generations": 2, "search.epochs": 8},
+        {"strategy.widths": [0.5, 1]},
+        {"strategy.block_ends": [1, 2, 3], "search.epochs": 8},  # layers that can be left out are blocks of their own
+    ],
 )
 def test_10_stopped_again_and_again_while_the_teacher_trains_it_ends_with_the_very_same_files(
-    changes: dict[str, Any], tmp_path: Path
+    changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(dna, "OTHERS", 3)  # nobody ends while it decides
+
     class Often(Control):
         def __init__(self, every: int) -> None:
             self.left = every
@@ -619,8 +710,9 @@ def test_10_a_librarys_model_teaches_by_a_file_and_a_resumed_search_needs_it_no_
         ({"teacher_model": "test_vit"}, "strategy.teacher_model", "has no maps of the image"),
         (
             {"teacher_image_size": 8},
-            "strategy.teacher_model",
-            "8 pixels as maps of 4x4 at the finest, and block 1 ends with 8x8",
+            "strategy.teacher_image_size",
+            "8 pixels as maps of 4x4 at the finest, and block 1 ends with 8x8; give a larger image size "
+            "(strategy.teacher_image_size), or another model",
         ),
         ({"teacher_model": "test_efficientnet"}, "strategy.teacher_path", "have no conv_stem.weight"),
         ({"teacher_path": "/nowhere/at/all"}, "strategy.teacher_path", "the weights in all cannot be read"),
@@ -640,6 +732,38 @@ def test_10_a_teacher_that_cannot_teach_is_refused_in_a_sentence_before_anything
     ((where, words),) = problem.value.problems
     assert where == field and sentence in words, words
     assert not any(isinstance(event, events.StageStarted | events.RetrainEpoch) for event in said)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ("no network", "; give a file, or use own as the teacher"),
+        ("other shapes", "; give strategy.teacher_image_size as its library trained it with, or a file"),
+    ],
+)
+def test_10_a_teacher_whose_weights_do_not_come_is_told_what_helps_a_teacher(
+    wrong: str, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(*_: Any) -> dict[str, Tensor]:
+        if wrong == "no network":
+            raise OSError(wrong)
+        return {"conv1.weight": torch.zeros(1)}
+
+    monkeypatch.setattr(zoo, "trained", trained)
+    statistics = {"mean": (0.5,), "std": (0.5,)}
+    with pytest.raises(ConfigError) as problem:
+        teacher.of_library(
+            "timm", "test_resnet", weights="pretrained", path=None, image_size=16, shown_size=32, sides=(4, 2),
+            classes=3, **statistics,
+        )  # fmt: skip
+    ((field, words),) = problem.value.problems
+    assert field == "strategy.teacher_weights" and words.endswith(hint), words
+
+
+def test_10_where_no_larger_image_can_be_shown_none_is_asked_for() -> None:
+    network = zoo.built("timm", "test_resnet", classes=3, channels=3, image_size=32)
+    assert str(teacher._taps(network, 32, [32])).endswith(teacher.LARGER)
+    assert str(teacher._taps(network, 512, [512])).endswith("take another model")
 
 
 @pytest.mark.parametrize(
@@ -667,9 +791,24 @@ def test_10_a_teacher_that_cannot_teach_is_refused_in_a_sentence_before_anything
             "search.epochs",
             "4 is too few for 4 blocks; use at least 8, or fewer block ends",
         ),
+        (
+            {"strategy.generations": 3},
+            "search.epochs",
+            "4 is too few for 2 blocks, each taught by 3 teachers; use at least 12, or fewer generations",
+        ),
+        (
+            {"strategy.generations": 2, "strategy.block_ends": [1, 2]},
+            "search.epochs",
+            "for 3 blocks, each taught by 2 teachers; use at least 12, or fewer block ends or generations",
+        ),
         ({"target.also": ["30%"], "search.epochs": 20}, "target.also", "DNA ends with one network"),
         ({"runtime.compile": True}, "runtime.compile", "cannot be compiled"),
         ({"retrain.teacher": "full"}, "retrain.teacher", "has a teacher of its own"),
+        (
+            {"retrain.teacher": "full", "strategy": {"kind": "dna", "recipe": "dna++"}},
+            "retrain.teacher",
+            "would be that teacher, and dna++ never trains all operations of a layer at once; leave it at none",
+        ),
         (
             {"retrain.epochs": 0, "strategy.generations": 2, "search.epochs": 8},
             "retrain.epochs",
@@ -756,6 +895,17 @@ def test_what_costs_more_is_estimated_to() -> None:
         assert estimate(**costlier)["memory_mib"] > plain["memory_mib"]
 
 
+def test_no_more_images_are_estimated_to_be_rated_on_than_are_held_out() -> None:
+    def estimate(images: int) -> dict[str, float]:
+        changes = {**SHORT, "strategy.rating_images": images}
+        return outlook(configuration({**changes, "strategy.decision_fraction": 0.5}), FACTS).estimate
+
+    held = int(0.5 * splits.sizes(FACTS, configuration(SHORT).data)["train"])
+    assert estimate(held) == estimate(held + 1) == estimate(20_000)
+    fewer = estimate(held // 2)
+    assert all(fewer[name] < estimate(held)[name] for name in ("seconds_cpu", "memory_mib"))
+
+
 def test_an_epoch_is_told_once_though_the_rating_that_follows_is_interrupted(tmp_path: Path) -> None:
     class WhileRating(Control):
         looks = 0
@@ -784,14 +934,27 @@ def test_an_epoch_is_told_once_though_the_rating_that_follows_is_interrupted(tmp
 
 
 def test_stopped_early_it_hands_out_a_network_within_the_target(tmp_path: Path) -> None:
-    for number, kind in enumerate(("retrain_epoch", "epoch_finished")):
+    for number, (kind, left, sentence) in enumerate(
+        (
+            (
+                "retrain_epoch",
+                [1, 2],
+                "No block was rated before the search was ended, so all candidates were chosen by",
+            ),
+            ("block_rated", [2], "Block 2 was not rated before the search was ended, so its candidate was chosen by"),
+        )
+    ):
         control, said = Control(), []
         for event in search(configuration(SHORT), tmp_path / str(number), control=control):
             said.append(event)
             if event.kind == kind:
                 control.stop = True
         (told,) = (event.report for event in said if isinstance(event, events.ResultReady))
-        assert told["ended_early"] == ["search"]
+        assert told["ended_early"] == ["search"] and told["rating"]["unrated"] == left
+        assert f"{sentence} size alone" in told["rating"]["sentence"]
+        card = (tmp_path / str(number) / "result" / "README.md").read_text()
+        assert told["rating"]["sentence"] in card
+        assert ("Found by dna" in card) == (len(left) < 2)
         assert 0.97 * told["target"]["value"] <= told["achieved"]["params"] <= told["target"]["value"]
 
 

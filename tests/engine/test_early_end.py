@@ -14,7 +14,7 @@ from conftest import Whole
 from small import VARIANTS, StopAt, configuration
 
 from nasengine import events, export
-from nasengine.config import parse
+from nasengine.config import CANDIDATES, parse
 from nasengine.control import Control
 from nasengine.errors import Interrupted
 from nasengine.outlook import plan_of
@@ -152,7 +152,10 @@ def test_finish_ends_search_and_training_within_two_looks(whole_of: Callable[[st
 
 def test_a_training_that_ends_early_keeps_the_better_network(tmp_path: Path) -> None:
     """From scratch, ended at its first step: what inheriting starts with, byte by byte. Later: what was trained."""
-    changes: dict[str, Any] = {"data.limit": 800, "target.value": "80%", "retrain.epochs": 4, "retrain.lr": 0.1}
+    changes: dict[str, Any] = {
+        "data.limit": 800, "space.candidates": CANDIDATES, "target.value": "80%",
+        "retrain.epochs": 4, "retrain.lr": 0.1,
+    }  # fmt: skip
     searched = False
     for event in search(configuration({**changes, "retrain.start": "scratch"}), tmp_path / "searched"):
         searched = searched or (isinstance(event, events.StageFinished) and event.last)

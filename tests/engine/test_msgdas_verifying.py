@@ -131,6 +131,24 @@ def test_01_what_was_pruned_is_never_drawn(which: str) -> None:
     assert all(float(counted.shares[name].sum()) == pytest.approx(len(edges)) for name, edges in plan.edges.items())
 
 
+@pytest.mark.parametrize("warming", [False, True])
+def test_01_a_sub_graph_of_skips_alone_teaches_what_no_skip_can_replace(warming: bool) -> None:
+    plan = chain_plan(layers=5, reductions=())
+    net, strategy, moment = in_the_middle(plan)
+    skips = {layer.owner for layer in plan.layers if layer.name in plan.skips}
+    assert len(skips) == 4
+    moment = replace(moment, epoch=0 if warming else moment.epoch)
+    alone = next(
+        draw
+        for step in range(10**4)
+        for draw in strategy.draw(net, replace(moment, step=step))
+        if skips <= set(draw.sub_graph.drawn)
+    )
+    losses, _ = strategy.losses(net, moment, batch_of(plan), [alone])
+    torch.stack(list(losses.values())).sum().backward()
+    assert net.live["head/weight"].grad.abs().sum() > 0
+
+
 def test_03_temperature_changes_slopes_and_nothing_else() -> None:
     plan, found = PLANS["cells"](), []
     for temperature in (10.0, 0.1):

@@ -45,7 +45,7 @@ def test_a_target_above_the_space_is_refused_with_the_largest_that_is_not() -> N
     assert problem == (
         "target.value",
         f"{full + 1:,} parameters are more than the whole space has; give at most {full:,}, "
-        "or a larger space (more blocks or channels)",
+        "or a larger space (more cells or channels)",
     )
     assert sentences({"target.value": full}) == ()
 
@@ -57,9 +57,15 @@ def test_a_target_below_the_floors_is_refused_with_the_smallest_that_is_not(metr
     assert problem == (
         "target.value",
         f"{least - 1:,} {METRICS[metric]} are below what this space can surely reach; give at least {least:,}, "
-        "or a smaller space (fewer blocks or channels)",
+        "or a smaller space (fewer cells or channels)",
     )
     assert sentences({"target.metric": metric, "target.value": least}) == ()
+
+
+def test_what_a_space_is_made_of_is_called_as_in_its_settings() -> None:
+    chain = {"space": {"kind": "chain", "layers": 4, "channels": 4}, "target.value": 1}
+    ((_, problem),) = sentences(chain)
+    assert problem.endswith("or a smaller space (fewer layers or channels)")
 
 
 def test_each_further_target_out_of_reach_is_refused_where_it_was_given() -> None:
@@ -70,12 +76,12 @@ def test_each_further_target_out_of_reach_is_refused_where_it_was_given() -> Non
         (
             "target.also",
             f"{full + 1:,} parameters are more than the whole space has; give at most {full:,}, "
-            "or a larger space (more blocks or channels)",
+            "or a larger space (more cells or channels)",
         ),
         (
             "target.also",
             f"{least - 1:,} parameters are below what this space can surely reach; give at least {least:,}, "
-            "or a smaller space (fewer blocks or channels)",
+            "or a smaller space (fewer cells or channels)",
         ),
     )
     assert sentences({"target.also": [full, least], "search.epochs": 40}) == ()
@@ -280,7 +286,7 @@ def test_a_limit_beside_the_target_is_resolved_and_refused_where_it_is_out_of_re
         (
             "target.limits.macs",
             f"{low:,} multiply-adds are below what this space can surely reach; give at least {low + 1:,}, or a "
-            "smaller space (fewer blocks or channels)",
+            "smaller space (fewer cells or channels)",
         ),
     )
     assert sentences({"target.limits.macs": 10**12}) == (), "a device may be larger than the space"

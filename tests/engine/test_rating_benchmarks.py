@@ -23,7 +23,7 @@ BLOCKS = [
 ]  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_network_is_trained_alone_and_ranked_and_nothing_is_made_again(
     archive: Path,  # noqa: F811
     tmp_path: Path,

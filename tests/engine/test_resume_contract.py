@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small import configuration
+from small import RAW, configuration
 
 from nasengine import catalogue, events
 from nasengine.config import METHODS
@@ -18,7 +18,7 @@ from nasengine.events import Event
 from nasengine.search import search
 
 SPACES: dict[str, dict[str, Any]] = {
-    "cells": {"kind": "cells", "cells": 2, "channels": 4, "nodes": 1, "reductions": [1]},
+    "cells": RAW["space"],
     "chain": {"kind": "chain", "layers": 3, "channels": 4, "kernels": [3, 5], "reductions": [1]},
     "imported": {"kind": "imported", "model": "test_resnet"},
 }

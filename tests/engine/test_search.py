@@ -79,6 +79,7 @@ def test_the_story_of_a_run_has_its_order(whole: tuple[Path, list[Event], int]) 
     assert reasons[:2] == ["stage_end", "regrow"] and reasons[-1] == "fit" and set(reasons[2:-1]) == {"cadence"}
     epochs = [event.epoch for event in said if isinstance(event, events.EpochFinished)]
     assert epochs == list(range(1, 9))
+    assert {event.epoch for event in said if isinstance(event, events.Progress)} == set(epochs), "a point each at least"
     fractions = [event.fraction for event in said if isinstance(event, events.Progress | events.RetrainEpoch)]
     assert fractions == sorted(fractions) and fractions[0] >= 0 and fractions[-1] <= 1
 

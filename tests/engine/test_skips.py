@@ -13,7 +13,7 @@ from tests.engine.test_accuracy_at_size import archive  # noqa: F401 -- a fixtur
 SHORT = skips.Setting(train=60, validation=20, test=20, epochs=4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_searches_with_and_without_noise_are_counted_and_made_once(
     archive: Path,  # noqa: F811
     tmp_path: Path,

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nasengine import traversal
-from nasengine.traversal import Candidate, Found, ascending, best, looked, network_front, pareto
+from nasengine.traversal import Candidate, Found, ascending, best, looked, pareto
 
 Blocks = list[list[Candidate]]
 
@@ -175,31 +175,6 @@ def test_06_the_list_is_sorted_feasible_complete_and_without_duplicates(
     assert len(listed) == len({found.picks for found in listed})
 
 
-@ENOUGH
-@given(blocks=instances())
-def test_06_the_front_of_networks_is_that_of_all_networks(blocks: Blocks) -> None:
-    networks = whole(blocks)
-    of_all = [networks[at] for at in pareto([Candidate(rating=found.rating, costs=found.costs) for found in networks])]
-    numbers = [(found.costs[0], found.rating) for found in network_front(blocks)]
-    for mine, theirs in (
-        (numbers, of_all),
-        ([(found.costs[0], found.rating) for found in of_all], network_front(blocks)),
-    ):
-        for cost, rating in mine:  # sums that are rounded apart may make one more
-            assert any(found.costs[0] <= cost + 1e-9 and found.rating <= rating + 1e-9 for found in theirs)
-
-
-@ENOUGH
-@given(blocks=instances(), most=st.integers(2, 9), share=SHARES)
-def test_06_of_a_long_front_some_are_kept_the_ends_among_them(blocks: Blocks, most: int, share: float) -> None:
-    bound = bound_at(whole(blocks), share)
-    whole_front, kept = network_front(blocks, bound), network_front(blocks, bound, most)
-    assert all(found.costs[0] <= bound + 1e-9 for found in whole_front)
-    assert len(kept) <= most
-    assert set(kept) <= set(whole_front)
-    assert (kept[:1], kept[-1:]) == (whole_front[:1], whole_front[-1:])
-
-
 def falling(count: int, blocks: int, seed: int = 0) -> Blocks:
     """Ratings that fall with the cost, as they do, with noise."""
     chance = random.Random(seed)
@@ -230,7 +205,7 @@ def test_06_the_published_space_is_searched_in_few_steps(least: float) -> None:
     assert found is not None
     assert least * bound <= found.costs[0] <= bound
     assert found.visited < 5000
-    assert found.rating == network_front(blocks, bound)[-1].rating == next(ascending(blocks, [bound])).rating
+    assert found.rating == next(ascending(blocks, [bound])).rating
 
 
 def test_06_the_first_of_the_list_come_without_the_rest() -> None:

@@ -11,6 +11,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from nasengine.config import RetrainConfig
 from nasengine.verdict import verdict, verdict_of_seeds
 
 accuracies = st.floats(0.02, 0.98)
@@ -57,6 +58,8 @@ def test_one_random_network_is_said_to_be_no_evidence() -> None:
 def test_inherited_weights_are_said_to_favour_the_found_network() -> None:
     said = [verdict(0.9, [0.8, 0.7], 1000, inherited=inherited)["sentence"] for inherited in (False, True)]
     assert ["suit the found network best" in sentence for sentence in said] == [False, True]
+    title = RetrainConfig.model_fields["start"].title
+    assert said[1].endswith(f"; to compare without that, set {title} (retrain.start) to scratch.")
 
 
 @given(accuracies, st.lists(accuracies, min_size=2, max_size=8), st.integers(20, 10_000))

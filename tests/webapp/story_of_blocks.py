@@ -17,7 +17,7 @@ from nasengine import config as engine_config
 from nasengine import events
 from nasengine.blocks import Block, divided
 from nasengine.sizes import TOLERANCE
-from nasengine.traversal import Candidate, Found, best, network_front, pareto
+from nasengine.traversal import Candidate, best, pareto
 from tests.webapp.story import LEVELS, STEPS, Run, numbered, packed
 
 HALVED = (2, 5)
@@ -25,7 +25,7 @@ HALVED = (2, 5)
 EPOCHS = 4
 """Of each block, in each generation."""
 TEACHER_EPOCHS = 5
-LADDER = 16
+OTHERS = 24
 """How many other sizes the page can look at, at most."""
 HEAD = 2000
 """What a network costs beside its blocks."""
@@ -91,11 +91,10 @@ class _Rated(Run):
             rated.append(self.rated(number))
             yield self.block_rated(stage, rated[-1])
             if stage.last:
-                networks = network_front([block.candidates for block in rated], most=400)
-                paths = self.paths(stage, rated, networks)
+                paths = self.paths(stage, rated)
                 yield paths
                 yield self.fitted(stage, paths)
-                yield self.ladder(rated, networks)
+                yield self.ladder(paths)
             yield events.StageFinished(
                 stage=stage.index,
                 name=stage.name,
@@ -198,35 +197,17 @@ class _Rated(Run):
             seconds=12.0,
         )
 
-    def paths(self, stage: _Stage, rated: Sequence[_Block], networks: Sequence[Found]) -> events.PathsFound:
-        blocks = [candidates for candidates, _, _ in rated]
-        found = best(blocks, [self.target - HEAD], (1 - TOLERANCE) * self.target - HEAD)
-        assert found is not None
-        units: dict[str, list[int]] = {}
-        for block, pick in zip(rated, found.picks, strict=True):
-            units |= block.units[pick]
-        taken = [block[pick] for block, pick in zip(blocks, found.picks, strict=True)]
+    def paths(self, stage: _Stage, rated: Sequence[_Block]) -> events.PathsFound:
+        ends = [HEAD + sum(end(each.costs[0] for each in told.candidates) for told in rated) for end in (min, max)]
+        steps = [ends[0] * (ends[1] / ends[0]) ** (step / (OTHERS - 1)) for step in range(OTHERS)]
+        chosen, visited = taken(rated, self.target)
         return events.PathsFound(
             stage=stage.index,
             epoch=self.config.search.epochs,
-            networks=[
-                {
-                    "size": network.costs[0] + HEAD,
-                    "rating": network.rating,
-                    "picks": [block.front.index(pick) for block, pick in zip(rated, network.picks, strict=True)],
-                }
-                for network in networks
-            ],
-            chosen={
-                "size": found.costs[0] + HEAD,
-                "rating": found.rating,
-                "costs": [candidate.costs[0] for candidate in taken],
-                "ratings": [candidate.rating for candidate in taken],
-                "units": units,
-                "widths": [1.0] * len(taken),
-            },
-            visited=found.visited,
-            of=float(math.prod(len(block) for block in blocks)),
+            networks=list({(one := taken(rated, math.ceil(step))[0])["size"]: one for step in steps}.values()),
+            chosen=chosen,
+            visited=visited,
+            of=float(math.prod(len(told.candidates) for told in rated)),
         )
 
     def fitted(self, stage: _Stage, paths: events.PathsFound) -> events.Committed:
@@ -249,13 +230,31 @@ class _Rated(Run):
                 found[layer.weights] = 0
         return found
 
-    def ladder(self, rated: Sequence[_Block], networks: Sequence[Found]) -> events.Alternatives:
-        """Some of the networks, evenly by number, the last one among them."""
+    def ladder(self, paths: events.PathsFound) -> events.Alternatives:
+        """The networks that other targets would have taken."""
         told: list[dict[str, object]] = []
-        for network in networks[::-1][:: math.ceil(len(networks) / LADDER)][::-1]:
-            on = dict(self.on)
-            for block, pick in zip(rated, network.picks, strict=True):
-                on |= {name: set(own) for name, own in block.units[pick].items()}
+        for network in paths.networks:
+            on = self.on | {name: set(own) for name, own in network["units"].items()}
             kept = {name: packed(units, self.plan.choice[name].units) for name, units in on.items()}
-            told.append({"size": network.costs[0] + HEAD, "kept": kept})
+            told.append({"size": network["size"], "kept": kept})
         return events.Alternatives(networks=told)
+
+
+def taken(rated: Sequence[_Block], target: float) -> tuple[dict[str, Any], int]:
+    """The network that this target takes, and how many were looked at for it."""
+    blocks = [told.candidates for told in rated]
+    bounds = [target - HEAD]
+    found = best(blocks, bounds, (1 - TOLERANCE) * target - HEAD) or best(blocks, bounds)
+    assert found is not None
+    candidates = [block[pick] for block, pick in zip(blocks, found.picks, strict=True)]
+    units: dict[str, list[int]] = {}
+    for told, pick in zip(rated, found.picks, strict=True):
+        units |= told.units[pick]
+    return {
+        "size": found.costs[0] + HEAD,
+        "rating": found.rating,
+        "costs": [candidate.costs[0] for candidate in candidates],
+        "ratings": [candidate.rating for candidate in candidates],
+        "units": units,
+        "widths": [1.0] * len(candidates),
+    }, found.visited

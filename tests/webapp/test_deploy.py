@@ -372,7 +372,7 @@ def test_scripts_come_packed_and_what_is_plain_is_sent_to_tls(context: BrowserCo
 @whole
 def test_a_database_that_went_away_costs_no_search(context: BrowserContext, database: str) -> None:
     page = context.new_page()
-    start(page, "cut off in 12 seconds")
+    start(page, "cut off in 6 seconds")
     page.locator("#chart-losses").scroll_into_view_if_needed()
     wait_until(lambda: drawn(page, "losses") > 10, "that it has said something")
     with psycopg.connect(database, autocommit=True) as server:

@@ -14,17 +14,18 @@ from tests.webapp.browsing import SOON, WIDE, expect_state, listened, shades, wa
 from tests.webapp.stack import running
 from webapp import runtime
 
-pytestmark = [pytest.mark.browser, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.browser, pytest.mark.redis, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900),
+]  # fmt: skip
+
+MODEL, BLOCKS = "mobilenetv3_small_100", 6
 
 LOOKED_AT = 180_000
 """Milliseconds until it is known what may be cut, on a busy machine."""
 
 
-@pytest.mark.parametrize(
-    ("model", "blocks"), [("test_resnet", 1), pytest.param("mobilenetv3_small_100", 6, marks=pytest.mark.long)]
-)
 def test_a_known_model_is_chosen_looked_at_searched_watched_downloaded_and_tried(
-    browser: Browser, tmp_path: Path, model: str, blocks: int
+    browser: Browser, tmp_path: Path
 ) -> None:
     with running(tmp_path) as stack:
         context = browser.new_context(viewport=WIDE, base_url=stack.address, accept_downloads=True)  # type: ignore[arg-type]
@@ -38,7 +39,7 @@ def test_a_known_model_is_chosen_looked_at_searched_watched_downloaded_and_tried
         page.get_by_label("Name", exact=True).fill("Made smaller")
         page.get_by_label("Data set").select_option(label="Shades")
         page.get_by_text("A known model", exact=True).click()
-        page.get_by_label("Model", exact=True).fill(model)
+        page.get_by_label("Model", exact=True).fill(MODEL)
         page.get_by_text("DMS", exact=True).click()
         page.get_by_text("Multiply-adds", exact=True).click()
         page.get_by_label("Target", exact=True).fill("40%")
@@ -46,9 +47,9 @@ def test_a_known_model_is_chosen_looked_at_searched_watched_downloaded_and_tried
         page.get_by_label("Search epochs").fill("8")
         page.get_by_label("Retraining epochs").fill("2")
         facts = page.locator("#survey [data-facts]")
-        expect(facts).to_contain_text(f"{model} (timm): ", timeout=LOOKED_AT)
+        expect(facts).to_contain_text(f"{MODEL} (timm): ", timeout=LOOKED_AT)
         expect(facts).to_contain_text(re.compile(r"\d+ of \d+ channel groups can be narrowed; they reach \d+% of the"))
-        expect(facts).to_contain_text(f"{blocks} block")
+        expect(facts).to_contain_text(f"{BLOCKS} blocks")
         expect(page.locator("#outlook-sentence")).to_have_text("This can be reached.")
         target = int(re.sub(r"\D", "", page.locator("#outlook-target").inner_text()))
         page.get_by_role("button", name="Search", exact=True).click()
@@ -56,7 +57,7 @@ def test_a_known_model_is_chosen_looked_at_searched_watched_downloaded_and_tried
         expect(page.locator("#network .bars").first).to_be_visible(timeout=120_000)
         wait_until(lambda: narrower(page) > 0, "a layer that got narrower, without a reload", 240)
         expect_state(page, "Finished", 400)
-        assert page.locator("#network .square").count() == blocks
+        assert page.locator("#network .square").count() == BLOCKS
 
         for name in ("report.json", "architecture.json", "model.onnx"):
             link = page.locator("#artifacts").get_by_role("link", name=name, exact=True)
@@ -67,7 +68,7 @@ def test_a_known_model_is_chosen_looked_at_searched_watched_downloaded_and_tried
             if name == "report.json":
                 assert json.loads(content)["achieved"]["macs"] <= target
             if name == "architecture.json":
-                assert (json.loads(content)["library"], json.loads(content)["model"]) == ("timm", model)
+                assert (json.loads(content)["library"], json.loads(content)["model"]) == ("timm", MODEL)
 
         expect(page.locator("[data-where]")).to_contain_text(
             "The network runs here, in your browser" if runtime.is_there() else "The server runs the network"

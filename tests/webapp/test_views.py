@@ -8,7 +8,6 @@ import re
 import shutil
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,10 +22,8 @@ from django.urls import reverse
 from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
-from nasengine import events
 from nasengine.outlook import QUICKEST, SLOWEST
 from tests.webapp.cast import A_ZIP, progress, put_into, result_ready, say
-from tests.webapp.story_of_blocks import story
 from webapp import selectors, services
 from webapp.charts import charts_of
 from webapp.forms import NewSearchForm
@@ -616,32 +613,19 @@ def test_a_method_that_draws_paths_has_a_place_for_them(page: Client, new_search
     assert 'id="paths"' not in shown(kind="mgas")
 
 
-@pytest.mark.parametrize(
-    ("generations", "rated", "says"),
-    [
-        (1, 0, "No block was rated by then, so this network was chosen by its size alone."),
-        (1, 1, "Blocks 2 and 3 were not rated by then: what the network has there was chosen by its size alone."),
-        (1, 2, "Block 3 was not rated by then: what the network has there was chosen by its size alone."),
-        (2, 4, "Blocks 2 and 3 were not rated by the last teacher: the rating before it counted there."),
-        (1, 3, ""),
-    ],
-)
-def test_of_blocks_that_were_ended_early_the_card_says_which_were_not_rated(
-    page: Client, new_search: Callable[..., Search], generations: int, rated: int, says: str
+def test_the_card_says_of_blocks_what_the_report_says_of_their_rating(
+    page: Client, new_search: Callable[..., Search]
 ) -> None:
-    strategy = {"kind": "dna", "generations": generations}
     space = {"kind": "chain", "reductions": [2, 5]}
-    search = new_search(space=space, strategy=strategy, search={"epochs": 24}, target={"value": "60%"})
+    search = new_search(space=space, strategy={"kind": "dna"}, search={"epochs": 24}, target={"value": "60%"})
     search = services.search_claim(search_id=search.pk) or search
-    told = story({"name": "Digits", "target": {"value": "40%"}, "strategy": {"generations": generations}})
-    blocks = [event for event in told if isinstance(event, events.BlockRated)][:rated]
-    found = next(event for event in told if isinstance(event, events.PathsFound))
-    early = {"achieved": {"params": 9}, "accuracy": {"test": 0.5}, "ended_early": ["search", "comparison"]}
-    said = [*blocks, found, result_ready(1, **early)]
-    assert say(search, *(replace(event, seq=seq) for seq, event in enumerate(said, 1)))
+    sentence = "No block was rated before the search was ended."
+    rating = {"images": 0, "unrated": [1, 2, 3], "sentence": sentence}
+    early = {"achieved": {"params": 9}, "accuracy": {"test": 0.5}, "ended_early": ["search"], "rating": rating}
+    assert say(search, result_ready(1, **early))
     assert services.search_finish(search_id=search.pk, attempt=search.attempt)
     content = page.get(search.url).content.decode()
-    assert f"Ended early on request: search, comparison.{' ' if says else ''}{says}</p>" in content
+    assert f'<p class="mb-0">{sentence}</p>' in content
     assert 'data-ends="2 5 6"' in content
     assert "A network is put together of the blocks as they are rated by then" in content
     assert "<dt>Units on, of all candidates</dt>" in content

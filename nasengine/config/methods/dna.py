@@ -22,6 +22,8 @@ OF_A_LIBRARY = ("teacher_library", "teacher_model", "teacher_weights", "teacher_
 """Settings of a teacher that is not the space's own."""
 OF_LATER = ("generations", "growth")
 """Settings of the teachers after the first one."""
+MOST_SHOWN = 512
+"""Pixels a side of the images that a teacher of a library sees."""
 
 
 class DNAConfig(Method):
@@ -66,7 +68,7 @@ class DNAConfig(Method):
         title="Teacher's image size",
         unit="pixels",
         ge=8,
-        le=512,
+        le=MOST_SHOWN,
     )
     generations: int = option(
         1,
@@ -205,22 +207,27 @@ class DNAConfig(Method):
                 )
         stages = self.repetitions(space)
         if config.search.epochs < FEWEST_OF_A_BLOCK * stages:
-            many = f"{stages} times a block" if self.generations > 1 else f"{stages} blocks"
-            mend = f"use at least {FEWEST_OF_A_BLOCK * stages}" + ", or fewer block ends" * bool(self.block_ends)
+            blocks = stages // self.generations
+            many = f"{blocks} block{'s' * (blocks > 1)}"
+            if self.generations > 1:
+                many += f", each taught by {self.generations} teachers"
+            there = [word for word, ones in (("block ends", self.block_ends), ("generations", stages > blocks)) if ones]
+            mend = f"use at least {FEWEST_OF_A_BLOCK * stages}" + f", or fewer {' or '.join(there)}" * bool(there)
             raise ConfigError.at("search.epochs", f"{config.search.epochs} is too few for {many}; {mend}")
         if config.target.also:
             raise ConfigError.at(
                 "target.also",
-                "DNA ends with one network, and its page shows what every other target would take; leave it empty",
+                "DNA ends with one network, and its page shows what other targets would take; leave it empty",
             )
         if config.runtime.compile:
             raise ConfigError.at(
                 "runtime.compile", "DNA runs other operations at each step, which cannot be compiled; leave it off"
             )
         if config.retrain.teacher != "none":
-            raise ConfigError.at(
-                "retrain.teacher", "DNA has a teacher of its own, which the blocks learn from; leave it at none"
-            )
+            why = "DNA has a teacher of its own, which the blocks learn from"
+            if self.recipe == "dna++":
+                why = "the whole space would be that teacher, and dna++ never trains all operations of a layer at once"
+            raise ConfigError.at("retrain.teacher", f"{why}; leave it at none")
         trained, epochs = self.teachers(config.retrain.epochs)
         if trained and not epochs:
             raise ConfigError.at(
