@@ -684,3 +684,28 @@ def test_a_run_of_before_there_were_families_can_still_be_shown(script: Page) ->
         [old, CHARTS],
     )
     assert done == ["finished", "result_ready"]
+
+
+def test_steps_of_stages_are_over_unless_the_search_was_stopped_before_them(script: Page) -> None:
+    """Also where an attempt was lost and another goes on; who stops early goes on with the last stage."""
+    headed = """async ([told, charts]) => {
+      const { add, emptyRun, rewind } = await import("/static/js/run.js");
+      const { header } = await import("/static/js/header.js");
+      const ids = ["progress", "progress-percent", "stage-line", "eta", "steps", "facts"];
+      document.body.innerHTML = ids.map((id) => `<div id="${id}"></div>`).join("");
+      const run = emptyRun(charts);
+      add(run, told);
+      rewind(run, told[Math.floor(told.length / 2)].seq);
+      add(run, told);
+      header(run.model, { state: "running", attempt: 1 });
+      return [...document.querySelectorAll("#steps li")].map((step) => [step.textContent, step.className]);
+    }"""
+    steps = script.evaluate(headed, [TOLD, CHARTS])
+    stages = next(event["stages"] for event in TOLD if event["kind"] == "search_started")
+    assert len(steps) == len(stages) + 3 and {tone for _, tone in steps} == {"over"}
+    first = next(event["seq"] for event in TOLD if event["kind"] == "epoch_finished")
+    last = [event for event in TOLD if event["kind"] in ("stage_started", "stage_finished")][-2:]
+    stopped = [*TOLD[:first], *last, *(event for event in TOLD if event["kind"] == "retrain_epoch")]
+    steps = script.evaluate(headed, [[{**event, "seq": seq} for seq, event in enumerate(stopped, 1)], CHARTS])
+    assert steps[1][0].endswith(", cut short") and steps[1][1] == "missed"
+    assert steps[len(stages) + 1] == ["training", "now"]
