@@ -92,7 +92,8 @@ export class Blocks {
   #mark(before = "") {
     const network = this.#networks[Number(this.#slider.value)];
     const { started, paths, rated } = this.#model;
-    const what = `${before}${whole(network.size)} ${metricUnit(started.metric)}, summed rating ${rating(network.rating)}`;
+    const estimated = started.metric === "latency_ms" ? " as estimated" : "";
+    const what = `${before}${whole(network.size)} ${metricUnit(started.metric)}${estimated}, summed rating ${rating(network.rating)}`;
     const words = network.isTaken ? `${what}: ${chosenWords(paths, started.target)}` : `${what}: ${compared(network, paths.chosen)}`;
     tell(this.#part("words"), words);
     this.#slider.setAttribute("aria-valuetext", words);
