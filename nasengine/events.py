@@ -206,14 +206,14 @@ class PathsFound(Event):
     stage: int
     epoch: int
     networks: list[dict[str, object]]
-    """What other targets would have taken, by rising size, as `chosen`; without the units of filters."""
+    """What other targets would have taken, by rising size: {target, ...} as `chosen`, without the units of filters."""
     chosen: dict[str, object]
     """{size, rating, costs, ratings, units, widths}: the one that was taken, the best of those just below the target if
     there are any; `costs` (as in `BlockRated`), `ratings` and `widths` have a number a block."""
     visited: int
     """Partial networks that were looked at."""
     certain: bool = True
-    """Whether there is surely no better one just below the target; else it is the best of those that were seen."""
+    """Whether there is surely no better one than `chosen` just below the target; else it is the best that was seen."""
     of: float
     """How many networks there are."""
 

@@ -417,7 +417,7 @@ def _how(report: Mapping[str, Any]) -> str:
     """Whether it was found at all."""
     rating = report["rating"]
     if rating and not rating["images"]:
-        return f"Chosen by size alone, since {report['method']} was ended before it rated anything,"
+        return "Chosen by size alone"
     return f"Found by {report['method']}"
 
 

@@ -166,7 +166,7 @@ def paths_found(paths: Paths, stage: Stage, epoch: int) -> events.PathsFound:
     return events.PathsFound(
         stage=stage.index,
         epoch=epoch,
-        networks=[told(network) for network in paths.networks],
+        networks=[{"target": size(target), **told(network)} for target, network in paths.networks],
         chosen=told(paths.chosen),
         visited=paths.visited,
         certain=paths.certain,

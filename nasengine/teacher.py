@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from nasengine import zoo
 from nasengine.compact import Network
-from nasengine.config.methods.dna import MOST_SHOWN
+from nasengine.config import MOST_SHOWN
 from nasengine.errors import ConfigError
 
 LARGEST_IMAGE = 256

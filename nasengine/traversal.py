@@ -95,7 +95,11 @@ def best(blocks: Blocks, bounds: Sequence[float], least: float = -inf) -> Found 
 
 
 def looked(
-    blocks: Blocks, bounds: Sequence[float], least: float = -inf, breathe: Callable[[], object] = lambda: None
+    blocks: Blocks,
+    bounds: Sequence[float],
+    least: float = -inf,
+    breathe: Callable[[], object] = lambda: None,
+    patience: float = 1.0,
 ) -> Answer:
     """The same, and how much was looked at.
 
@@ -107,18 +111,20 @@ def looked(
         bounds: of each cost.
         least: of the first cost.
         breathe: is called now and then; what it raises ends the search.
+        patience: the share of those numbers after which this one gives up.
     """
-    found = _searched(_Laid(blocks, [pareto(block) for block in blocks], bounds), ENOUGH, breathe, insists=True)
+    enough, in_band = round(patience * ENOUGH), round(patience * IN_BAND)
+    found = _searched(_Laid(blocks, [pareto(block) for block in blocks], bounds), enough, breathe, insists=True)
     if found.found is None or found.found.costs[0] >= least:
         return found
     turned = [[Candidate(rating=each.rating, costs=(-each.costs[0],)) for each in block] for block in blocks]
-    dearer = _searched(_Laid(turned, [pareto(block) for block in turned], [-least]), IN_BAND, breathe)
+    dearer = _searched(_Laid(turned, [pareto(block) for block in turned], [-least]), in_band, breathe)
     visited = found.visited + dearer.visited
     if dearer.found is not None:
         same = _found(blocks, dearer.found.picks, visited)
         if all(cost <= bound for cost, bound in zip(same.costs, bounds, strict=True)):
             return replace(dearer, found=same, visited=visited)
-    rest = _searched(_Laid(blocks, [_unlike(block) for block in blocks], bounds, least), IN_BAND, breathe)
+    rest = _searched(_Laid(blocks, [_unlike(block) for block in blocks], bounds, least), in_band, breathe)
     visited += rest.visited
     return replace(rest, found=rest.found and replace(rest.found, visited=visited), visited=visited)
 

@@ -352,9 +352,7 @@ class Search(models.Model):
         if self.is_cancelling:
             return "Ends at its next step."
         if self.state == SearchState.STOPPING and self.requested == Request.STOP:
-            if self.config["strategy"]["kind"] == "dna":
-                return "Puts a network together of the blocks as they are rated, and trains it; then it is finished."
-            return "Trains the network found so far; then it is finished."
+            return "Trains the network as it stands; then it is finished."
         return " ".join(filter(None, (SearchState(self.state).sentence, self.early_text, self.message)))
 
     @property

@@ -10,7 +10,7 @@ from __future__ import annotations
 from nasengine.config.images import DataConfig
 from nasengine.config.methods import METHODS
 from nasengine.config.methods.dms import DMSConfig
-from nasengine.config.methods.dna import DNAConfig
+from nasengine.config.methods.dna import MOST_SHOWN, DNAConfig
 from nasengine.config.methods.mgas import MGASConfig
 from nasengine.config.methods.msgdas import MSGDASConfig
 from nasengine.config.presets import FEWEST_PIXELS, PRESETS
@@ -29,6 +29,7 @@ __all__ = [
     "METHODS",
     "MOST_EPOCHS",
     "MOST_PROBLEMS",
+    "MOST_SHOWN",
     "MOST_SIDE",
     "NO_AMOUNT",
     "PRESETS",

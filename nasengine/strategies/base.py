@@ -153,11 +153,15 @@ class Paths:
     """Which candidates together make a network, as `events.PathsFound` tells of it.
 
     Attributes:
-        networks: what other targets would have taken, by rising size.
+        chosen: the one that was taken.
+        networks: other targets, and what each would have taken, by rising size.
+        visited: partial networks that were looked at for the chosen one.
+        certain: whether there is surely no better one for its target.
+        of: how many networks there are.
     """
 
     chosen: Joined
-    networks: Sequence[Joined]
+    networks: Sequence[tuple[int, Joined]]
     visited: int
     certain: bool
     of: float

@@ -72,6 +72,8 @@ POINTS = 2000
 """Of a block, that are told."""
 OTHERS, WAYS = 24, 512
 """Other targets whose networks are told, at most; fewer where blocks may have their widths in so many ways."""
+PATIENCE = 0.02
+"""With each of them, as a share of that with the target."""
 TINY = 1e-12
 UNRATED = 1e-6
 """By how much a candidate of a block that was not rated is better if it takes the whole target: where nothing is known,
@@ -248,17 +250,11 @@ class DNA(Strategy):
         return [
             Decision(
                 kept=found,
-                ladder={round(network.size): self._kept(net, network.units) for network in networks},
+                ladder={round(network.size): self._kept(net, network.units) for _, network in networks},
                 paths=replace(
                     paths,
                     chosen=replace(paths.chosen, costs=self._costs(net, paths.chosen)),
-                    networks=[
-                        replace(
-                            network, costs=self._costs(net, network),
-                            units={rung.choice: network.units[rung.choice] for rung in self.rungs},
-                        )
-                        for network in networks
-                    ],
+                    networks=[(target, self._told_of(net, network)) for target, network in networks],
                 ),
             )
         ]  # fmt: skip
@@ -496,6 +492,11 @@ class DNA(Strategy):
         operations = block.units(block.path(place % block.candidates))
         return operations | filters(self.plan, block.rungs, {block.group: self._width(block, place)})
 
+    def _told_of(self, net: Supernet, network: Joined) -> Joined:
+        """With what its blocks take, and without the units of filters."""
+        operations = {rung.choice: network.units[rung.choice] for rung in self.rungs}
+        return replace(network, costs=self._costs(net, network), units=operations)
+
     def _best(self, ways: Sequence[Way], bounds: Mapping[str, int]) -> Paths:
         if (found := self._within(ways, bounds)) is not None:
             return found
@@ -503,7 +504,7 @@ class DNA(Strategy):
         sizes = ", ".join(f"{bound:,} {metric}" for metric, bound in bounds.items())
         raise TrainingError(f"no network with one operation a layer is within {sizes}; give more in a new search")
 
-    def _within(self, ways: Sequence[Way], bounds: Mapping[str, int]) -> Paths | None:
+    def _within(self, ways: Sequence[Way], bounds: Mapping[str, int], patience: float = 1.0) -> Paths | None:
         """The network of the lowest sum of ratings within all bounds, and not far below the first if that can be."""
         visited, certain = 0, all(map(self._is_rated, self.blocks))
         for least in ((1 - TOLERANCE) * next(iter(bounds.values())), -math.inf):
@@ -512,7 +513,7 @@ class DNA(Strategy):
                 if way.largest < least or (best is not None and way.lowest >= best.rating):
                     continue
                 self.breathe()
-                found, answer = self._best_of(way, bounds, least)
+                found, answer = self._best_of(way, bounds, least, patience)
                 visited, certain = visited + answer.visited, certain and answer.certain
                 if found is not None and (best is None or found.rating < best.rating):
                     best = found
@@ -521,22 +522,28 @@ class DNA(Strategy):
                 return Paths(chosen=best, networks=(), visited=visited, certain=certain, of=float(networks))
         return None
 
-    def _others(self, net: Supernet, ways: Sequence[Way]) -> list[Joined]:
-        """What other targets would have taken: from the smallest network to the largest, in even ratios."""
+    def _others(self, net: Supernet, ways: Sequence[Way]) -> list[tuple[int, Joined]]:
+        """Other targets, from the smallest network to the largest in even ratios, and what each would have taken.
+
+        By rising size; each network once, with the lowest target that takes it.
+        """
         metric = next(iter(self.bounds))
         least, most = extremes(net.plan, self.part.widths, metric)
-        count, found = max(2, min(OTHERS, WAYS // len(ways))), {}
+        count = max(2, min(OTHERS, WAYS // len(ways)))
+        found: dict[int, tuple[int, Joined]] = {}
         for step in range(count):
             target = math.ceil(least * (most / least) ** (step / (count - 1)))
-            if (paths := self._within(ways, {**self.bounds, metric: target})) is not None:
-                found[round(paths.chosen.size)] = paths.chosen
+            if (paths := self._within(ways, {**self.bounds, metric: target}, PATIENCE)) is not None:
+                found.setdefault(round(paths.chosen.size), (target, paths.chosen))
         return [found[size] for size in sorted(found)]
 
-    def _best_of(self, way: Way, bounds: Mapping[str, int], least: float) -> tuple[Joined | None, traversal.Answer]:
+    def _best_of(
+        self, way: Way, bounds: Mapping[str, int], least: float, patience: float
+    ) -> tuple[Joined | None, traversal.Answer]:
         places = [self._worth_trying(block, row) for block, row in zip(self.blocks, way.rows, strict=True)]
         tried = [[row[at] for at in own] for row, own in zip(way.rows, places, strict=True)]
         room = [bound - fixed for bound, fixed in zip(bounds.values(), way.fixed, strict=True)]
-        answer = traversal.looked(tried, room, least - way.fixed[0], self.breathe)
+        answer = traversal.looked(tried, room, least - way.fixed[0], self.breathe, patience)
         if (found := answer.found) is None:
             return None, answer
         units = filters(self.plan, self.rungs, way.shares)

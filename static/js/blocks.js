@@ -94,7 +94,7 @@ export class Blocks {
     const { started, paths, rated } = this.#model;
     const estimated = started.metric === "latency_ms" ? " as estimated" : "";
     const what = `${before}${whole(network.size)} ${metricUnit(started.metric)}${estimated}, summed rating ${rating(network.rating)}`;
-    const words = network.isTaken ? `${what}: ${chosenWords(paths, started.target)}` : `${what}: ${compared(network, paths.chosen)}`;
+    const words = network.isTaken ? `${what}: ${chosenWords(paths, started.target)}` : `${what}, for a target of ${whole(network.target)}: ${compared(network, paths.chosen)}`;
     tell(this.#part("words"), words);
     this.#slider.setAttribute("aria-valuetext", words);
     const hasWidths = widths(rated) > 1;
@@ -225,7 +225,7 @@ function doing({ stage, phase, rating: isBeingRated, rated, paths }, { state, fi
 function standing({ started, rated, paths }, number, ends) {
   if (!paths || rated[number]) return null;
   const borders = [0, ...(ends ? ends.split(" ").map(Number) : [])];
-  const isOwn = ({ granularity, block }) => granularity === "operation" && block >= borders[number] && block < borders[number + 1];
+  const isOwn = ({ granularity, block }) => granularity === "operation" && block > borders[number] && block <= borders[number + 1]; // 0 is the stem
   return { ...taken(paths.chosen, number), choices: started.choices.filter(isOwn).map(({ name }) => name) };
 }
 
@@ -282,7 +282,7 @@ function share(width = 1) {
 /** Why the network that was taken is the one. */
 function chosenWords({ chosen, networks }, target) {
   const why = networks.some((network) => isFlattered(network, chosen)) ? ` A smaller one is rated better, but ${FLATTERED}.` : "";
-  return `the network that was taken, ${among(chosen, target)}.${why} Move the slider, and all blocks show what a target of that size would have taken.`;
+  return `the network that was taken, ${among(chosen, target)}.${why} Move the slider, and all blocks show what other targets would have taken.`;
 }
 
 /** How a network stands beside the one that was taken. */

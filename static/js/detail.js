@@ -76,7 +76,7 @@ function draw() {
   paths?.show(model, !shown.state.finished);
   blocks.show(model, shown.state);
   rated(ratedSoFar(model));
-  charts.draw(model);
+  charts.draw(model, shown.state.finished);
   result(model, (size) => blocks.wish(size));
   log(model);
 }

@@ -53,15 +53,17 @@ export class Charts {
   #wanted = null;
   #stale = new Set(); // charts to draw for another reason than new events
   #themeChanged = false;
+  #isOver = false;
 
   /** Calls `wanted` when a redraw is needed for another reason than new events. */
   onWanted(wanted) {
     this.#wanted = wanted;
   }
 
-  /** Draws what is out of date and in sight. Clears the marks it acted on in `model.changed`. */
-  draw(model) {
-    if (this.#themeChanged) {
+  /** Draws what is out of date and in sight. Clears the marks it acted on in `model.changed`. `isOver`: nothing more will come. */
+  draw(model, isOver = ["finished", "failed"].includes(model.phase)) {
+    if (this.#themeChanged || isOver !== this.#isOver) {
+      this.#isOver = isOver;
       for (const { chart } of this.#figures) model.changed.add(chart.id);
       this.#themeChanged = false;
     }
@@ -117,7 +119,7 @@ export class Charts {
   #layout(chart, model, traces) {
     const bars = chart.kind === "bars";
     const { length } = model.commits;
-    if (!traces.some((trace) => trace.y.length)) return empty(model, this.#colour("quiet"));
+    if (!traces.some((trace) => trace.y.length)) return empty(this.#isOver, this.#colour("quiet"));
     const marks = bars ? [] : model.boundaries.filter(({ x }) => traces.some((trace) => (trace.x.at(-1) ?? 0) >= x));
     return layout(chart.x_label, null, {
       height: 270,
@@ -148,8 +150,8 @@ export class Charts {
 }
 
 /** Words in the place of axes that nothing is known of. */
-function empty({ phase }, colour) {
-  const text = ["finished", "failed"].includes(phase) ? "Nothing was measured" : "Nothing yet";
+function empty(isOver, colour) {
+  const text = isOver ? "Nothing was measured" : "Nothing yet";
   const words = { text, xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false, font: { size: 13, color: colour } };
   return layout(null, null, { height: 270, showlegend: false, x: { visible: false }, y: { visible: false }, annotations: [words] });
 }

@@ -108,7 +108,8 @@ function steps(model, { state, finished }) {
 /** Why a step that lies behind is not over; empty where it is. `stage` counts from the first stage. */
 function missed(model, name, stage) {
   if (stage < 0) return name === "teacher" ? untaught(model) : "";
-  return model.started?.stages[stage] ? omitted(model, stage) : "";
+  if (model.started?.stages[stage]) return omitted(model, stage);
+  return name === "training" && model.result?.report.ended_early?.includes("retraining") ? "cut short" : "";
 }
 
 /** The first stage of the teacher that is trained: before it is said to begin, or after. */

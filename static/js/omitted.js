@@ -8,8 +8,13 @@ import { plural } from "./words.js";
 export function omitted(model, number) {
   if (!model.begun.has(number)) return "left out";
   const block = turn(model.started.stages[number].name)?.block;
-  const isRated = block === undefined || (model.rated[block]?.stage ?? -1) >= number;
+  const isRated = block === undefined ? !isTheLastOfACutSearch(model, number) : (model.rated[block]?.stage ?? -1) >= number;
   return model.closed.has(number) && isRated ? "" : "cut short";
+}
+
+/** A last stage that is ended early closes all the same; the result tells it. */
+function isTheLastOfACutSearch({ started, result }, number) {
+  return number === started.stages.length - 1 && Boolean(result?.report.ended_early?.includes("search"));
 }
 
 /** The same of the first teacher. */

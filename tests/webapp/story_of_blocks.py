@@ -204,7 +204,7 @@ class _Rated(Run):
         return events.PathsFound(
             stage=stage.index,
             epoch=self.config.search.epochs,
-            networks=list({(one := taken(rated, math.ceil(step))[0])["size"]: one for step in steps}.values()),
+            networks=list({one["size"]: one for one in (taken(rated, math.ceil(step))[0] for step in steps)}.values()),
             chosen=chosen,
             visited=visited,
             of=float(math.prod(len(told.candidates) for told in rated)),
@@ -251,6 +251,7 @@ def taken(rated: Sequence[_Block], target: float) -> tuple[dict[str, Any], int]:
     for told, pick in zip(rated, found.picks, strict=True):
         units |= told.units[pick]
     return {
+        "target": target,
         "size": found.costs[0] + HEAD,
         "rating": found.rating,
         "costs": [candidate.costs[0] for candidate in candidates],

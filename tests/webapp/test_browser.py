@@ -211,9 +211,9 @@ def test_a_failed_search_shows_the_engines_sentence_and_what_to_do(context: Brow
 
 def test_the_list_follows_a_search_to_its_end_without_reload(context: BrowserContext) -> None:
     page = context.new_page()
-    start(page, "watched for 3 seconds")
+    start(page, "watched for 6 seconds")
     page.goto("/")
-    row = page.get_by_role("listitem").filter(has_text="watched for 3 seconds")
+    row = page.get_by_role("listitem").filter(has_text="watched for 6 seconds")
     expect(row.get_by_role("progressbar")).to_be_visible()
     page.evaluate("window.same = true")
     expect(row.locator(".badge-state")).to_have_text("Finished", timeout=60_000)
@@ -708,4 +708,9 @@ def test_steps_of_stages_are_over_unless_the_search_was_stopped_before_them(scri
     stopped = [*TOLD[:first], *last, *(event for event in TOLD if event["kind"] == "retrain_epoch")]
     steps = script.evaluate(headed, [[{**event, "seq": seq} for seq, event in enumerate(stopped, 1)], CHARTS])
     assert steps[1][0].endswith(", cut short") and steps[1][1] == "missed"
-    assert steps[len(stages) + 1] == ["training", "now"]
+    assert steps[len(stages)][1] == "over" and steps[len(stages) + 1] == ["training", "now"]
+    (ready,) = (event for event in TOLD if event["kind"] == "result_ready" and event["folder"] == "result")
+    ended = [*stopped, {**ready, "report": {**ready["report"], "ended_early": ["search", "retraining"]}}]
+    steps = script.evaluate(headed, [[{**event, "seq": seq} for seq, event in enumerate(ended, 1)], CHARTS])
+    assert [name for name, tone in steps[-3:]] == [f"{stages[-1]['name']}, cut short", "training, cut short", "result"]
+    assert [tone for _, tone in steps[-3:]] == ["missed", "missed", "over"]

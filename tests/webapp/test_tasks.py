@@ -307,7 +307,7 @@ def test_stop_and_keep_reach_the_engine_in_this_order_and_end_with_a_result(unde
     soon(lambda: heard(search) == ["stop"])
     search.refresh_from_db()
     assert search.state == SearchState.STOPPING
-    assert search.sentence == "Trains the network found so far; then it is finished."
+    assert search.sentence == "Trains the network as it stands; then it is finished."
     services.search_keep(search=search)
     worker.join(timeout=20)
     search.refresh_from_db()

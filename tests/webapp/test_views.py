@@ -27,7 +27,7 @@ from tests.webapp.cast import A_ZIP, progress, put_into, result_ready, say
 from webapp import selectors, services
 from webapp.charts import charts_of
 from webapp.forms import NewSearchForm
-from webapp.models import Dataset, DatasetState, Request, Search, SearchState
+from webapp.models import Dataset, DatasetState, Search, SearchState
 from webapp.templatetags import words
 
 ROOT = Path(__file__).parents[2]
@@ -627,23 +627,13 @@ def test_the_card_says_of_blocks_what_the_report_says_of_their_rating(
     content = page.get(search.url).content.decode()
     assert f'<p class="mb-0">{sentence}</p>' in content
     assert 'data-ends="2 5 6"' in content
-    assert "A network is put together of the blocks as they are rated by then" in content
+    assert "The network as it stands then is cut to its size" in content
     assert "<dt>Units on, of all candidates</dt>" in content
-
-
-def test_while_blocks_are_stopped_nothing_is_called_found(new_search: Callable[..., Search]) -> None:
-    search = new_search(space={"kind": "chain"}, strategy={"kind": "dna"}, target={"value": "60%"})
-    search.state, search.requested = SearchState.STOPPING, Request.STOP
-    assert (
-        search.sentence
-        == "Puts a network together of the blocks as they are rated, and trains it; then it is finished."
-    )
 
 
 def test_of_other_methods_nothing_is_said_of_blocks_that_are_rated(page: Client, running: Search) -> None:
     content = page.get(running.url).content.decode()
-    assert "The network found so far is cut to its size" in content
-    assert 'data-ends=""' in content and "data-note" not in content
+    assert 'data-ends=""' in content
     assert "<dt>Units on</dt>" in content
 
 

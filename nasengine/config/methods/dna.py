@@ -114,6 +114,7 @@ class DNAConfig(Method):
     idle: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "recipe": {"dna": ("paths", "dispersion"), "dna++": ("teacher", "teacher_epochs", *OF_A_LIBRARY, *OF_LATER)},
         "teacher": {"own": OF_A_LIBRARY},
+        "teacher_weights": {"pretrained": ("teacher_path",)},
         "generations": {"1": ("growth",)},
     }
 
