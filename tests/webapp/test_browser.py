@@ -708,9 +708,12 @@ def test_steps_of_stages_are_over_unless_the_search_was_stopped_before_them(scri
     stopped = [*TOLD[:first], *last, *(event for event in TOLD if event["kind"] == "retrain_epoch")]
     steps = script.evaluate(headed, [[{**event, "seq": seq} for seq, event in enumerate(stopped, 1)], CHARTS])
     assert steps[1][0].endswith(", cut short") and steps[1][1] == "missed"
-    assert steps[len(stages)][1] == "over" and steps[len(stages) + 1] == ["training", "now"]
+    assert steps[len(stages)][0].endswith(", left out") and steps[len(stages) + 1] == ["training", "now"]
     (ready,) = (event for event in TOLD if event["kind"] == "result_ready" and event["folder"] == "result")
-    ended = [*stopped, {**ready, "report": {**ready["report"], "ended_early": ["search", "retraining"]}}]
-    steps = script.evaluate(headed, [[{**event, "seq": seq} for seq, event in enumerate(ended, 1)], CHARTS])
-    assert [name for name, tone in steps[-3:]] == [f"{stages[-1]['name']}, cut short", "training, cut short", "result"]
+    told = [
+        *TOLD[: ready["seq"] - 1],
+        {**ready, "report": {**ready["report"], "ended_early": ["search", "retraining"]}},
+    ]
+    steps = script.evaluate(headed, [told, CHARTS])
+    assert [name.rpartition(", ")[2] for name, _ in steps[-3:]] == ["cut short", "cut short", "result"]
     assert [tone for _, tone in steps[-3:]] == ["missed", "missed", "over"]
