@@ -202,7 +202,7 @@ def ran(which: str, folder: Path, **options: Any) -> list[events.Event]:
     return list(search(configuration({**TIMED, **SEARCHES[which]}), folder, **options))
 
 
-@pytest.mark.parametrize("which", ["mgas", "dms", "a library's model"])
+@pytest.mark.parametrize("which", ["mgas", pytest.param("dms", marks=pytest.mark.long), "a library's model"])
 def test_a_search_by_the_real_clock_ends_at_or_under_its_target(which: str, tmp_path: Path, cache: None) -> None:
     """On a machine that was busier while it measured than after, or before, the engine says so and gives up."""
     for attempt in range(3):

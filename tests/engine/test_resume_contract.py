@@ -41,6 +41,7 @@ FURTHER: list[tuple[str, str, str, dict[str, Any]]] = [
 BY_NIGHT = {
     *((kind, recipe, space) for kind, recipe, space, _ in FURTHER),  # with more besides by day
     *(("mgas", "published", space) for space in ("cells", "imported")),
+    ("mgas", "coppice", "imported"),
 }
 """Pairs that are held to it by themselves among the long tests alone."""
 CASES = [*(pytest.param(*pair, {}, marks=[pytest.mark.long] * (pair in BY_NIGHT)) for pair in PAIRS), *FURTHER]

@@ -106,6 +106,7 @@ def test_a_newcomer_searches_digits_from_the_form_to_the_files(browser: Browser,
 
 def shown(page: Page) -> dict[str, object]:
     """What a finished search's page says, when it has said all."""
+    page.bring_to_front()  # behind another one charts are drawn slowly
     expect(page.locator("#stage-line")).to_have_text("Done")
     charts = charts_of("operations", "mgas")
     for chart in charts:

@@ -369,6 +369,7 @@ def test_scripts_come_packed_and_what_is_plain_is_sent_to_tls(context: BrowserCo
     assert (moved.status, moved.headers["location"]) == (301, "https://127.0.0.1/searches/")
 
 
+@pytest.mark.long
 @whole
 def test_a_database_that_went_away_costs_no_search(context: BrowserContext, database: str) -> None:
     page = context.new_page()

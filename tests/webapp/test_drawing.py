@@ -217,7 +217,7 @@ def test_a_unit_says_when_it_fell_why_and_when_it_came_back(script: Page) -> Non
 @pytest.mark.parametrize(
     ("model", "method", "often"),
     [
-        pytest.param("", "", 12, id="cells"),
+        pytest.param("", "", 6, id="cells"),
         pytest.param("", "", 50, id="cells, often", marks=pytest.mark.long),
         pytest.param("test_resnet", "", 50, id="a known model", marks=pytest.mark.long),
         pytest.param("", "msgdas", 50, id="sub-graphs", marks=pytest.mark.long),

@@ -464,6 +464,7 @@ def test_what_cannot_be_fetched_for_a_moment_is_tried_again(page: Page, away: st
     expect(where).to_have_text(before)
 
 
+@pytest.mark.long
 def test_where_npm_brought_nothing_the_server_answers(browser: Browser, tmp_path: Path) -> None:
     with running(tmp_path, settings="tests.webapp.server_trial_settings") as stack:
         search = searched(browser, stack)
