@@ -35,7 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nasengine import data, narration, splits, train
 from nasengine.architecture import Plan, lowered, smallest
-from nasengine.config import CellsSpace, DataConfig
+from nasengine.config import CANDIDATES, CellsSpace, DataConfig
 from nasengine.device import generator
 from nasengine.errors import ConfigError, Interrupted
 from nasengine.events import Event
@@ -1347,8 +1347,8 @@ def test_23c_the_strategy_follows_it_by_the_operations_that_died() -> None:
 # -- 24: end to end ---------------------------------------------------------------------------------------------------
 
 COMPARED = {
-    "space.channels": 6, "strategy.cuts": [], "data.limit": 400, "target.value": "15%", "search.epochs": 8,
-    "retrain.start": "scratch", "retrain.epochs": 12, "baseline.random": 3,
+    "space.channels": 6, "space.candidates": CANDIDATES, "strategy.cuts": [], "data.limit": 400, "target.value": "15%",
+    "search.epochs": 8, "retrain.start": "scratch", "retrain.epochs": 12, "baseline.random": 3,
 }  # fmt: skip
 
 
