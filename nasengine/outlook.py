@@ -424,7 +424,7 @@ def _estimate(
     if config.retrain.teacher == "full":
         retraining += TEACHER_SHARE + ANSWERS_SHARE * networks
     if isinstance(config.strategy, DNAConfig):
-        seconds = _blockwise(config, config.strategy, plan, batch, train)
+        seconds = _blockwise(config, config.strategy, plan, batch, steps, _rated_on(config.strategy, train))
     else:
         searching = SEARCH_SHARE * step if not config.strategy.drawn else _drawing(config, plan, batch, step)
         seconds = steps * (searching * config.search.epochs + step * retraining * config.retrain.epochs)
@@ -453,7 +453,7 @@ def _drawing(config: SearchConfig, plan: Plan, batch: int, whole: float) -> floa
     return (paths + (method.rounds - 1) * after) / method.rounds
 
 
-def _blockwise(config: SearchConfig, method: DNAConfig, plan: Plan, batch: int, train: int) -> float:
+def _blockwise(config: SearchConfig, method: DNAConfig, plan: Plan, batch: int, steps: int, rated_on: int) -> float:
     """Seconds of a search that trains teachers, then block by block, rates all candidates and trains what it found."""
     path = widest_path(plan)
     blocks = divided(plan, method.ends(config.space))
@@ -464,10 +464,10 @@ def _blockwise(config: SearchConfig, method: DNAConfig, plan: Plan, batch: int, 
     of_a_block = views * step * (1 / len(blocks) + FORWARD_SHARE * len(blocks) / (len(blocks) + 1))
     rated = method.generations * len(method.widths) * sum(block.evaluations for block in blocks)
     layers = sum(len(block.rungs) for block in blocks)
-    rating = rated * _rated_on(method, train) / batch * FORWARD_SHARE * step / layers
+    rating = rated * rated_on / batch * FORWARD_SHARE * step / layers
     networks = 1 + config.baseline.random
     trained = teaching + step * networks * config.retrain.epochs
-    return max(1, train // batch) * (of_a_block * config.search.epochs + trained) + rating
+    return steps * (of_a_block * config.search.epochs + trained) + rating
 
 
 def _file_bytes(whole: Architecture, target: int | None, least: int, *, zeros: bool) -> tuple[int, int]:
